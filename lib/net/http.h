@@ -1,0 +1,90 @@
+/*
+ * HTTP client: one engine, one thread, curl-multi inside.
+ *
+ * lm_http_start() queues a request and returns; data and completion are delivered on the engine's thread by callbacks,
+ * which must not block. Keep-alive connections, a limit per host, three priorities (a request of a better class leaves
+ * the queue first). Every request ends in bounded time: connecting and stalling are limited, and
+ * lm_http_free() ends what is left with -ECANCELED.
+ *
+ * A request goes to one URL through one proxy, once. Choosing among servers and proxies is origin.h.
+ */
+#ifndef LM_NET_HTTP_H
+#define LM_NET_HTTP_H
+
+#include "base/buf.h"
+
+#include <stdbool.h>
+
+struct lm_http;
+struct lm_http_transfer;
+
+enum lm_http_priority { LM_HTTP_BLOCKED_READ, LM_HTTP_READ_AHEAD, LM_HTTP_PREFETCH, LM_HTTP_PRIORITIES };
+
+struct lm_http_limits {
+	unsigned max_connections; /* in all; 0: 64 */
+	unsigned max_per_host;	  /* 0: 16 */
+	const char *user_agent;	  /* NULL: "lamella/VERSION" */
+};
+
+int lm_http_new(const struct lm_http_limits *limits, struct lm_http **ret, struct lm_err *err) MUST_CHECK;
+void lm_http_free(struct lm_http *http); /* ends transfers, joins the thread */
+LM_DEFINE_CLEANUP(struct lm_http, lm_http_free, lm_http_freep)
+
+struct lm_http_result {
+	int code; /* 0; -EIO or -ETIMEDOUT transport; -ECANCELED; what on_data returned; an HTTP status is no error here
+		   */
+	unsigned status;     /* HTTP status of the answer, 0 if none came */
+	bool proxy_error;    /* X-Squid-Error or Proxy-Status: …error= in the answer */
+	bool before_connect; /* failed before any byte was sent: whose fault is clear */
+	uint64_t body_bytes, wire_bytes;
+	int64_t total_us;
+	struct lm_err err; /* message for code != 0 */
+};
+
+struct lm_http_request {
+	const char *url;
+	const char *proxy;	    /* "http://host:port"; NULL: none, whatever the environment says */
+	const char *method;	    /* NULL: GET; "HEAD" */
+	const char *const *headers; /* NULL-terminated "Name: value"; may be NULL */
+	enum lm_http_priority priority;
+	unsigned connect_timeout_ms; /* 0: 10 s */
+	unsigned stall_timeout_ms;   /* slower than 1024 bytes/s for that long ends it; 0: 10 s */
+	bool follow_redirects;	     /* Authorization headers are not sent on to another host */
+	bool no_cache;		     /* asks caches on the way for a fresh copy */
+	const char *ca_file;	     /* extra CA bundle for https; NULL: system's */
+	/* Body bytes of a 2xx answer. 0, or negative to end the transfer with that code. */
+	int (*on_data)(void *arg, const void *data, size_t len, struct lm_err *err);
+	/* Header lines of the final answer, name lower-case. May be NULL. */
+	void (*on_header)(void *arg, const char *name, const char *value);
+	/* Exactly once, last. May start other requests. */
+	void (*on_done)(void *arg, const struct lm_http_result *result);
+	void *arg;
+};
+
+/* Copies what the request points to. ret may be NULL; it stays valid until on_done. */
+int lm_http_start(struct lm_http *http, const struct lm_http_request *request, struct lm_http_transfer **ret,
+	struct lm_err *err) MUST_CHECK;
+/* From on_data/on_done/on_header callbacks or through lm_http_call only (engine thread); on_done follows with
+ * -ECANCELED. */
+void lm_http_cancel(struct lm_http_transfer *transfer);
+/* Runs fn on the engine thread soon, after at least delay_ms. For retries with back-off. After free began, fn is still
+ * called (at once), so that arg can be released. */
+int lm_http_call(struct lm_http *http, unsigned delay_ms, void (*fn)(void *arg), void *arg) MUST_CHECK;
+
+/* Blocking helper for programs (not for the engine's thread): body appended to body, whose max bounds it. Result's code
+ * is returned, and statuses other than 2xx are made errors: 404 -ENOENT, 401/403 -EACCES, others -EIO. headers as
+ * above. result may be NULL. */
+int lm_http_get(struct lm_http *http, const struct lm_http_request *request, struct lm_buf *body,
+	struct lm_http_result *result, struct lm_err *err) MUST_CHECK;
+
+/* Blocking stream for big bodies, with back-pressure: at most window bytes are held. */
+struct lm_http_stream;
+int lm_http_stream_open(struct lm_http *http, const struct lm_http_request *request, size_t window,
+	struct lm_http_stream **ret,
+	struct lm_err *err) MUST_CHECK; /* waits for the status line; not 2xx is an error as above */
+ssize_t lm_http_stream_read(
+	struct lm_http_stream *stream, void *ret, size_t len, struct lm_err *err) MUST_CHECK; /* 0 at the end */
+void lm_http_stream_close(struct lm_http_stream *stream);				      /* also in the middle */
+LM_DEFINE_CLEANUP(struct lm_http_stream, lm_http_stream_close, lm_http_stream_closep)
+
+#endif

@@ -1,0 +1,67 @@
+/*
+ * An image: its manifest and config, parsed, with the untouched bytes beside them.
+ *
+ * Accepted: OCI image manifest and Docker schema 2, and indexes of them (the platform is chosen). Digests of manifest
+ * and config have been verified against the bytes when an lm_image exists.
+ */
+#ifndef LM_OCI_IMAGE_H
+#define LM_OCI_IMAGE_H
+
+#include "base/buf.h"
+
+#include <stdbool.h>
+
+enum lm_layer_compression { LM_LAYER_NONE, LM_LAYER_GZIP, LM_LAYER_ZSTD };
+enum {
+	LM_DIGEST_MAX = 72 /* "sha256:" + 64 digits + NUL */,
+	LM_IMAGE_LAYERS_MAX = 512,
+	LM_MANIFEST_JSON_MAX = 4 << 20
+};
+
+struct lm_layer {
+	char digest[LM_DIGEST_MAX];   /* of the blob as stored */
+	char diff_id[LM_DIGEST_MAX];  /* of the uncompressed tar */
+	char chain_id[LM_DIGEST_MAX]; /* of this layer and those below: the OCI chain id */
+	uint64_t size;		      /* of the blob */
+	enum lm_layer_compression compression;
+	char *media_type;
+};
+
+struct lm_image {		    /* owns all it points to */
+	char digest[LM_DIGEST_MAX]; /* of the manifest */
+	char config_digest[LM_DIGEST_MAX];
+	struct lm_buf manifest, config;	   /* untouched bytes */
+	char *manifest_type, *config_type; /* media types */
+	uint64_t config_size;
+	char *created;		 /* RFC 3339 from the config, NULL when missing */
+	struct lm_layer *layers; /* bottom first */
+	size_t layer_count;
+};
+void lm_image_done(struct lm_image *image);
+
+struct lm_platform {
+	const char *os, *architecture, *variant; /* NULL variant: any */
+};
+
+/* One descriptor of an index. Strings owned. */
+struct lm_descriptor {
+	char *media_type, *ref_name; /* ref_name: annotation org.opencontainers.image.ref.name, or NULL */
+	char digest[LM_DIGEST_MAX];
+	uint64_t size;
+	char *os, *architecture, *variant; /* NULL when not said */
+};
+struct lm_index {
+	struct lm_descriptor *items;
+	size_t count;
+};
+void lm_index_done(struct lm_index *index);
+
+/* media_type: as the server or descriptor said, or NULL. *ret_is_index tells which of the two to call. -EPROTO. */
+int lm_manifest_kind(
+	const char *json, size_t len, const char *media_type, bool *ret_is_index, struct lm_err *err) MUST_CHECK;
+int lm_index_parse(const char *json, size_t len, struct lm_index *ret, struct lm_err *err) MUST_CHECK;
+int lm_image_parse_manifest(const char *json, size_t len, struct lm_image *ret, struct lm_err *err) MUST_CHECK;
+/* Second step: fills diff_id, chain_id, created; -EPROTO when the config names another number of layers. */
+int lm_image_parse_config(struct lm_image *image, const char *json, size_t len, struct lm_err *err) MUST_CHECK;
+
+#endif

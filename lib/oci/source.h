@@ -1,0 +1,35 @@
+/*
+ * Where an image comes from: one interface over registries and layouts.
+ *
+ * A source is used by one thread at a time, except that blobs opened from it may be read by other threads.
+ */
+#ifndef LM_OCI_SOURCE_H
+#define LM_OCI_SOURCE_H
+
+#include "net/http.h"
+#include "oci/image.h"
+#include "oci/reference.h"
+
+struct lm_source;
+struct lm_blob;
+
+/* http: for docker sources; must outlive the source. Loopback registries are spoken to by plain HTTP, others by https.
+ */
+int lm_source_open(const struct lm_reference *reference, struct lm_http *http, struct lm_source **ret,
+	struct lm_err *err) MUST_CHECK;
+void lm_source_free(struct lm_source *source);
+LM_DEFINE_CLEANUP(struct lm_source, lm_source_free, lm_source_freep)
+
+/* Manifest (through an index by platform) and config, digests verified. -ENOENT no such name, tag or platform. */
+int lm_source_image(struct lm_source *source, const struct lm_platform *platform, struct lm_image *ret,
+	struct lm_err *err) MUST_CHECK;
+
+/* A blob as stored. Its digest and size are verified while it is read: the read that would return the end (0) returns
+ * -EBADMSG instead when they do not fit. */
+int lm_source_blob(struct lm_source *source, const char *digest, uint64_t size, struct lm_blob **ret,
+	struct lm_err *err) MUST_CHECK;
+ssize_t lm_blob_read(struct lm_blob *blob, void *ret, size_t len, struct lm_err *err) MUST_CHECK;
+void lm_blob_close(struct lm_blob *blob);
+LM_DEFINE_CLEANUP(struct lm_blob, lm_blob_close, lm_blob_closep)
+
+#endif

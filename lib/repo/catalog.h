@@ -1,0 +1,175 @@
+/*
+ * Catalogs: SQLite databases that list a subtree of the repository (schema 2.5; 2.4 and older revisions are read).
+ *
+ * A catalog's paths are full paths inside the repository, its own root (the mountpoint) included; "" is the
+ * repository's root. Rows are found by path hash or row id; the root row has row id 1.
+ *
+ * READER. An open catalog may be used by any thread; calls on one catalog take turns. Memory is bounded (SQLite's page
+ * cache is capped). What is malformed is refused row by row with -EPROTO: the rest stays usable. The file must not
+ * change while it is open (it is content-addressed).
+ */
+#ifndef LM_REPO_CATALOG_H
+#define LM_REPO_CATALOG_H
+
+#include "repo/hash.h"
+#include "repo/object.h"
+#include "repo/pathhash.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+enum { LM_NAME_MAX = 255, LM_SYMLINK_MAX = 4095, LM_REPO_PATH_MAX = 8191 };
+
+enum lm_row_flags {
+	LM_ROW_DIR = 1,
+	LM_ROW_MOUNTPOINT = 2, /* row in the parent: a nested catalog begins here */
+	LM_ROW_FILE = 4,       /* whatever is no directory */
+	LM_ROW_SYMLINK = 8,
+	LM_ROW_SPECIAL = 16,
+	LM_ROW_NESTED_ROOT = 32, /* row in the child */
+	LM_ROW_CHUNKED = 64,
+	LM_ROW_EXTERNAL = 128,
+	LM_ROW_BIND = 0x4000,
+	LM_ROW_HIDDEN = 0x8000,
+	LM_ROW_DIRECT_IO = 0x10000,
+};
+
+/* One row. Strings are owned by the struct: lm_row_done(). Hash algorithm and compression bits are not in flags but in
+ * hash.algo (of chunks: algo below) and compression. */
+struct lm_row {
+	uint64_t rowid;
+	struct lm_path_hash path, parent;
+	uint32_t flags; /* enum lm_row_flags */
+	uint32_t mode;	/* full st_mode */
+	uint32_t uid, gid;
+	uint64_t size; /* content length; symlinks: of the raw target; devices: 0 (see rdev) */
+	uint64_t rdev; /* glibc's 64-bit device number, devices only */
+	int64_t mtime_s;
+	uint32_t mtime_ns;
+	uint32_t link_group; /* 0: none */
+	uint32_t link_count; /* as stored: for files 1 may still mean a group, see lm_catalog_group() */
+	struct lm_hash hash; /* unset for directories, links, specials, chunked files without bulk object */
+	uint8_t algo;	     /* enum lm_hash_algo of hash and chunks */
+	uint8_t compression; /* enum lm_compression */
+	char *name;	     /* never NULL; "" for the repository's root */
+	char *symlink;	     /* raw target; NULL when not a symlink */
+	uint8_t *xattr;	     /* blob for xattr.h, NULL for none */
+	size_t xattr_len;
+};
+void lm_row_done(struct lm_row *row); /* frees what it owns and clears it; for CLEANUP */
+
+struct lm_chunk {
+	uint64_t offset, size; /* of content */
+	struct lm_hash hash;
+};
+
+struct lm_nested {
+	char *path;
+	struct lm_hash hash;
+	uint64_t size; /* of the database; 0 where not recorded */
+};
+
+struct lm_catalog;
+
+/*
+ * Opens the database file. mountpoint: where it is expected to sit ("" for a root catalog); another root_prefix inside
+ * is -EPROTO, as are databases in WAL mode, missing tables, unknown schemas.
+ */
+int lm_catalog_open(const char *path, const char *mountpoint, struct lm_catalog **ret, struct lm_err *err) MUST_CHECK;
+void lm_catalog_close(struct lm_catalog *catalog);
+LM_DEFINE_CLEANUP(struct lm_catalog, lm_catalog_close, lm_catalog_closep)
+
+const char *lm_catalog_mountpoint(const struct lm_catalog *catalog);
+uint64_t lm_catalog_revision(const struct lm_catalog *catalog);
+uint64_t lm_catalog_ttl(const struct lm_catalog *catalog); /* seconds; 240 where the catalog has none */
+
+/* -ENOENT: no such row. A row whose name or fields make no sense (slash in the name, wrong types): -EPROTO. */
+int lm_catalog_lookup(
+	struct lm_catalog *catalog, struct lm_path_hash path, struct lm_row *ret, struct lm_err *err) MUST_CHECK;
+int lm_catalog_row(struct lm_catalog *catalog, uint64_t rowid, struct lm_row *ret, struct lm_err *err) MUST_CHECK;
+
+/*
+ * The rows of a directory with row id above `after` in row-id order, hidden ones included, up to the callback's stop
+ * (non-zero return, which is then returned; the row is the callback's only during the call, but it may steal strings).
+ */
+typedef int lm_catalog_row_fn(void *arg, struct lm_row *row);
+int lm_catalog_list(struct lm_catalog *catalog, struct lm_path_hash parent, uint64_t after, lm_catalog_row_fn *fn,
+	void *arg, struct lm_err *err) MUST_CHECK;
+
+/* The full path of a row, by walking up its parents inside this catalog. -EPROTO when they form no path. */
+int lm_catalog_path_of(struct lm_catalog *catalog, uint64_t rowid, struct lm_buf *ret, struct lm_err *err) MUST_CHECK;
+
+/* Chunks of a file, gap-free from 0 to its size, else -EPROTO. The caller frees *ret. */
+int lm_catalog_chunks(struct lm_catalog *catalog, const struct lm_row *row, struct lm_chunk **ret, size_t *ret_count,
+	struct lm_err *err) MUST_CHECK;
+
+/* A hard-link group: its lowest row id (one inode for all members) and its number of members in this catalog. */
+int lm_catalog_group(struct lm_catalog *catalog, uint32_t group, uint64_t *ret_rowid, uint32_t *ret_members,
+	struct lm_err *err) MUST_CHECK;
+
+/* The nested catalog (or bind mountpoint) at exactly this path. -ENOENT. ret->path is owned by the caller. */
+int lm_catalog_nested(
+	struct lm_catalog *catalog, const char *path, struct lm_nested *ret, struct lm_err *err) MUST_CHECK;
+typedef int lm_catalog_nested_fn(void *arg, const struct lm_nested *nested);
+int lm_catalog_nested_each(
+	struct lm_catalog *catalog, lm_catalog_nested_fn *fn, void *arg, struct lm_err *err) MUST_CHECK;
+
+/* Statistics of one catalog. */
+struct lm_counters {
+	uint64_t regular, symlink, special, dir, nested, chunked, chunks, file_size, chunked_size, xattr, external,
+		external_file_size;
+};
+int lm_catalog_counters(struct lm_catalog *catalog, struct lm_counters *ret_self, struct lm_counters *ret_subtree,
+	struct lm_err *err) MUST_CHECK;
+void lm_counters_add(struct lm_counters *sum, const struct lm_counters *more);
+
+/*
+ * WRITER. Makes a new database or changes a private copy of an existing one. One thread; nothing is valid
+ * until lm_catalog_writer_finish() returned 0. The file is then a closed rollback-journal database with all six
+ * tables, 24 counters, dense enough row ids and the root row first.
+ */
+struct lm_catalog_writer;
+
+/* A new database file at path (which must not exist); root: the row of the mountpoint directory (its path, parent,
+ * rowid and NESTED_ROOT/DIR flags are filled in here; name is the last component of mountpoint). */
+int lm_catalog_create(const char *path, const char *mountpoint, const struct lm_row *root,
+	struct lm_catalog_writer **ret, struct lm_err *err) MUST_CHECK;
+/* An existing database file, changed in place: pass a copy. */
+int lm_catalog_edit(
+	const char *path, const char *mountpoint, struct lm_catalog_writer **ret, struct lm_err *err) MUST_CHECK;
+/* Without finish: the file is left half-made, for the caller to remove. */
+void lm_catalog_writer_free(struct lm_catalog_writer *writer);
+LM_DEFINE_CLEANUP(struct lm_catalog_writer, lm_catalog_writer_free, lm_catalog_writer_freep)
+
+/*
+ * Adds a row under full path (row->path, parent, rowid, name are filled in from it; flags'
+ * DIR/FILE/SYMLINK/SPECIAL/CHUNKED bits from mode and chunks). -EEXIST when taken. Folders' link counts are set by
+ * finish, not by the caller.
+ */
+int lm_catalog_insert(struct lm_catalog_writer *writer, const char *path, const struct lm_row *row,
+	const struct lm_chunk *chunks, size_t chunk_count, struct lm_err *err) MUST_CHECK;
+/* Inserts or replaces (row and chunks; the row id stays). Children of a directory that stays a directory stay. */
+int lm_catalog_put(struct lm_catalog_writer *writer, const char *path, const struct lm_row *row,
+	const struct lm_chunk *chunks, size_t chunk_count, struct lm_err *err) MUST_CHECK;
+int lm_catalog_writer_lookup(
+	struct lm_catalog_writer *writer, const char *path, struct lm_row *ret, struct lm_err *err) MUST_CHECK;
+/* Removes a row and, for a directory, everything below it, nested catalogs' entries included. Absent: 0. */
+int lm_catalog_remove(struct lm_catalog_writer *writer, const char *path, struct lm_err *err) MUST_CHECK;
+/* Names (or renames to another hash) the nested catalog at path, whose row becomes a mountpoint. root: attributes of
+ * the child's root row, copied; self, subtree: the child's counters, so that this catalog's subtree counters come out
+ * right. */
+int lm_catalog_set_nested(struct lm_catalog_writer *writer, const char *path, const struct lm_hash *hash, uint64_t size,
+	const struct lm_row *root, const struct lm_counters *self, const struct lm_counters *subtree,
+	struct lm_err *err) MUST_CHECK;
+
+struct lm_catalog_props {
+	uint64_t revision;
+	int64_t last_modified_s;
+	struct lm_hash previous; /* unset: none */
+	uint64_t ttl_s;		 /* 0: no TTL property (nested catalogs) */
+};
+/* Sets hard-link counts per group, folder link counts, statistics and properties; closes the database. */
+int lm_catalog_writer_finish(struct lm_catalog_writer *writer, const struct lm_catalog_props *props,
+	struct lm_counters *ret_self, struct lm_counters *ret_subtree, struct lm_err *err) MUST_CHECK;
+
+#endif

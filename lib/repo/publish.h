@@ -1,0 +1,65 @@
+/*
+ * Publishing: a transaction that changes the tree of a repository and ends in one atomic swap of the manifest.
+ *
+ *   lm_txn_begin(storage, keys, fqrn)   takes the publisher's lock, opens the current root (verified by its own key)
+ *   lm_txn_mkdirs / put_* / graft / remove    change catalogs in private copies; content objects are stored at once
+ *   lm_txn_commit()   nested catalogs bottom-up, root, history, certificate, then the manifest
+ *   lm_txn_free()     without commit: the repository is as it was
+ *
+ * One thread uses a transaction (objects may be put into the storage by others meanwhile). Only catalogs on changed
+ * paths are copied and rewritten.
+ */
+#ifndef LM_REPO_PUBLISH_H
+#define LM_REPO_PUBLISH_H
+
+#include "repo/catalog.h"
+#include "repo/manifest.h"
+#include "repo/signature.h"
+#include "repo/storage.h"
+
+struct lm_repo_keys {
+	struct lm_key *key; /* signs manifests */
+	struct lm_cert *cert;
+	struct lm_key *master; /* signs whitelists; NULL where it is kept elsewhere */
+};
+void lm_repo_keys_done(struct lm_repo_keys *keys);
+
+/* Makes a key pair, certificate and master key and writes NAME.{key,crt,masterkey,pub} into dir; refuses to overwrite
+ * (-EEXIST). */
+int lm_repo_keys_make(const char *dir, const char *fqrn, struct lm_repo_keys *ret, struct lm_err *err) MUST_CHECK;
+/* Reads NAME.key, NAME.crt and, if there, NAME.masterkey. A key others can read is refused. */
+int lm_repo_keys_load(const char *dir, const char *fqrn, struct lm_repo_keys *ret, struct lm_err *err) MUST_CHECK;
+
+/* A new repository: whitelist (valid whitelist_days), certificate, empty root catalog, first manifest. -EEXIST where
+ * one is. */
+int lm_repo_create(struct lm_storage *storage, const struct lm_repo_keys *keys, const char *fqrn,
+	unsigned whitelist_days, uint64_t ttl_s, struct lm_manifest *ret, struct lm_err *err) MUST_CHECK;
+
+struct lm_txn;
+int lm_txn_begin(struct lm_storage *storage, const struct lm_repo_keys *keys, const char *fqrn, struct lm_txn **ret,
+	struct lm_err *err) MUST_CHECK;
+void lm_txn_free(struct lm_txn *txn);
+LM_DEFINE_CLEANUP(struct lm_txn, lm_txn_free, lm_txn_freep)
+
+const struct lm_manifest *lm_txn_base(const struct lm_txn *txn); /* the manifest that was current at begin */
+
+/* Looks through nested catalogs. -ENOENT. */
+int lm_txn_lookup(struct lm_txn *txn, const char *path, struct lm_row *ret, struct lm_err *err) MUST_CHECK;
+/* Appends a small file's content (zlib or plain, chunked or not), its hash checked. */
+int lm_txn_read(struct lm_txn *txn, const char *path, struct lm_buf *ret, struct lm_err *err) MUST_CHECK;
+
+/* Directories up to and including path, 0755 root now, where missing; nested: make the last one a nested catalog with
+ * its .cvmfscatalog marker. */
+int lm_txn_mkdirs(struct lm_txn *txn, const char *path, bool nested, struct lm_err *err) MUST_CHECK;
+/* A small file, 0644 root; replaces. */
+int lm_txn_put_data(struct lm_txn *txn, const char *path, const void *data, size_t len, struct lm_err *err) MUST_CHECK;
+int lm_txn_put_symlink(struct lm_txn *txn, const char *path, const char *target, struct lm_err *err) MUST_CHECK;
+/* Hangs a finished catalog (made by lm_catalog_create() with this mountpoint, closed, at db_path) into the tree,
+ * replacing what is there: packs and stores it. Parent directories must exist. */
+int lm_txn_graft(struct lm_txn *txn, const char *path, const char *db_path, struct lm_err *err) MUST_CHECK;
+int lm_txn_remove(struct lm_txn *txn, const char *path, struct lm_err *err) MUST_CHECK;
+
+/* Nothing changed: 0 with *ret = the base. ret may be NULL. */
+int lm_txn_commit(struct lm_txn *txn, struct lm_manifest *ret, struct lm_err *err) MUST_CHECK;
+
+#endif

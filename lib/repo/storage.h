@@ -1,0 +1,45 @@
+/*
+ * Where a repository is written: an interface, and its implementation over a local directory.
+ *
+ * Objects appear complete or not at all. Calls may come from several threads at once, except as noted.
+ */
+#ifndef LM_REPO_STORAGE_H
+#define LM_REPO_STORAGE_H
+
+#include "base/buf.h"
+#include "repo/object.h"
+
+struct lm_storage {
+	const struct lm_storage_ops *ops;
+};
+struct lm_storage_ops {
+	/* 1 there, 0 not, negative on failure. */
+	int (*has)(struct lm_storage *storage, const char *path, struct lm_err *err);
+	/* Appends the file; -ENOENT; -EMSGSIZE. */
+	int (*get)(struct lm_storage *storage, const char *path, struct lm_buf *ret, struct lm_err *err);
+	/* Copies the file into fd. */
+	int (*get_file)(struct lm_storage *storage, const char *path, int fd, struct lm_err *err);
+	/* Creates or replaces it, atomically. Content-addressed paths that exist already are left as they are. */
+	int (*put)(struct lm_storage *storage, const char *path, const void *data, size_t len, struct lm_err *err);
+	/* The same from a file (its whole content). */
+	int (*put_file)(struct lm_storage *storage, const char *path, int fd, struct lm_err *err);
+	/* All that was put before is durable when this returns; called before the manifest is swapped. */
+	int (*sync)(struct lm_storage *storage, struct lm_err *err);
+	/* A directory on a local file system for temporary files of the publisher. */
+	const char *(*scratch)(struct lm_storage *storage);
+	/* One publisher at a time: -EBUSY names who holds it. Released by lm_storage_free() and when the process dies.
+	 */
+	int (*lock)(struct lm_storage *storage, struct lm_err *err);
+	void (*free)(struct lm_storage *storage);
+};
+static inline void lm_storage_free(struct lm_storage *storage)
+{
+	if (storage)
+		storage->ops->free(storage);
+}
+LM_DEFINE_CLEANUP(struct lm_storage, lm_storage_free, lm_storage_freep)
+
+/* The repository's own directory (the one that holds .cvmfspublished). create: make it and data/00..ff, data/txn. */
+int lm_storage_dir_open(const char *dir, bool create, struct lm_storage **ret, struct lm_err *err) MUST_CHECK;
+
+#endif
