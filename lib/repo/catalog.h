@@ -99,9 +99,12 @@ int lm_catalog_list(struct lm_catalog *catalog, struct lm_path_hash parent, uint
 /* The full path of a row, by walking up its parents inside this catalog. -EPROTO when they form no path. */
 int lm_catalog_path_of(struct lm_catalog *catalog, uint64_t rowid, struct lm_buf *ret, struct lm_err *err) MUST_CHECK;
 
-/* Chunks of a file, gap-free from 0 to its size, else -EPROTO. The caller frees *ret. */
-int lm_catalog_chunks(struct lm_catalog *catalog, const struct lm_row *row, struct lm_chunk **ret, size_t *ret_count,
-	struct lm_err *err) MUST_CHECK;
+/*
+ * The chunks of a file that overlap [offset, offset + len) (cut at the file's end), in order; with offset 0 and len
+ * UINT64_MAX all of them. -EPROTO where they leave a gap or overlap there. The caller frees *ret.
+ */
+int lm_catalog_chunks(struct lm_catalog *catalog, const struct lm_row *row, uint64_t offset, uint64_t len,
+	struct lm_chunk **ret, size_t *ret_count, struct lm_err *err) MUST_CHECK;
 
 /* A hard-link group: its lowest row id (one inode for all members) and its number of members in this catalog. */
 int lm_catalog_group(struct lm_catalog *catalog, uint32_t group, uint64_t *ret_rowid, uint32_t *ret_members,

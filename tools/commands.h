@@ -1,0 +1,13 @@
+/*
+ * The subcommands of `lamella`, one file each. argv[0] is the subcommand's name, options are parsed with getopt_long()
+ * (which the caller has reset). Each returns the exit code: 0, 1 failed (said on standard error), 2 wrong usage.
+ */
+#ifndef LM_TOOLS_COMMANDS_H
+#define LM_TOOLS_COMMANDS_H
+
+int lm_cmd_convert(int argc, char **argv);
+int lm_cmd_mount(int argc, char **argv);
+int lm_cmd_repo(int argc, char **argv);
+int lm_cmd_serve(int argc, char **argv);
+
+#endif
