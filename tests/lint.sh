@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Formatting and static checks of the whole tree: `ninja -C build lint`, and one of the tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+missing=''
+for tool in clang-format shellcheck git; do command -v "$tool" >/dev/null || missing+=" $tool"; done
+[ -z "$missing" ] || { echo "skipped: not installed:$missing"; exit 77; }
+git rev-parse --git-dir >/dev/null 2>&1 || { echo "skipped: not a git checkout"; exit 77; }
+# Other versions format a little differently.
+case $(clang-format --version) in *' 14.'*) ;; *) echo "skipped: needs clang-format 14"; exit 77 ;; esac
+
+failed=0
+mapfile -t sources < <(git ls-files '*.c' '*.h')
+clang-format --dry-run -Werror "${sources[@]}" || failed=1
+mapfile -t scripts < <(git ls-files run '.ci/run' '*.sh')
+shellcheck -x "${scripts[@]}" || failed=1
+# Left-overs that must not be committed.
+if git grep -nE '\b(TODO|FIXME|XXX|HACK)\b' -- '*.c' '*.h' '*.sh' ':!tests/lint.sh'; then
+	echo "left undone in the code"
+	failed=1
+fi
+exit $failed
