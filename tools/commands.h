@@ -1,6 +1,7 @@
 /*
- * The subcommands of `lamella`, one file each. argv[0] is the subcommand's name, options are parsed with getopt_long()
- * (which the caller has reset). Each returns the exit code: 0, 1 failed (said on standard error), 2 wrong usage.
+ * The subcommands of `lamella`, one file each. argv[0] is "lamella SUBCOMMAND", as messages begin; options are parsed
+ * with getopt_long() (which the caller has reset). Each returns the exit code: 0, 1 failed (said on standard error),
+ * 2 wrong usage. --help is everybody's: usage on standard output, 0.
  */
 #ifndef LM_TOOLS_COMMANDS_H
 #define LM_TOOLS_COMMANDS_H

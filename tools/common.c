@@ -1,0 +1,257 @@
+#include "common.h"
+
+#include "base/clock.h"
+#include "base/conf.h"
+#include "base/file.h"
+#include "base/str.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+enum { STATUS_EVERY_MS = 100, LINE_BYTES = 4096 };
+
+static struct {
+	pthread_mutex_t mutex;
+	int64_t next_status_ms; /* under mutex */
+	bool status_shown;	/* under mutex */
+} terminal = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+
+/* Control bytes would let a name from a registry move the cursor or forge a line. */
+static void defuse(char *text)
+{
+	for (unsigned char *c = (unsigned char *)text; *c; c++)
+		if (*c < ' ' || *c == 0x7f)
+			*c = '?';
+}
+
+static void print_line(const char *prefix, const char *fmt, va_list args)
+{
+	char line[LINE_BYTES];
+	vsnprintf(line, sizeof(line), fmt, args);
+	defuse(line);
+	pthread_mutex_lock(&terminal.mutex);
+	fprintf(stderr, "%s%s%s\n", terminal.status_shown ? "\r\033[K" : "", prefix, line);
+	terminal.status_shown = false;
+	pthread_mutex_unlock(&terminal.mutex);
+}
+
+void lm_cli_error(const char *fmt, ...)
+{
+	va_list args;
+	va_start(args, fmt);
+	print_line("lamella: ", fmt, args);
+	va_end(args);
+}
+
+int lm_cli_fail(const struct lm_err *err)
+{
+	lm_cli_error("%s", lm_err_text(err));
+	return err && err->code == -EINVAL ? LM_EXIT_USAGE : LM_EXIT_FAILED;
+}
+
+int lm_cli_usage(const char *command)
+{
+	lm_cli_error("see `%s --help`", command);
+	return LM_EXIT_USAGE;
+}
+
+void lm_cli_say(const char *fmt, ...)
+{
+	va_list args;
+	va_start(args, fmt);
+	print_line("", fmt, args);
+	va_end(args);
+}
+
+static size_t terminal_columns(void)
+{
+	struct winsize size;
+	return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1U : 79;
+}
+
+void lm_cli_status(const char *fmt, ...)
+{
+	if (!isatty(STDERR_FILENO))
+		return;
+	char line[512];
+	va_list args;
+	va_start(args, fmt);
+	vsnprintf(line, sizeof(line), fmt, args);
+	va_end(args);
+	defuse(line);
+	pthread_mutex_lock(&terminal.mutex);
+	int64_t now = lm_now_ms();
+	if (now >= terminal.next_status_ms) {
+		fprintf(stderr, "\r\033[K%.*s", (int)terminal_columns(), line);
+		terminal.next_status_ms = now + STATUS_EVERY_MS;
+		terminal.status_shown = true;
+	}
+	pthread_mutex_unlock(&terminal.mutex);
+}
+
+int lm_cli_flush(int code)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return code;
+	lm_cli_error("standard output: %s", strerror(errno));
+	return LM_EXIT_FAILED;
+}
+
+struct lm_cli_size_text lm_cli_size(uint64_t bytes)
+{
+	static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB", "EB"};
+	struct lm_cli_size_text text;
+	double value = (double)bytes;
+	size_t unit = 0;
+	/* 999.95 would be printed as 1000.0 */
+	for (; value >= (unit ? 999.95 : 1000) && unit + 1 < ARRAY_LEN(units); unit++)
+		value /= 1000;
+	snprintf(text.s, sizeof(text.s), "%.*f %s", unit ? 1 : 0, value, units[unit]);
+	return text;
+}
+
+void lm_repo_record_done(struct lm_repo_record *record)
+{
+	free(record->name);
+	free(record->storage);
+	free(record->dir);
+	free(record->keys);
+	*record = (struct lm_repo_record){0};
+}
+
+static int config_dir(char **ret, struct lm_err *err)
+{
+	const char *given = getenv("LAMELLA_CONFIG_DIR");
+	const char *xdg = getenv("XDG_CONFIG_HOME");
+	const char *home = getenv("HOME");
+	char *dir;
+	if (given && *given)
+		dir = strdup(given);
+	else if (geteuid() == 0)
+		dir = strdup("/etc/lamella");
+	else if (xdg && xdg[0] == '/') /* the specification: relative values are to be ignored */
+		dir = lm_str_printf("%s/lamella", xdg);
+	else if (home && *home)
+		dir = lm_str_printf("%s/.config/lamella", home);
+	else
+		return lm_err_set(err, -ENOENT, "no place for configuration: set HOME or LAMELLA_CONFIG_DIR");
+	if (!dir)
+		return lm_err_oom(err);
+	*ret = dir;
+	return 0;
+}
+
+/* The name becomes part of paths and URLs: the alphabet of repository names, and nothing hidden. */
+static bool name_valid(const char *name)
+{
+	size_t len = strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_");
+	return len > 0 && len <= 255 && name[len] == '\0' && name[0] != '.' && name[0] != '-';
+}
+
+int lm_repo_record_path(const char *name, char **ret, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *dir = NULL;
+	int r = config_dir(&dir, err);
+	if (r < 0)
+		return r;
+	char *path = lm_str_printf("%s/repositories.d/%s.conf", dir, name);
+	if (!path)
+		return lm_err_oom(err);
+	*ret = path;
+	return 0;
+}
+
+/* A directory made absolute (it need not be there), without slashes at its end. */
+static int absolute(const char *dir, char **ret, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *cwd = NULL;
+	if (*dir == '\0')
+		return lm_err_set(err, -EINVAL, "an empty name is no directory");
+	if (*dir != '/') {
+		cwd = getcwd(NULL, 0);
+		if (!cwd)
+			return lm_err_sys(err, -errno, "current directory");
+	}
+	char *path = lm_str_printf("%s%s%s", cwd ? cwd : "", cwd ? "/" : "", dir);
+	if (!path)
+		return lm_err_oom(err);
+	for (size_t len = strlen(path); len > 1 && path[len - 1] == '/'; len--)
+		path[len - 1] = '\0';
+	*ret = path;
+	return 0;
+}
+
+/* Recorded values; where there is no record, nothing. */
+static int read_record(const char *name, struct lm_conf *conf, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *path = NULL;
+	int r = lm_repo_record_path(name, &path, err);
+	if (r < 0)
+		return r;
+	struct lm_err missing = LM_ERR_INIT;
+	r = lm_conf_read(conf, path, &missing);
+	return r < 0 && r != -ENOENT ? lm_err_set(err, r, "%s", missing.msg) : 0;
+}
+
+int lm_repo_record_load(
+	const char *name, const char *storage, const char *keys, struct lm_repo_record *ret, struct lm_err *err)
+{
+	CLEANUP(lm_repo_record_done) struct lm_repo_record record = {0};
+	CLEANUP(lm_conf_freep) struct lm_conf *conf = NULL;
+	if (!name || !name_valid(name))
+		return lm_err_set(err, -EINVAL, "\"%s\" is no name of a repository (letters, digits, dots, - and _)",
+			name ? name : "");
+	int r = lm_conf_new(&conf, err);
+	if (r == 0 && !(storage && keys))
+		r = read_record(name, conf, err);
+	if (r < 0)
+		return r;
+	storage = storage ? storage : lm_conf_get(conf, "LAMELLA_STORAGE");
+	keys = keys ? keys : lm_conf_get(conf, "LAMELLA_KEYS");
+	if (!storage)
+		return lm_err_set(
+			err, -ENOENT, "no repository %s is recorded here: say where it is with --storage DIR", name);
+	r = absolute(storage, &record.storage, err);
+	if (r == 0 && keys)
+		r = absolute(keys, &record.keys, err);
+	if (r < 0)
+		return r;
+	record.name = strdup(name);
+	record.dir = lm_str_printf("%s/cvmfs/%s", record.storage, name);
+	if (!record.name || !record.dir)
+		return lm_err_oom(err);
+	*ret = record;
+	record = (struct lm_repo_record){0};
+	return 0;
+}
+
+/* KEY='VALUE', any quote in VALUE outside of the quotes. */
+static int append_setting(struct lm_buf *text, const char *key, const char *value)
+{
+	int r = lm_buf_printf(text, "%s='", key);
+	for (; *value && r == 0; value++)
+		r = *value == '\'' ? lm_buf_str(text, "'\\''") : lm_buf_append(text, value, 1);
+	return r < 0 ? r : lm_buf_str(text, "'\n");
+}
+
+int lm_repo_record_save(const struct lm_repo_record *record, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *path = NULL;
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(6 * PATH_MAX);
+	int r = lm_repo_record_path(record->name, &path, err);
+	if (r < 0)
+		return r;
+	if (strchr(record->storage, '\n') || strchr(record->keys, '\n'))
+		return lm_err_set(err, -EINVAL, "a directory with a newline in its name cannot be recorded");
+	if (append_setting(&text, "LAMELLA_STORAGE", record->storage) < 0 ||
+		append_setting(&text, "LAMELLA_KEYS", record->keys) < 0)
+		return lm_err_oom(err);
+	char *slash = strrchr(path, '/');
+	*slash = '\0';
+	r = lm_mkdir_p(AT_FDCWD, path, 0755, err);
+	*slash = '/';
+	return r < 0 ? r : lm_file_replace(AT_FDCWD, path, text.data, text.len, 0644, LM_FILE_SYNC, err);
+}

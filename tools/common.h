@@ -1,0 +1,65 @@
+/*
+ * What the subcommands of `lamella` share: how they speak, and the record of repositories made on this machine.
+ *
+ * SPEAKING. Results go to standard output, all else to standard error. On a terminal long work shows one status line
+ * that is rewritten in place; elsewhere only the lines of lm_cli_say() appear. Any thread may speak; lines do not mix.
+ *
+ * RECORDS. `lamella repo init` writes CONFIG/repositories.d/NAME.conf, so that later commands need only the name:
+ *
+ *   LAMELLA_STORAGE=DIR   a web root: the repository itself is DIR/cvmfs/NAME, so that any web server with this root
+ *                         gives http://HOST/cvmfs/NAME
+ *   LAMELLA_KEYS=DIR      NAME.key, NAME.crt, NAME.masterkey, NAME.pub
+ *
+ * CONFIG is $LAMELLA_CONFIG_DIR, else /etc/lamella for root, else ${XDG_CONFIG_HOME:-~/.config}/lamella.
+ */
+#ifndef LM_TOOLS_COMMON_H
+#define LM_TOOLS_COMMON_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+
+enum { LM_EXIT_OK = 0, LM_EXIT_FAILED = 1, LM_EXIT_USAGE = 2 };
+
+/* "lamella: " and the message, with foreign control bytes escaped, on a line of its own. */
+void lm_cli_error(const char *fmt, ...) PRINTF_LIKE(1, 2);
+/* The same for an error; returns LM_EXIT_FAILED, or LM_EXIT_USAGE where the user's words were wrong (-EINVAL). */
+int lm_cli_fail(const struct lm_err *err);
+/* Points to --help after getopt_long() or the command itself has said what is wrong; returns LM_EXIT_USAGE. */
+int lm_cli_usage(const char *command);
+
+/* A line that stays. */
+void lm_cli_say(const char *fmt, ...) PRINTF_LIKE(1, 2);
+/* The status line; shown at most ten times a second, cut to the terminal's width, gone with the next line that stays.
+ * Nothing where standard error is no terminal. */
+void lm_cli_status(const char *fmt, ...) PRINTF_LIKE(1, 2);
+
+/* Flushes standard output: code, or LM_EXIT_FAILED (said) when something could not be written. */
+int lm_cli_flush(int code);
+
+/* "1.4 GB" and the like (powers of 1000). */
+struct lm_cli_size_text {
+	char s[16];
+};
+struct lm_cli_size_text lm_cli_size(uint64_t bytes);
+
+struct lm_repo_record { /* strings owned; directories are absolute */
+	char *name;
+	char *storage; /* the web root */
+	char *dir;     /* STORAGE/cvmfs/NAME: the directory of .cvmfspublished */
+	char *keys;    /* NULL when neither recorded nor given */
+};
+void lm_repo_record_done(struct lm_repo_record *record);
+
+/*
+ * The repository that --repo NAME [--storage DIR] [--keys DIR] means: what is recorded, with what is given put in its
+ * place (NULL: not given). -EINVAL: no repository name; -ENOENT: no storage given and none recorded.
+ */
+int lm_repo_record_load(const char *name, const char *storage, const char *keys, struct lm_repo_record *ret,
+	struct lm_err *err) MUST_CHECK;
+/* Writes the record, replacing an older one; keys must be there. */
+int lm_repo_record_save(const struct lm_repo_record *record, struct lm_err *err) MUST_CHECK;
+/* Where the record of that name is (or would be). The caller frees *ret. */
+int lm_repo_record_path(const char *name, char **ret, struct lm_err *err) MUST_CHECK;
+
+#endif

@@ -1,0 +1,91 @@
+#include "base/log.h"
+#include "base/macros.h"
+#include "commands.h"
+#include "common.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+struct command {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *summary;
+};
+
+static const struct command commands[] = {
+#ifdef LM_HAVE_CONVERT
+	{"convert", lm_cmd_convert, "put a container image into a repository"},
+#endif
+#ifdef LM_HAVE_MOUNT
+	{"mount", lm_cmd_mount, "mount a repository"},
+#endif
+#ifdef LM_HAVE_REPO
+	{"repo", lm_cmd_repo, "make a repository, show one"},
+#endif
+#ifdef LM_HAVE_SERVE
+	{"serve", lm_cmd_serve, "serve repositories over HTTP, for trials and tests"},
+#endif
+	{NULL, NULL, NULL},
+};
+
+static void print_help(void)
+{
+	printf("Usage: lamella COMMAND [OPTION]...\n"
+	       "Makes and keeps CVMFS repositories of container images.\n\n"
+	       "Commands:\n");
+	for (const struct command *c = commands; c->name; c++)
+		printf("  %-10s %s\n", c->name, c->summary);
+	printf("\n`lamella help COMMAND` (or `lamella COMMAND --help`) says more about one of them.\n"
+	       "`lamella --version` prints the version.\n");
+}
+
+static const struct command *find_command(const char *name)
+{
+	for (const struct command *c = commands; c->name; c++)
+		if (strcmp(c->name, name) == 0)
+			return c;
+	lm_cli_error("no command \"%s\"; `lamella --help` lists them", name);
+	return NULL;
+}
+
+static int run_command(const char *name, int argc, char **argv)
+{
+	const struct command *command = find_command(name);
+	if (!command)
+		return LM_EXIT_USAGE;
+	char full_name[32];
+	snprintf(full_name, sizeof(full_name), "lamella %s", command->name);
+	argv[0] = full_name;
+	optind = 0; /* glibc: start over, whatever was parsed before */
+	return command->run(argc, argv);
+}
+
+/* `lamella help [COMMAND]` */
+static int run_help(int argc, char **argv)
+{
+	if (argc > 1) {
+		char option[] = "--help";
+		char *help_argv[] = {argv[0], option, NULL};
+		return run_command(argv[1], 2, help_argv);
+	}
+	print_help();
+	return LM_EXIT_OK;
+}
+
+int main(int argc, char **argv)
+{
+	lm_log_init("lamella", LM_LOG_INFO);
+	if (argc < 2) {
+		lm_cli_error("no command given; `lamella --help` lists them");
+		return LM_EXIT_USAGE;
+	}
+	const char *first = argv[1];
+	if (strcmp(first, "--version") == 0) {
+		printf("lamella %s\n", LM_VERSION);
+		return lm_cli_flush(LM_EXIT_OK);
+	}
+	if (strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0 || strcmp(first, "help") == 0)
+		return lm_cli_flush(run_help(argc - 1, argv + 1));
+	return lm_cli_flush(run_command(first, argc - 1, argv + 1));
+}
