@@ -1,0 +1,287 @@
+#include "base/file.h"
+#include "base/str.h"
+#include "common.h"
+#include "repo.h"
+#include "repo/publish.h"
+
+#include <dirent.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { WHITELIST_DAYS_MAX = 3650, TTL_MAX_S = 7 * 24 * 3600 };
+
+struct options {
+	const char *name, *storage, *keys;
+	uint64_t ttl_s, whitelist_days;
+};
+
+static int print_help(void)
+{
+	printf("Usage: lamella repo init NAME --storage DIR --keys DIR [OPTION]...\n"
+	       "Makes a signed, empty repository that any CVMFS client can mount.\n\n"
+	       "  --storage DIR        the root of a web server: the repository comes to DIR/cvmfs/NAME\n"
+	       "  --keys DIR           where its keys are kept; existing ones of that name are used. Keep it private:\n"
+	       "                       nodes need NAME.pub only\n"
+	       "  --ttl SECONDS        how long clients may wait before they look for a new revision (default 240)\n"
+	       "  --whitelist-days N   how long the whitelist is valid (default 30)\n");
+	return LM_EXIT_OK;
+}
+
+/* 0 go on, else -1 with *ret_code set. */
+static int parse_options(int argc, char **argv, struct options *o, int *ret_code)
+{
+	static const struct option longs[] = {
+		{"storage", required_argument, NULL, 's'},
+		{"keys", required_argument, NULL, 'k'},
+		{"ttl", required_argument, NULL, 't'},
+		{"whitelist-days", required_argument, NULL, 'w'},
+		{"help", no_argument, NULL, 'h'},
+		{NULL, 0, NULL, 0},
+	};
+	*ret_code = LM_EXIT_USAGE;
+	for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
+		switch (c) {
+		case 's':
+			o->storage = optarg;
+			break;
+		case 'k':
+			o->keys = optarg;
+			break;
+		case 't':
+			if (lm_str_u64(optarg, strlen(optarg), &o->ttl_s) == 0 && o->ttl_s > 0 && o->ttl_s <= TTL_MAX_S)
+				break;
+			lm_cli_error("--ttl %s: a number of seconds from 1 to %d is wanted", optarg, TTL_MAX_S);
+			return -1;
+		case 'w':
+			if (lm_str_u64(optarg, strlen(optarg), &o->whitelist_days) == 0 && o->whitelist_days > 0 &&
+				o->whitelist_days <= WHITELIST_DAYS_MAX)
+				break;
+			lm_cli_error(
+				"--whitelist-days %s: a number from 1 to %d is wanted", optarg, WHITELIST_DAYS_MAX);
+			return -1;
+		case 'h':
+			*ret_code = print_help();
+			return -1;
+		default:
+			lm_cli_usage(argv[0]);
+			return -1;
+		}
+	}
+	if (argc - optind != 1 || !o->storage || !o->keys) {
+		lm_cli_error("NAME, --storage DIR and --keys DIR are wanted");
+		lm_cli_usage(argv[0]);
+		return -1;
+	}
+	o->name = argv[optind];
+	return 0;
+}
+
+/*
+ * What this run has made so far, taken back in reverse unless the run succeeds.
+ */
+struct made {
+	struct {
+		char *path;
+		bool tree; /* remove with all that is below it, else only when empty (directories) or as a file */
+	} items[12];
+	size_t count;
+	bool keep;
+};
+
+static int note(struct made *made, bool tree, const char *path, struct lm_err *err)
+{
+	char *copy = strdup(path);
+	if (!copy)
+		return lm_err_oom(err);
+	made->items[made->count].path = copy;
+	made->items[made->count++].tree = tree;
+	return 0;
+}
+
+static void undo(struct made *made)
+{
+	while (made->count > 0) {
+		char *path = made->items[--made->count].path;
+		struct lm_err err = LM_ERR_INIT;
+		if (!made->keep && made->items[made->count].tree && lm_remove_tree(AT_FDCWD, path, &err) < 0)
+			lm_cli_error("left behind: %s", err.msg);
+		else if (!made->keep && !made->items[made->count].tree)
+			(void)remove(path); /* a directory that others have put files into by now stays */
+		free(path);
+	}
+}
+
+/* mkdir -p that remembers the directory if it was not there. tree: all that will come into it is ours as well. */
+static int make_dir(struct made *made, const char *path, mode_t mode, bool tree, struct lm_err *err)
+{
+	int r = access(path, F_OK) < 0 && errno == ENOENT ? note(made, tree, path, err) : 0;
+	return r < 0 ? r : lm_mkdir_p(AT_FDCWD, path, mode, err);
+}
+
+static int make_dirs(struct made *made, const struct lm_repo_record *record, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *parent = lm_str_printf("%s/cvmfs", record->storage);
+	if (!parent)
+		return lm_err_oom(err);
+	int r = make_dir(made, record->storage, 0755, false, err);
+	if (r == 0)
+		r = make_dir(made, parent, 0755, false, err);
+	if (r == 0)
+		r = make_dir(made, record->dir, 0755, true, err);
+	return r < 0 ? r : make_dir(made, record->keys, 0700, false, err);
+}
+
+static int make_keys(
+	struct made *made, const struct lm_repo_record *record, struct lm_repo_keys *ret, struct lm_err *err)
+{
+	static const char *const suffixes[] = {"key", "crt", "masterkey", "pub"};
+	int r = lm_repo_keys_make(record->keys, record->name, ret, err);
+	for (size_t i = 0; r == 0 && i < ARRAY_LEN(suffixes); i++) {
+		CLEANUP(lm_freep) char *path = lm_str_printf("%s/%s.%s", record->keys, record->name, suffixes[i]);
+		r = path ? note(made, false, path, err) : lm_err_oom(err);
+	}
+	return r;
+}
+
+/* Keys that are there are used: a repository may be made anew under the key that nodes know. */
+static int get_keys(struct made *made, const struct lm_repo_record *record, struct lm_repo_keys *ret, bool *ret_new,
+	struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/%s.key", record->keys, record->name);
+	if (!path)
+		return lm_err_oom(err);
+	*ret_new = access(path, F_OK) < 0 && errno == ENOENT;
+	if (*ret_new)
+		return make_keys(made, record, ret, err);
+	int r = lm_repo_keys_load(record->keys, record->name, ret, err);
+	if (r == 0 && !ret->master)
+		return lm_err_set(
+			err, -ENOENT, "%s/%s.masterkey is wanted to sign the whitelist", record->keys, record->name);
+	return r;
+}
+
+/* A record of that name that leads to a living repository elsewhere is not replaced. */
+static int check_record(const struct lm_repo_record *record, struct lm_err *err)
+{
+	CLEANUP(lm_repo_record_done) struct lm_repo_record old = {0};
+	CLEANUP(lm_freep) char *path = NULL, *manifest = NULL;
+	struct lm_err none = LM_ERR_INIT;
+	int r = lm_repo_record_load(record->name, NULL, NULL, &old, &none);
+	if (r == -ENOENT)
+		return 0;
+	if (r < 0)
+		return lm_err_set(err, r, "%s", none.msg);
+	r = lm_repo_record_path(record->name, &path, err);
+	if (r < 0)
+		return r;
+	manifest = lm_str_printf("%s/" LM_MANIFEST_NAME, old.dir);
+	if (!manifest)
+		return lm_err_oom(err);
+	if (strcmp(old.storage, record->storage) != 0 && access(manifest, F_OK) == 0)
+		return lm_err_set(err, -EEXIST, "%s is recorded already, with storage %s (remove %s to forget that)",
+			record->name, old.storage, path);
+	return 0;
+}
+
+static bool is_empty(const char *dir)
+{
+	struct dirent **entries = NULL;
+	int n = scandir(dir, &entries, NULL, NULL);
+	for (int i = 0; i < n; i++)
+		free(entries[i]);
+	free(entries);
+	return n >= 0 && n <= 2; /* . and .. */
+}
+
+/* A directory that is there already must be empty: nobody else's files get mixed with a repository's. */
+static int check_target(const struct lm_repo_record *record, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *manifest = lm_str_printf("%s/" LM_MANIFEST_NAME, record->dir);
+	if (!manifest)
+		return lm_err_oom(err);
+	if (access(manifest, F_OK) == 0)
+		return lm_err_set(err, -EEXIST, "%s holds a repository already", record->dir);
+	if (access(record->dir, F_OK) == 0 && !is_empty(record->dir))
+		return lm_err_set(err, -EEXIST,
+			"%s is not empty, yet holds no finished repository: remove what is there first", record->dir);
+	return 0;
+}
+
+/* What lies below the storage is given to everybody who asks. */
+static int check_keys_private(const struct lm_repo_record *record, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *storage = realpath(record->storage, NULL);
+	CLEANUP(lm_freep) char *keys = realpath(record->keys, NULL);
+	if (!storage || !keys)
+		return lm_err_sys(err, -errno, "%s", storage ? record->keys : record->storage);
+	size_t len = strlen(storage);
+	if (strncmp(keys, storage, len) == 0 && (keys[len] == '/' || keys[len] == '\0'))
+		return lm_err_set(err, -EPERM, "keys in %s would be served to everybody with the storage %s",
+			record->keys, record->storage);
+	return 0;
+}
+
+static void say_made(
+	const struct lm_repo_record *r, const struct options *o, bool new_keys, const struct lm_manifest *m)
+{
+	printf("Repository %s, revision %llu\n"
+	       "  storage    %s\n"
+	       "  keys       %s (%s; keep this directory private)\n"
+	       "  whitelist  valid for %llu days\n\n"
+	       "Next:\n"
+	       "  lamella convert SOURCE --repo %s    put an image into it\n"
+	       "  lamella serve %s    serve it over HTTP; or a web server with this root\n"
+	       "  copy %s/%s.pub to the nodes: it is what they check signatures with\n",
+		r->name, (unsigned long long)m->revision, r->dir, r->keys,
+		new_keys ? "made now" : "those that were there", (unsigned long long)o->whitelist_days, r->name,
+		r->storage, r->keys, r->name);
+}
+
+static int make_repository(
+	const struct options *o, const struct lm_repo_record *record, struct made *made, struct lm_err *err)
+{
+	CLEANUP(lm_repo_keys_done) struct lm_repo_keys keys = {0};
+	CLEANUP(lm_storage_freep) struct lm_storage *storage = NULL;
+	struct lm_manifest manifest;
+	bool new_keys = false;
+	int r = make_dirs(made, record, err);
+	if (r == 0)
+		r = check_keys_private(record, err);
+	if (r == 0)
+		r = get_keys(made, record, &keys, &new_keys, err);
+	if (r == 0)
+		r = lm_storage_dir_open(record->dir, true, &storage, err);
+	if (r == 0)
+		r = lm_repo_create(storage, &keys, record->name, (unsigned)o->whitelist_days, o->ttl_s, &manifest, err);
+	if (r == 0)
+		r = lm_repo_record_save(record, err);
+	if (r < 0)
+		return r;
+	made->keep = true;
+	say_made(record, o, new_keys, &manifest);
+	return 0;
+}
+
+int lm_cmd_repo_init(int argc, char **argv)
+{
+	CLEANUP(lm_repo_record_done) struct lm_repo_record record = {0};
+	CLEANUP(undo) struct made made = {0};
+	struct options o = {.ttl_s = 240, .whitelist_days = 30};
+	struct lm_err err = LM_ERR_INIT;
+	int code;
+	if (parse_options(argc, argv, &o, &code) < 0)
+		return code;
+	if (!lm_fqrn_valid(o.name)) {
+		lm_cli_error("\"%s\" is no name of a repository", o.name);
+		return LM_EXIT_USAGE;
+	}
+	int r = lm_repo_record_load(o.name, o.storage, o.keys, &record, &err);
+	if (r == 0)
+		r = check_record(&record, &err);
+	if (r == 0)
+		r = check_target(&record, &err);
+	if (r == 0)
+		r = make_repository(&o, &record, &made, &err);
+	return r < 0 ? lm_cli_fail(&err) : LM_EXIT_OK;
+}
