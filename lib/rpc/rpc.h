@@ -1,10 +1,15 @@
 /*
  * gRPC over Unix sockets with protobuf-c messages: a server and a client around grpc core's completion queues.
  *
- * SERVER. Methods are a table; each call is read and decoded on a queue thread, then its handler runs on one of the
- * server's worker threads, several at once; a slow handler holds up nothing but its worker. A handler answers its call
- * exactly once, by lm_rpc_reply(), lm_rpc_fail() or (streams) lm_rpc_send()... + lm_rpc_finish(), before it returns or
- * later from any thread. Calls whose peer went away are answered into the void, without an error.
+ * SERVER. Methods are a table; each call is read on a queue thread, then decoded and handled on one of the worker
+ * threads of the method's lane, several at once; a slow handler holds up nothing but its worker, and a lane full of
+ * slow handlers holds up no other lane. A handler answers its call exactly once, by lm_rpc_reply(), lm_rpc_fail() or
+ * (streams) lm_rpc_send()... + lm_rpc_finish(), before it returns or later from any thread. Calls whose peer went away
+ * are answered into the void, without an error.
+ *
+ * Refused before a handler sees it: an unknown method (UNIMPLEMENTED), a message over 16 MiB or one that takes more
+ * than 64 MiB decoded (RESOURCE_EXHAUSTED), a compressed one (UNIMPLEMENTED), one that does not decode or whose strings
+ * are not UTF-8 (INVALID_ARGUMENT). At most 512 calls are in the server at once; more wait in their connections.
  */
 #ifndef LM_RPC_RPC_H
 #define LM_RPC_RPC_H
@@ -32,14 +37,17 @@ enum lm_rpc_code { /* gRPC status codes in use */
 struct lm_rpc_server;
 struct lm_rpc_call;
 
+#define LM_RPC_LANES 3
+
 struct lm_rpc_method {
 	const char *path; /* "/package.Service/Method" */
 	const ProtobufCMessageDescriptor *request;
 	void (*handle)(struct lm_rpc_call *call, void *service);
+	unsigned lane; /* below LM_RPC_LANES: methods that may wait for something stay apart from those that never do */
 };
 
 /* Listens on a Unix socket (a stale one is replaced, one somebody answers on is -EADDRINUSE; mode 0600). methods and
- * service must outlive the server. */
+ * service must outlive the server. workers: threads of each lane in use; 0 stands for 8. */
 int lm_rpc_server_new(const char *socket_path, const struct lm_rpc_method *methods, size_t count, void *service,
 	unsigned workers, struct lm_rpc_server **ret, struct lm_err *err) MUST_CHECK;
 /* No new calls, waits for those that run (bounded by 5 s, then cancels them), joins. Removes the socket file. */
@@ -48,12 +56,14 @@ LM_DEFINE_CLEANUP(struct lm_rpc_server, lm_rpc_server_free, lm_rpc_server_freep)
 
 const ProtobufCMessage *lm_rpc_request(const struct lm_rpc_call *call);	      /* decoded; owned by the call */
 const char *lm_rpc_metadata(const struct lm_rpc_call *call, const char *key); /* request header, or NULL */
-bool lm_rpc_cancelled(struct lm_rpc_call *call); /* the caller went away or its deadline passed */
+bool lm_rpc_cancelled(struct lm_rpc_call *call);	      /* the caller went away or its deadline passed */
+unsigned lm_rpc_time_left_ms(const struct lm_rpc_call *call); /* to the caller's deadline; UINT_MAX without one */
 
 /* Each of these ends the call; the call must not be touched afterwards. */
 void lm_rpc_reply(struct lm_rpc_call *call, const ProtobufCMessage *response);
 void lm_rpc_fail(struct lm_rpc_call *call, enum lm_rpc_code code, const char *fmt, ...) PRINTF_LIKE(3, 4);
-/* One message of a server stream; waits until it is on its way. -EPIPE: the caller is gone (still finish the call). */
+/* One message of a server stream; waits until it is on its way. -EPIPE: the caller is gone, or has not read for 30 s
+ * (still finish the call); -ENOMEM, -EMSGSIZE. */
 int lm_rpc_send(struct lm_rpc_call *call, const ProtobufCMessage *message) MUST_CHECK;
 void lm_rpc_finish(struct lm_rpc_call *call);
 
