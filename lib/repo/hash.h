@@ -36,13 +36,15 @@ struct lm_hash_text lm_hash_text(const struct lm_hash *hash); /* for format argu
 bool lm_hash_equal(const struct lm_hash *a, const struct lm_hash *b); /* also the algorithm; two unset ones are equal */
 int lm_hash_cmp(const struct lm_hash *a, const struct lm_hash *b);    /* a total order, for trees */
 
-/* Hashing while data streams by. */
+/* Hashing while data streams by. -EOPNOTSUPP: this build of OpenSSL lacks the algorithm. */
 struct lm_hasher;
 int lm_hasher_new(enum lm_hash_algo algo, struct lm_hasher **ret, struct lm_err *err) MUST_CHECK;
 void lm_hasher_free(struct lm_hasher *hasher);
 LM_DEFINE_CLEANUP(struct lm_hasher, lm_hasher_free, lm_hasher_freep)
 void lm_hasher_update(struct lm_hasher *hasher, const void *data, size_t len);
-void lm_hasher_finish(struct lm_hasher *hasher, struct lm_hash *ret); /* once; then only free */
+/* Once; then only restart or free. Should the cryptographic library fail, *ret is an unset hash. */
+void lm_hasher_finish(struct lm_hasher *hasher, struct lm_hash *ret);
+void lm_hasher_restart(struct lm_hasher *hasher); /* begins the next hash with the same algorithm */
 
 int lm_hash_data(
 	enum lm_hash_algo algo, const void *data, size_t len, struct lm_hash *ret, struct lm_err *err) MUST_CHECK;

@@ -30,8 +30,9 @@ const char *lm_object_path(const struct lm_hash *hash, enum lm_object_kind kind,
  * Unpacking: stored bytes go in as they arrive, content comes out through the sink, the hash is known at the end.
  *
  * Content must not be used (renamed into place, shown) before lm_unpack_finish() returned 0.  More content than
- * content_max is -EPROTO at once (zlib bombs end there). finish: -EBADMSG wrong hash, -EPROTO broken, cut short
- * or with bytes after its end. The hash is judged first, so a damaged transfer is always -EBADMSG.
+ * content_max is -EPROTO at once (zlib bombs end there; the sink never sees more than content_max). finish: -EBADMSG
+ * wrong hash, -EPROTO broken, cut short or with bytes after its end. The hash is judged first, so a damaged transfer
+ * is always -EBADMSG. After a failure of feed (also the sink's) the same code comes back from feed and finish.
  */
 struct lm_unpack;
 typedef int lm_sink_fn(void *arg, const void *data, size_t len, struct lm_err *err); /* 0 or negative: stops */
@@ -42,13 +43,14 @@ LM_DEFINE_CLEANUP(struct lm_unpack, lm_unpack_free, lm_unpack_freep)
 int lm_unpack_feed(struct lm_unpack *unpack, const void *data, size_t len, struct lm_err *err) MUST_CHECK;
 int lm_unpack_finish(struct lm_unpack *unpack, uint64_t *ret_content_size, struct lm_err *err) MUST_CHECK;
 
-/* The same for an object that is in memory: appends the content to out (whose max bounds it). */
+/* The same for an object that is in memory: appends the content to out (whose max bounds it; -EPROTO when it passes
+ * that). The hash is checked before anything is inflated. */
 int lm_unpack_buf(const struct lm_hash *expected, enum lm_compression compression, const void *stored,
 	size_t stored_len, struct lm_buf *out, struct lm_err *err) MUST_CHECK;
 
 /*
  * Packing a piece of content that is in memory: appends the stored bytes to out and gives their hash. One packer
- * per thread (it keeps its compressor).
+ * per thread (it keeps its compressor). -EMSGSIZE: the stored bytes do not fit into out.
  */
 struct lm_packer;
 int lm_packer_new(enum lm_hash_algo algo, struct lm_packer **ret, struct lm_err *err) MUST_CHECK;
@@ -57,7 +59,8 @@ LM_DEFINE_CLEANUP(struct lm_packer, lm_packer_free, lm_packer_freep)
 int lm_pack(struct lm_packer *packer, enum lm_compression compression, const void *content, size_t len,
 	struct lm_buf *out, struct lm_hash *ret, struct lm_err *err) MUST_CHECK;
 
-/* Packs the file open as fd in bounded memory into the file out_fd (catalogs and the like, zlib). */
+/* Packs the whole file open as fd, whatever its position, in bounded memory and writes the stored bytes to out_fd at
+ * its position (catalogs and the like, zlib). */
 int lm_pack_file(enum lm_hash_algo algo, int fd, int out_fd, struct lm_hash *ret, uint64_t *ret_content_size,
 	struct lm_err *err) MUST_CHECK;
 

@@ -17,18 +17,19 @@ struct lm_storage_ops {
 	int (*has)(struct lm_storage *storage, const char *path, struct lm_err *err);
 	/* Appends the file; -ENOENT; -EMSGSIZE. */
 	int (*get)(struct lm_storage *storage, const char *path, struct lm_buf *ret, struct lm_err *err);
-	/* Copies the file into fd. */
+	/* Writes the file's content to fd at its position; -ENOENT. */
 	int (*get_file)(struct lm_storage *storage, const char *path, int fd, struct lm_err *err);
-	/* Creates or replaces it, atomically. Content-addressed paths that exist already are left as they are. */
+	/* Creates or replaces it, atomically and (save for what is content-addressed: see sync) durably.
+	 * Content-addressed paths, those below data/, that exist already are left as they are. */
 	int (*put)(struct lm_storage *storage, const char *path, const void *data, size_t len, struct lm_err *err);
-	/* The same from a file (its whole content). */
+	/* The same from a file (its whole content, whatever its position). */
 	int (*put_file)(struct lm_storage *storage, const char *path, int fd, struct lm_err *err);
 	/* All that was put before is durable when this returns; called before the manifest is swapped. */
 	int (*sync)(struct lm_storage *storage, struct lm_err *err);
 	/* A directory on a local file system for temporary files of the publisher. */
 	const char *(*scratch)(struct lm_storage *storage);
-	/* One publisher at a time: -EBUSY names who holds it. Released by lm_storage_free() and when the process dies.
-	 */
+	/* One publisher at a time: -EBUSY names who holds it. Released by lm_storage_free() and when the process dies;
+	 * 0 where this storage holds it already. One thread only. */
 	int (*lock)(struct lm_storage *storage, struct lm_err *err);
 	void (*free)(struct lm_storage *storage);
 };

@@ -5,12 +5,12 @@
  * and whitelist, or asks for them through `fetch`. Nothing of a manifest may be acted on before it returned 0.
  *
  * Order: form and required fields; N is fqrn; R is the md5 of the empty path; T not older than known->published_s;
- * (same catalog as known: accepted as it is); certificate object's hash, PEM; printed hash and signature of the
- * manifest; whitelist form, expiry (now_s), N, printed hash, master signature by any key; certificate not on the
- * blacklist and on the whitelist; S above known->revision (else the known root stays: -ESTALE); revision not
- * blacklisted. Errors: -EBADMSG hash or signature; -EPROTO form, name or path; -EKEYEXPIRED whitelist expired;
- * -EKEYREJECTED certificate not allowed; -ESTALE older than what is known; fetch's own. Each message says which check,
- * of what.
+ * (same catalog as known: *ret is then *known, nothing else of the new text is used); certificate object's hash, PEM;
+ * printed hash and signature of the manifest; whitelist form, expiry (now_s), N, printed hash, master signature by any
+ * key; certificate not on the blacklist and on the whitelist; S above known->revision (else the known root stays:
+ * -ESTALE; both 0 is taken); revision not blacklisted. Errors: -EBADMSG hash or signature; -EPROTO form, name or path,
+ * also of the blacklist, whose lines are never passed over; -EKEYEXPIRED whitelist expired; -EKEYREJECTED certificate
+ * or revision not allowed; -ESTALE older than what is known; fetch's own. Each message says which check, of what.
  */
 #ifndef LM_REPO_TRUST_H
 #define LM_REPO_TRUST_H
@@ -24,8 +24,11 @@ struct lm_trust {
 	struct lm_key *const *keys; /* master public keys */
 	size_t key_count;
 	int64_t now_s;
-	const char *blacklist;		 /* text of a blacklist file, or NULL: fingerprints; lines "<FQRN REVISION" */
-	const struct lm_manifest *known; /* newest root this client ever accepted, or NULL */
+	/* Text of a blacklist file, or NULL: fingerprints and "<FQRN REVISION", which forbids lower revisions. */
+	const char *blacklist;
+	/* The newest root this client ever accepted, or NULL. Of a breadcrumb only catalog, published_s and revision
+	 * are set: then the signatures of the same catalog are checked again, since nothing else is known of it. */
+	const struct lm_manifest *known;
 };
 
 /* Gives the certificate object as stored (compressed), or the whitelist (hash unset); appends to ret. */
