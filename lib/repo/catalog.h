@@ -91,6 +91,8 @@ int lm_catalog_row(struct lm_catalog *catalog, uint64_t rowid, struct lm_row *re
 /*
  * The rows of a directory with row id above `after` in row-id order, hidden ones included, up to the callback's stop
  * (non-zero return, which is then returned; the row is the callback's only during the call, but it may steal strings).
+ * The callback may ask the catalog. Malformed rows are passed over; a list that reaches the end then returns -EPROTO
+ * with what was wrong with the first one.
  */
 typedef int lm_catalog_row_fn(void *arg, struct lm_row *row);
 int lm_catalog_list(struct lm_catalog *catalog, struct lm_path_hash parent, uint64_t after, lm_catalog_row_fn *fn,
@@ -106,13 +108,16 @@ int lm_catalog_path_of(struct lm_catalog *catalog, uint64_t rowid, struct lm_buf
 int lm_catalog_chunks(struct lm_catalog *catalog, const struct lm_row *row, uint64_t offset, uint64_t len,
 	struct lm_chunk **ret, size_t *ret_count, struct lm_err *err) MUST_CHECK;
 
-/* A hard-link group: its lowest row id (one inode for all members) and its number of members in this catalog. */
+/* A hard-link group: its lowest row id (one inode for all members) and its number of members in this catalog. -ENOENT
+ * where there is no such group or its members do not agree in all but their names: they are then files of their own.
+ * The first call reads through the catalog. */
 int lm_catalog_group(struct lm_catalog *catalog, uint32_t group, uint64_t *ret_rowid, uint32_t *ret_members,
 	struct lm_err *err) MUST_CHECK;
 
 /* The nested catalog (or bind mountpoint) at exactly this path. -ENOENT. ret->path is owned by the caller. */
 int lm_catalog_nested(
 	struct lm_catalog *catalog, const char *path, struct lm_nested *ret, struct lm_err *err) MUST_CHECK;
+/* All nested catalogs in the order of their paths, without bind mountpoints. */
 typedef int lm_catalog_nested_fn(void *arg, const struct lm_nested *nested);
 int lm_catalog_nested_each(
 	struct lm_catalog *catalog, lm_catalog_nested_fn *fn, void *arg, struct lm_err *err) MUST_CHECK;
@@ -137,7 +142,7 @@ struct lm_catalog_writer;
  * rowid and NESTED_ROOT/DIR flags are filled in here; name is the last component of mountpoint). */
 int lm_catalog_create(const char *path, const char *mountpoint, const struct lm_row *root,
 	struct lm_catalog_writer **ret, struct lm_err *err) MUST_CHECK;
-/* An existing database file, changed in place: pass a copy. */
+/* An existing database file, changed in place: pass a copy. -ENOTSUP: an older revision of the schema. */
 int lm_catalog_edit(
 	const char *path, const char *mountpoint, struct lm_catalog_writer **ret, struct lm_err *err) MUST_CHECK;
 /* Without finish: the file is left half-made, for the caller to remove. */
@@ -151,16 +156,32 @@ LM_DEFINE_CLEANUP(struct lm_catalog_writer, lm_catalog_writer_free, lm_catalog_w
  */
 int lm_catalog_insert(struct lm_catalog_writer *writer, const char *path, const struct lm_row *row,
 	const struct lm_chunk *chunks, size_t chunk_count, struct lm_err *err) MUST_CHECK;
-/* Inserts or replaces (row and chunks; the row id stays). Children of a directory that stays a directory stay. */
+/* Inserts or replaces (row and chunks; the row id stays). Children of a directory that stays a directory stay; a
+ * mountpoint that is to stay a directory is -EBUSY: its attributes are the nested catalog's. */
 int lm_catalog_put(struct lm_catalog_writer *writer, const char *path, const struct lm_row *row,
 	const struct lm_chunk *chunks, size_t chunk_count, struct lm_err *err) MUST_CHECK;
 int lm_catalog_writer_lookup(
 	struct lm_catalog_writer *writer, const char *path, struct lm_row *ret, struct lm_err *err) MUST_CHECK;
+int lm_catalog_writer_nested(
+	struct lm_catalog_writer *writer, const char *path, struct lm_nested *ret, struct lm_err *err) MUST_CHECK;
+/* As lm_catalog_chunks(). */
+int lm_catalog_writer_chunks(struct lm_catalog_writer *writer, const struct lm_row *row, uint64_t offset, uint64_t len,
+	struct lm_chunk **ret, size_t *ret_count, struct lm_err *err) MUST_CHECK;
+
+/*
+ * The subtree counters of an edited catalog follow its nested catalogs by differences. One that was there before the
+ * edit and is replaced or removed must be subtracted, and only its own database knows by how much: fn gives the
+ * counters of that catalog. Needed only after lm_catalog_edit(), where such a change is -EINVAL without it.
+ */
+typedef int lm_catalog_child_fn(void *arg, const struct lm_nested *child, struct lm_counters *ret_self,
+	struct lm_counters *ret_subtree, struct lm_err *err);
+void lm_catalog_writer_set_child_fn(struct lm_catalog_writer *writer, lm_catalog_child_fn *fn, void *arg);
+
 /* Removes a row and, for a directory, everything below it, nested catalogs' entries included. Absent: 0. */
 int lm_catalog_remove(struct lm_catalog_writer *writer, const char *path, struct lm_err *err) MUST_CHECK;
-/* Names (or renames to another hash) the nested catalog at path, whose row becomes a mountpoint. root: attributes of
- * the child's root row, copied; self, subtree: the child's counters, so that this catalog's subtree counters come out
- * right. */
+/* Names (or renames to another hash) the nested catalog at path, whose row becomes a mountpoint; what this catalog had
+ * there or below is removed. root: attributes of the child's root row, copied; self, subtree: the child's counters, so
+ * that this catalog's subtree counters come out right. */
 int lm_catalog_set_nested(struct lm_catalog_writer *writer, const char *path, const struct lm_hash *hash, uint64_t size,
 	const struct lm_row *root, const struct lm_counters *self, const struct lm_counters *subtree,
 	struct lm_err *err) MUST_CHECK;
@@ -171,7 +192,8 @@ struct lm_catalog_props {
 	struct lm_hash previous; /* unset: none */
 	uint64_t ttl_s;		 /* 0: no TTL property (nested catalogs) */
 };
-/* Sets hard-link counts per group, folder link counts, statistics and properties; closes the database. */
+/* Checks that the rows form a tree; sets hard-link counts per group, folder link counts, statistics and properties;
+ * closes the database. A hard-link group must be in one catalog, its members' rows alike (not checked). */
 int lm_catalog_writer_finish(struct lm_catalog_writer *writer, const struct lm_catalog_props *props,
 	struct lm_counters *ret_self, struct lm_counters *ret_subtree, struct lm_err *err) MUST_CHECK;
 

@@ -1,0 +1,551 @@
+#include "repo/catalog_schema.h"
+
+#include "base/lock.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+enum {
+	BATCH = 64,		     /* rows read under the lock before the caller sees them */
+	GROUP_MEMBERS_MAX = 4 << 20, /* of all hard-link groups of a catalog */
+	TTL_DEFAULT_S = 240,
+};
+
+struct group {
+	uint64_t rowid; /* the lowest one */
+	uint32_t group;
+	uint32_t members;
+};
+
+struct lm_catalog {
+	struct lm_catalog_db db; /* constant after open, its database under lock */
+	uint64_t revision, ttl_s;
+
+	struct lm_lock lock;
+	/* under lock */
+	sqlite3_stmt *by_path, *by_rowid, *by_parent; /* whole rows */
+	sqlite3_stmt *up_rowid, *up_path;	      /* name and parent */
+	sqlite3_stmt *chunks;
+	sqlite3_stmt *nested, *nested_after, *bind;
+	struct group *groups; /* by number, those whose members agree; read on first use */
+	size_t group_count;
+	bool groups_read;
+};
+
+static int prepare_all(struct lm_catalog *c, struct lm_err *err)
+{
+	const char *up = "SELECT md5path_1, md5path_2, parent_1, parent_2, name FROM catalog ";
+	char by_rowid[256], by_path[256];
+	snprintf(by_rowid, sizeof(by_rowid), "%s%s", up, LM_ROW_BY_ROWID);
+	snprintf(by_path, sizeof(by_path), "%s%s", up, LM_ROW_BY_PATH);
+
+	int r = lm_row_prepare(&c->db, LM_ROW_BY_PATH, &c->by_path, err);
+	if (r == 0)
+		r = lm_row_prepare(&c->db, LM_ROW_BY_ROWID, &c->by_rowid, err);
+	if (r == 0)
+		r = lm_row_prepare(&c->db, LM_ROW_BY_PARENT, &c->by_parent, err);
+	if (r == 0)
+		r = lm_db_prepare(&c->db.db, by_rowid, &c->up_rowid, err);
+	if (r == 0)
+		r = lm_db_prepare(&c->db.db, by_path, &c->up_path, err);
+	if (r == 0)
+		r = lm_db_prepare(&c->db.db, lm_chunks_select, &c->chunks, err);
+	if (r == 0)
+		r = lm_nested_prepare(&c->db, "nested_catalogs", "WHERE path = ?1", &c->nested, err);
+	if (r == 0)
+		r = lm_nested_prepare(
+			&c->db, "nested_catalogs", "WHERE path > ?1 ORDER BY path", &c->nested_after, err);
+	if (r == 0 && c->db.revision >= LM_SCHEMA_HAS_BIND)
+		r = lm_nested_prepare(&c->db, "bind_mountpoints", "WHERE path = ?1", &c->bind, err);
+	return r;
+}
+
+int lm_catalog_open(const char *path, const char *mountpoint, struct lm_catalog **ret, struct lm_err *err)
+{
+	CLEANUP(lm_catalog_closep) struct lm_catalog *c = calloc(1, sizeof(*c));
+	if (!c)
+		return lm_err_oom(err);
+	lm_lock_init(&c->lock);
+	int r = lm_db_open(path, &c->db.db, err);
+	if (r == 0)
+		r = lm_catalog_db_check(&c->db, mountpoint, err);
+	if (r == 0)
+		r = prepare_all(c, err);
+	if (r == 0)
+		r = lm_db_property_number(&c->db.db, "revision", 0, &c->revision, err);
+	if (r == 0)
+		r = lm_db_property_number(&c->db.db, "TTL", TTL_DEFAULT_S, &c->ttl_s, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "catalog of '%s'", mountpoint);
+	*ret = STEAL(c);
+	return 0;
+}
+
+void lm_catalog_close(struct lm_catalog *c)
+{
+	if (!c)
+		return;
+	sqlite3_stmt *stmts[] = {c->by_path, c->by_rowid, c->by_parent, c->up_rowid, c->up_path, c->chunks, c->nested,
+		c->nested_after, c->bind};
+	for (size_t i = 0; i < ARRAY_LEN(stmts); i++)
+		sqlite3_finalize(stmts[i]);
+	lm_catalog_db_done(&c->db);
+	lm_lock_done(&c->lock);
+	free(c->groups);
+	free(c);
+}
+
+const char *lm_catalog_mountpoint(const struct lm_catalog *c)
+{
+	return c->db.mountpoint;
+}
+
+uint64_t lm_catalog_revision(const struct lm_catalog *c)
+{
+	return c->revision;
+}
+
+uint64_t lm_catalog_ttl(const struct lm_catalog *c)
+{
+	return c->ttl_s;
+}
+
+/* The one row of a statement whose parameters are bound. */
+static int step_row(struct lm_catalog *c, sqlite3_stmt *stmt, struct lm_row *ret, struct lm_err *err)
+{
+	int r = lm_db_step(&c->db.db, stmt, err);
+	if (r < 0)
+		return r;
+	return r == 0 ? lm_err_set(err, -ENOENT, "no such row") : lm_row_decode(&c->db, stmt, ret, err);
+}
+
+int lm_catalog_lookup(struct lm_catalog *c, struct lm_path_hash path, struct lm_row *ret, struct lm_err *err)
+{
+	LM_LOCKED(&c->lock);
+	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = c->by_path;
+	lm_bind_path(stmt, path);
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	int r = step_row(c, stmt, &row, err);
+	/* An index entry may point to another row than its own. */
+	if (r == 0 && !lm_path_hash_equal(row.path, path))
+		r = lm_err_set(err, -EPROTO, "row %" PRIu64 " is not where the index says", row.rowid);
+	if (r < 0)
+		return r == -ENOENT ? r : lm_err_prefix(err, r, "catalog of '%s'", c->db.mountpoint);
+	*ret = row;
+	row = (struct lm_row){0};
+	return 0;
+}
+
+int lm_catalog_row(struct lm_catalog *c, uint64_t rowid, struct lm_row *ret, struct lm_err *err)
+{
+	LM_LOCKED(&c->lock);
+	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = c->by_rowid;
+	sqlite3_bind_int64(stmt, 1, (int64_t)rowid);
+	int r = step_row(c, stmt, ret, err);
+	return r < 0 && r != -ENOENT ? lm_err_prefix(err, r, "catalog of '%s'", c->db.mountpoint) : r;
+}
+
+struct batch {
+	struct lm_row rows[BATCH];
+	size_t count;
+	uint64_t last; /* row id read last, malformed ones too */
+	bool end;
+};
+
+static void batch_clear(struct batch *batch)
+{
+	for (size_t i = 0; i < batch->count; i++)
+		lm_row_done(&batch->rows[i]);
+	batch->count = 0;
+}
+
+/* The next rows of a directory; what is wrong with the first malformed one is kept in bad. */
+static int batch_read(
+	struct lm_catalog *c, struct lm_path_hash parent, struct batch *batch, struct lm_err *bad, struct lm_err *err)
+{
+	LM_LOCKED(&c->lock);
+	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = c->by_parent;
+	lm_bind_path(stmt, parent);
+	sqlite3_bind_int64(stmt, 3, (int64_t)LM_MIN(batch->last, (uint64_t)INT64_MAX));
+	while (batch->count < BATCH) {
+		struct lm_err why = LM_ERR_INIT;
+		struct lm_row *row = &batch->rows[batch->count];
+		int r = lm_db_step(&c->db.db, stmt, err);
+		if (r <= 0) {
+			batch->end = true;
+			return r;
+		}
+		uint64_t rowid = (uint64_t)sqlite3_column_int64(stmt, 0);
+		if (rowid <= batch->last)
+			return lm_err_set(err, -EPROTO, "the rows of a directory are out of order");
+		batch->last = rowid;
+		r = lm_row_decode(&c->db, stmt, row, &why);
+		if (r == 0 && !lm_path_hash_equal(row->parent, parent)) {
+			lm_row_done(row);
+			r = lm_err_set(&why, -EPROTO, "row %" PRIu64 " is not where the index says", rowid);
+		}
+		if (r == 0)
+			batch->count++;
+		else if (r != -EPROTO)
+			return lm_err_set(err, r, "%s", why.msg);
+		else if (bad->code == 0)
+			*bad = why;
+	}
+	return 0;
+}
+
+/* Batches, since the callback must run without the lock: it may ask the catalog for more. */
+int lm_catalog_list(struct lm_catalog *c, struct lm_path_hash parent, uint64_t after, lm_catalog_row_fn *fn, void *arg,
+	struct lm_err *err)
+{
+	CLEANUP(lm_freep) struct batch *batch = calloc(1, sizeof(*batch));
+	if (!batch)
+		return lm_err_oom(err);
+	struct lm_err bad = LM_ERR_INIT;
+	batch->last = after;
+	int r = 0;
+	while (r == 0 && !batch->end) {
+		r = batch_read(c, parent, batch, &bad, err);
+		if (r < 0)
+			r = lm_err_prefix(err, r, "catalog of '%s'", c->db.mountpoint);
+		for (size_t i = 0; i < batch->count && r == 0; i++)
+			r = fn(arg, &batch->rows[i]);
+		batch_clear(batch);
+	}
+	if (r == 0 && bad.code != 0)
+		r = lm_err_set(err, bad.code, "catalog of '%s': %s", c->db.mountpoint, bad.msg);
+	return r;
+}
+
+/* A path that is put together from its end. */
+struct path_builder {
+	size_t start;
+	char text[LM_REPO_PATH_MAX + 1];
+};
+
+static int path_prepend(struct path_builder *path, const char *text, size_t len, struct lm_err *err)
+{
+	if (len > path->start)
+		return lm_err_set(err, -EPROTO, "its parents form no path");
+	path->start -= len;
+	memcpy(path->text + path->start, text, len);
+	return 0;
+}
+
+/* One step up: puts the name of the row before the path and gives its parent. Longer than any path ends the walk. */
+static int walk_up(struct lm_catalog *c, sqlite3_stmt *stmt, struct path_builder *path, struct lm_path_hash *ret_self,
+	struct lm_path_hash *ret_parent, struct lm_err *err)
+{
+	int r = lm_db_step(&c->db.db, stmt, err);
+	if (r < 0)
+		return r;
+	if (r == 0)
+		return lm_err_set(err, -ENOENT, "no such row");
+	*ret_self = (struct lm_path_hash){sqlite3_column_int64(stmt, 0), sqlite3_column_int64(stmt, 1)};
+	*ret_parent = (struct lm_path_hash){sqlite3_column_int64(stmt, 2), sqlite3_column_int64(stmt, 3)};
+	if (lm_path_hash_equal(*ret_self, c->db.root))
+		return path_prepend(path, c->db.mountpoint, strlen(c->db.mountpoint), err);
+	const char *name = (const char *)sqlite3_column_text(stmt, 4);
+	size_t len = (size_t)sqlite3_column_bytes(stmt, 4);
+	if (!name || sqlite3_column_type(stmt, 4) != SQLITE_TEXT || !lm_name_valid(name, len))
+		return lm_err_set(err, -EPROTO, "its parents form no path");
+	r = path_prepend(path, name, len, err);
+	return r < 0 ? r : path_prepend(path, "/", 1, err);
+}
+
+static int walk_to_root(struct lm_catalog *c, uint64_t rowid, struct path_builder *path, struct lm_err *err)
+{
+	struct lm_path_hash first, self, parent;
+	LM_LOCKED(&c->lock);
+	CLEANUP(lm_stmt_resetp) sqlite3_stmt *from = c->up_rowid;
+	sqlite3_bind_int64(from, 1, (int64_t)rowid);
+	int r = walk_up(c, from, path, &first, &parent, err);
+	self = first;
+	while (r == 0 && !lm_path_hash_equal(self, c->db.root)) {
+		CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = c->up_path;
+		lm_bind_path(stmt, parent);
+		r = walk_up(c, stmt, path, &self, &parent, err);
+		if (r == -ENOENT)
+			r = lm_err_set(err, -EPROTO, "it has a parent that is missing");
+	}
+	if (r < 0)
+		return r;
+	struct lm_path_hash found = lm_path_hash(path->text + path->start, sizeof(path->text) - 1 - path->start);
+	return lm_path_hash_equal(found, first) ? 0 : lm_err_set(err, -EPROTO, "its parents form another path");
+}
+
+int lm_catalog_path_of(struct lm_catalog *c, uint64_t rowid, struct lm_buf *ret, struct lm_err *err)
+{
+	struct path_builder path;
+	path.start = sizeof(path.text) - 1;
+	path.text[path.start] = '\0';
+	int r = walk_to_root(c, rowid, &path, err);
+	if (r == -ENOENT)
+		return r;
+	if (r < 0)
+		return lm_err_prefix(err, r, "catalog of '%s': row %" PRIu64, c->db.mountpoint, rowid);
+	r = lm_buf_append(ret, path.text + path.start, sizeof(path.text) - 1 - path.start);
+	return r < 0 ? lm_err_sys(err, r, "path of row %" PRIu64, rowid) : 0;
+}
+
+int lm_catalog_chunks(struct lm_catalog *c, const struct lm_row *row, uint64_t offset, uint64_t len,
+	struct lm_chunk **ret, size_t *ret_count, struct lm_err *err)
+{
+	LM_LOCKED(&c->lock);
+	int r = lm_chunks_read(&c->db.db, c->chunks, row, offset, len, ret, ret_count, err);
+	return r < 0 ? lm_err_prefix(err, r, "catalog of '%s': row %" PRIu64, c->db.mountpoint, row->rowid) : 0;
+}
+
+/*
+ * Hard-link groups. All members must be alike, or the group does not count: they would share one inode.
+ */
+
+struct member {
+	uint64_t rowid;
+	uint64_t digest; /* of all that must be alike */
+	uint32_t group;
+};
+
+struct members {
+	struct member *items;
+	size_t count, cap;
+};
+
+static void members_done(struct members *members)
+{
+	free(members->items);
+}
+
+/* FNV-1a: members differ by a writer's mistake, not by a forger, who could as well have made them alike. */
+static uint64_t digest_more(uint64_t digest, const void *data, size_t len)
+{
+	const uint8_t *at = data;
+	for (size_t i = 0; i < len; i++)
+		digest = (digest ^ at[i]) * 0x100000001b3u;
+	return digest;
+}
+
+static int row_digest(struct lm_catalog *c, const struct lm_row *row, uint64_t *ret, struct lm_err *err)
+{
+	const uint64_t numbers[] = {row->flags, row->mode, row->uid, row->gid, row->size, row->rdev,
+		(uint64_t)row->mtime_s, row->mtime_ns, row->algo, row->compression, row->hash.set, row->xattr_len};
+	uint64_t digest = digest_more(0xcbf29ce484222325u, numbers, sizeof(numbers));
+	digest = digest_more(digest, row->hash.bytes, sizeof(row->hash.bytes));
+	if (row->symlink)
+		digest = digest_more(digest, row->symlink, strlen(row->symlink));
+	digest = digest_more(digest, row->xattr, row->xattr_len);
+
+	CLEANUP(lm_freep) struct lm_chunk *chunks = NULL;
+	size_t count = 0;
+	int r = lm_chunks_read(&c->db.db, c->chunks, row, 0, UINT64_MAX, &chunks, &count, err);
+	for (size_t i = 0; i < count && r == 0; i++) {
+		const uint64_t extent[] = {chunks[i].offset, chunks[i].size};
+		digest = digest_more(digest, extent, sizeof(extent));
+		digest = digest_more(digest, chunks[i].hash.bytes, sizeof(chunks[i].hash.bytes));
+	}
+	if (r == 0)
+		*ret = digest;
+	return r;
+}
+
+static int members_add(struct members *members, struct member member, struct lm_err *err)
+{
+	if (members->count == members->cap) {
+		if (members->cap >= GROUP_MEMBERS_MAX)
+			return lm_err_set(err, -EPROTO, "more than %d hard links", GROUP_MEMBERS_MAX);
+		size_t cap = members->cap ? 2 * members->cap : 64;
+		struct member *grown = reallocarray(members->items, cap, sizeof(*grown));
+		if (!grown)
+			return lm_err_oom(err);
+		members->items = grown;
+		members->cap = cap;
+	}
+	members->items[members->count++] = member;
+	return 0;
+}
+
+/* A malformed row is nobody's member: it can't be looked up either. */
+static int members_read(struct lm_catalog *c, struct members *members, struct lm_err *err)
+{
+	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
+	int r = lm_row_prepare(&c->db, "NOT INDEXED WHERE hardlinks > 4294967295 ORDER BY rowid", &stmt, err);
+	uint64_t last = 0;
+	while (r == 0 && (r = lm_db_step(&c->db.db, stmt, err)) > 0) {
+		CLEANUP(lm_row_done) struct lm_row row = {0};
+		struct lm_err why = LM_ERR_INIT;
+		struct member member = {0};
+		r = lm_row_decode(&c->db, stmt, &row, &why);
+		if (r == 0 && row.rowid <= last)
+			return lm_err_set(err, -EPROTO, "the rows are out of order");
+		last = LM_MAX(last, row.rowid);
+		if (r == 0)
+			r = row_digest(c, &row, &member.digest, &why);
+		if (r == -EPROTO || (r == 0 && row.link_group == 0)) {
+			r = 0;
+			continue;
+		}
+		member.rowid = row.rowid;
+		member.group = row.link_group;
+		r = r < 0 ? lm_err_set(err, r, "%s", why.msg) : members_add(members, member, err);
+	}
+	return r;
+}
+
+static int member_cmp(const void *a, const void *b)
+{
+	const struct member *x = a, *y = b;
+	if (x->group != y->group)
+		return x->group < y->group ? -1 : 1;
+	return x->rowid < y->rowid ? -1 : x->rowid > y->rowid;
+}
+
+static int groups_make(struct lm_catalog *c, struct members *members, struct lm_err *err)
+{
+	qsort(members->items, members->count, sizeof(*members->items), member_cmp);
+	size_t count = 0;
+	for (size_t i = 0; i < members->count; i++)
+		count += i == 0 || members->items[i].group != members->items[i - 1].group;
+	c->groups = calloc(LM_MAX(count, 1u), sizeof(*c->groups));
+	if (!c->groups)
+		return lm_err_oom(err);
+	for (size_t i = 0, next; i < members->count; i = next) {
+		const struct member *first = &members->items[i];
+		bool alike = true;
+		for (next = i; next < members->count && members->items[next].group == first->group; next++)
+			alike &= members->items[next].digest == first->digest;
+		if (alike)
+			c->groups[c->group_count++] = (struct group){
+				.group = first->group, .rowid = first->rowid, .members = (uint32_t)(next - i)};
+	}
+	c->groups_read = true;
+	return 0;
+}
+
+static int groups_read(struct lm_catalog *c, struct lm_err *err)
+{
+	CLEANUP(members_done) struct members members = {0};
+	int r = members_read(c, &members, err);
+	if (r == 0)
+		r = groups_make(c, &members, err);
+	return r < 0 ? lm_err_prefix(err, r, "catalog of '%s': hard links", c->db.mountpoint) : 0;
+}
+
+static int group_cmp(const void *key, const void *element)
+{
+	uint32_t number = *(const uint32_t *)key;
+	const struct group *group = element;
+	return number < group->group ? -1 : number > group->group;
+}
+
+int lm_catalog_group(
+	struct lm_catalog *c, uint32_t number, uint64_t *ret_rowid, uint32_t *ret_members, struct lm_err *err)
+{
+	LM_LOCKED(&c->lock);
+	int r = c->groups_read ? 0 : groups_read(c, err);
+	if (r < 0)
+		return r;
+	const struct group *group =
+		c->group_count ? bsearch(&number, c->groups, c->group_count, sizeof(*c->groups), group_cmp) : NULL;
+	if (!group)
+		return lm_err_set(err, -ENOENT, "no hard-link group %" PRIu32 " whose members agree", number);
+	*ret_rowid = group->rowid;
+	*ret_members = group->members;
+	return 0;
+}
+
+static int nested_at(
+	struct lm_catalog *c, sqlite3_stmt *kept, const char *path, struct lm_nested *ret, struct lm_err *err)
+{
+	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = kept;
+	sqlite3_bind_text(stmt, 1, path, -1, SQLITE_STATIC);
+	int r = lm_db_step(&c->db.db, stmt, err);
+	if (r < 0)
+		return r;
+	if (r == 0)
+		return lm_err_set(err, -ENOENT, "no nested catalog at '%s'", path);
+	struct lm_nested nested;
+	r = lm_nested_decode(&c->db, stmt, &nested, err);
+	if (r < 0)
+		return r;
+	if (strcmp(nested.path, path) != 0) {
+		free(nested.path);
+		return lm_err_set(err, -EPROTO, "the nested catalogs are not where their index says");
+	}
+	*ret = nested;
+	return 0;
+}
+
+int lm_catalog_nested(struct lm_catalog *c, const char *path, struct lm_nested *ret, struct lm_err *err)
+{
+	LM_LOCKED(&c->lock);
+	int r = nested_at(c, c->nested, path, ret, err);
+	if (r == -ENOENT && c->bind)
+		r = nested_at(c, c->bind, path, ret, err);
+	return r < 0 && r != -ENOENT ? lm_err_prefix(err, r, "catalog of '%s'", c->db.mountpoint) : r;
+}
+
+struct nested_batch {
+	struct lm_nested items[BATCH];
+	size_t count;
+	bool end;
+};
+
+static void nested_batch_done(struct nested_batch *batch)
+{
+	for (size_t i = 0; i < batch->count; i++)
+		free(batch->items[i].path);
+	batch->count = 0;
+}
+
+static int nested_batch_read(struct lm_catalog *c, const char *after, struct nested_batch *batch, struct lm_err *err)
+{
+	LM_LOCKED(&c->lock);
+	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = c->nested_after;
+	sqlite3_bind_text(stmt, 1, after, -1, SQLITE_STATIC);
+	while (batch->count < BATCH) {
+		struct lm_nested *item = &batch->items[batch->count];
+		int r = lm_db_step(&c->db.db, stmt, err);
+		if (r <= 0) {
+			batch->end = true;
+			return r;
+		}
+		r = lm_nested_decode(&c->db, stmt, item, err);
+		if (r < 0)
+			return r;
+		const char *last = batch->count > 0 ? item[-1].path : after;
+		batch->count++;
+		if (strcmp(item->path, last) <= 0)
+			return lm_err_set(err, -EPROTO, "the nested catalogs are out of order");
+	}
+	return 0;
+}
+
+int lm_catalog_nested_each(struct lm_catalog *c, lm_catalog_nested_fn *fn, void *arg, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *after = strdup("");
+	bool end = false;
+	int r = after ? 0 : lm_err_oom(err);
+	while (r == 0 && !end) {
+		CLEANUP(nested_batch_done) struct nested_batch batch = {0};
+		r = nested_batch_read(c, after, &batch, err);
+		if (r < 0)
+			return lm_err_prefix(err, r, "catalog of '%s'", c->db.mountpoint);
+		for (size_t i = 0; i < batch.count && r == 0; i++)
+			r = fn(arg, &batch.items[i]);
+		end = batch.end;
+		if (batch.count > 0) {
+			free(after);
+			after = STEAL(batch.items[batch.count - 1].path);
+		}
+	}
+	return r;
+}
+
+int lm_catalog_counters(
+	struct lm_catalog *c, struct lm_counters *ret_self, struct lm_counters *ret_subtree, struct lm_err *err)
+{
+	LM_LOCKED(&c->lock);
+	int r = lm_counters_read(&c->db, ret_self, ret_subtree, err);
+	return r < 0 ? lm_err_prefix(err, r, "catalog of '%s'", c->db.mountpoint) : 0;
+}
