@@ -2,9 +2,17 @@
  * HTTP client: one engine, one thread, curl-multi inside.
  *
  * lm_http_start() queues a request and returns; data and completion are delivered on the engine's thread by callbacks,
- * which must not block. Keep-alive connections, a limit per host, three priorities (a request of a better class leaves
- * the queue first). Every request ends in bounded time: connecting and stalling are limited, and
- * lm_http_free() ends what is left with -ECANCELED.
+ * which must not block. HTTP/1.1 with keep-alive connections, a limit per host (the proxy, where there is one), three
+ * priorities: a request of a better class leaves the queue first, and the lower two never take all connections, so that
+ * a blocked read needs not wait for their ends.
+ *
+ * Every request ends in bounded time: connecting is limited (names are resolved in that time, too), a running transfer
+ * ends with -ETIMEDOUT between one and one and a half stall times after it became slow, and lm_http_free() ends what
+ * is left with -ECANCELED.
+ *
+ * Strict where curl is lenient: a 2xx answer tells its length or is chunked, contents are passed on as they are
+ * (nothing is inflated), a short body is -EIO, a redirect never leads from https to http, the environment (proxy
+ * variables) is not looked at.
  *
  * A request goes to one URL through one proxy, once. Choosing among servers and proxies is origin.h.
  */
@@ -27,7 +35,9 @@ struct lm_http_limits {
 };
 
 int lm_http_new(const struct lm_http_limits *limits, struct lm_http **ret, struct lm_err *err) MUST_CHECK;
-void lm_http_free(struct lm_http *http); /* ends transfers, joins the thread */
+/* Ends transfers, joins the thread. Not from a callback. Requests started meanwhile by callbacks are refused with
+ * -ECANCELED. */
+void lm_http_free(struct lm_http *http);
 LM_DEFINE_CLEANUP(struct lm_http, lm_http_free, lm_http_freep)
 
 struct lm_http_result {
@@ -36,9 +46,10 @@ struct lm_http_result {
 	unsigned status;     /* HTTP status of the answer, 0 if none came */
 	bool proxy_error;    /* X-Squid-Error or Proxy-Status: …error= in the answer */
 	bool before_connect; /* failed before any byte was sent: whose fault is clear */
-	uint64_t body_bytes, wire_bytes;
-	int64_t total_us;
-	struct lm_err err; /* message for code != 0 */
+	uint64_t body_bytes; /* given to on_data */
+	uint64_t wire_bytes; /* received: headers, bodies of refusals, too */
+	int64_t total_us;    /* since lm_http_start(), waiting for a connection included */
+	struct lm_err err;   /* message for code != 0 */
 };
 
 struct lm_http_request {
@@ -49,10 +60,13 @@ struct lm_http_request {
 	enum lm_http_priority priority;
 	unsigned connect_timeout_ms; /* 0: 10 s */
 	unsigned stall_timeout_ms;   /* slower than 1024 bytes/s for that long ends it; 0: 10 s */
-	bool follow_redirects;	     /* Authorization headers are not sent on to another host */
+	bool follow_redirects;	     /* up to 8; Authorization headers are not sent on to another host */
 	bool no_cache;		     /* asks caches on the way for a fresh copy */
 	const char *ca_file;	     /* extra CA bundle for https; NULL: system's */
-	/* Body bytes of a 2xx answer. 0, or negative to end the transfer with that code. */
+	/* The status of the final answer, once, before its headers and body. May be NULL. */
+	void (*on_answer)(void *arg, unsigned status);
+	/* Body bytes of a 2xx answer; may be NULL. Bodies of other answers are read, to keep the connection, and
+	 * dropped. 0, or negative to end the transfer with that code. */
 	int (*on_data)(void *arg, const void *data, size_t len, struct lm_err *err);
 	/* Header lines of the final answer, name lower-case. May be NULL. */
 	void (*on_header)(void *arg, const char *name, const char *value);
@@ -61,23 +75,27 @@ struct lm_http_request {
 	void *arg;
 };
 
-/* Copies what the request points to. ret may be NULL; it stays valid until on_done. */
+/* Copies what the request points to. ret may be NULL; it stays valid until on_done. -EINVAL for a URL, proxy, method or
+ * header that can't be used: no callback follows an error. */
 int lm_http_start(struct lm_http *http, const struct lm_http_request *request, struct lm_http_transfer **ret,
 	struct lm_err *err) MUST_CHECK;
-/* From on_data/on_done/on_header callbacks or through lm_http_call only (engine thread); on_done follows with
- * -ECANCELED. */
+/* From callbacks (of any transfer) or through lm_http_call only (engine thread); on_done follows with -ECANCELED after
+ * the callback has returned, no other callback does. */
 void lm_http_cancel(struct lm_http_transfer *transfer);
 /* Runs fn on the engine thread soon, after at least delay_ms. For retries with back-off. After free began, fn is still
  * called (at once), so that arg can be released. */
 int lm_http_call(struct lm_http *http, unsigned delay_ms, void (*fn)(void *arg), void *arg) MUST_CHECK;
 
-/* Blocking helper for programs (not for the engine's thread): body appended to body, whose max bounds it. Result's code
- * is returned, and statuses other than 2xx are made errors: 404 -ENOENT, 401/403 -EACCES, others -EIO. headers as
- * above. result may be NULL. */
+/* Blocking helper for programs (not for the engine's thread; callbacks of request are replaced, except on_answer and
+ * on_header, whose arg stays): body appended to body, whose max bounds it. Result's code
+ * is returned, and statuses other than 2xx are made errors: 404 -ENOENT, 401/403 -EACCES, others -EIO. result may be
+ * NULL; it is filled in whenever a request was started. */
 int lm_http_get(struct lm_http *http, const struct lm_http_request *request, struct lm_buf *body,
 	struct lm_http_result *result, struct lm_err *err) MUST_CHECK;
 
-/* Blocking stream for big bodies, with back-pressure: at most window bytes are held. */
+/* Blocking stream for big bodies, with back-pressure: at most window bytes (64 KiB at least) are held; while they are
+ * not read, the connection waits and does not count as stalled. Callbacks as with lm_http_get(). One thread at a time;
+ * not the engine's. An error is told after the bytes before it, and stays. Closing is allowed after lm_http_free(). */
 struct lm_http_stream;
 int lm_http_stream_open(struct lm_http *http, const struct lm_http_request *request, size_t window,
 	struct lm_http_stream **ret,

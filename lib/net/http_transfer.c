@@ -1,0 +1,438 @@
+/* One transfer: its request checked and copied, curl told about it, the answer judged. */
+#include "base/clock.h"
+#include "base/str.h"
+#include "net/http_internal.h"
+
+#include <ctype.h>
+#include <string.h>
+#include <strings.h>
+
+enum {
+	TIMEOUT_DEFAULT_MS = 10000,
+	SLOW_BYTES_PER_S = 1024,
+	REDIRECTS_MAX = 8,
+	HEADERS_MAX = 128 << 10,  /* of all answers of a transfer */
+	DROPPED_MAX = 16 << 10,	  /* of a refusal's body; a longer one costs the connection */
+	RECEIVE_BYTES = 64 << 10, /* at a time */
+};
+
+LM_DEFINE_CLEANUP(CURLU, curl_url_cleanup, urlp)
+
+static int copy_string(const char *from, char **ret, struct lm_err *err)
+{
+	if (from && !(*ret = strdup(from)))
+		return lm_err_oom(err);
+	return 0;
+}
+
+static int url_part(CURLU *url, CURLUPart part, unsigned flags, char **ret, struct lm_err *err)
+{
+	char *text;
+	CURLUcode code = curl_url_get(url, part, &text, flags);
+	if (code == CURLUE_OUT_OF_MEMORY)
+		return lm_err_oom(err);
+	if (code)
+		return lm_err_set(err, -EINVAL, "%s", curl_url_strerror(code));
+	int r = copy_string(text, ret, err);
+	curl_free(text);
+	return r;
+}
+
+/* Who is connected to, and the URL as it may be shown: without a password. */
+static int parse_url(const char *text, bool *https, char **peer, char **shown, struct lm_err *err)
+{
+	CLEANUP(urlp) CURLU *url = curl_url();
+	CLEANUP(lm_freep) char *scheme = NULL, *host = NULL, *port = NULL;
+	if (!url)
+		return lm_err_oom(err);
+	CURLUcode code = curl_url_set(url, CURLUPART_URL, text, 0);
+	if (code == CURLUE_OUT_OF_MEMORY)
+		return lm_err_oom(err);
+	if (code)
+		return lm_err_set(err, -EINVAL, "%s", curl_url_strerror(code));
+	int r = url_part(url, CURLUPART_SCHEME, 0, &scheme, err);
+	if (r == 0)
+		r = url_part(url, CURLUPART_HOST, 0, &host, err);
+	if (r == 0)
+		r = url_part(url, CURLUPART_PORT, CURLU_DEFAULT_PORT, &port, err);
+	if (r < 0)
+		return r;
+	*https = strcasecmp(scheme, "https") == 0;
+	if (!*https && strcasecmp(scheme, "http") != 0)
+		return lm_err_set(err, -EINVAL, "neither http nor https");
+	curl_url_set(url, CURLUPART_USER, NULL, 0);
+	curl_url_set(url, CURLUPART_PASSWORD, NULL, 0);
+	r = url_part(url, CURLUPART_URL, 0, shown, err);
+	if (r == 0 && !(*peer = lm_str_printf("%s:%s", host, port)))
+		return lm_err_oom(err);
+	return r;
+}
+
+static int add_header(struct lm_http_transfer *t, const char *line, struct lm_err *err)
+{
+	for (const char *c = line; *c; c++)
+		if ((unsigned char)*c < ' ' && *c != '\t')
+			return lm_err_set(err, -EINVAL, "%s: control character in a request header", t->shown_url);
+	struct curl_slist *longer = curl_slist_append(t->headers, line);
+	if (!longer)
+		return lm_err_oom(err);
+	t->headers = longer;
+	return 0;
+}
+
+static int copy_headers(struct lm_http_transfer *t, const struct lm_http_request *request, struct lm_err *err)
+{
+	int r = 0;
+	if (request->no_cache) {
+		r = add_header(t, "Cache-Control: no-cache", err);
+		if (r == 0)
+			r = add_header(t, "Pragma: no-cache", err);
+	}
+	for (const char *const *line = request->headers; r == 0 && line && *line; line++)
+		r = add_header(t, *line, err);
+	return r;
+}
+
+static int copy_addresses(struct lm_http_transfer *t, const struct lm_http_request *request, struct lm_err *err)
+{
+	bool ignored;
+	CLEANUP(lm_freep) char *proxy_peer = NULL;
+	int r = parse_url(request->url, &t->https, &t->peer, &t->shown_url, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "URL %s", request->url);
+	if (request->proxy) {
+		r = parse_url(request->proxy, &ignored, &proxy_peer, &t->shown_proxy, err);
+		if (r < 0)
+			return lm_err_prefix(err, r, "proxy for %s", t->shown_url);
+		free(t->peer);
+		t->peer = STEAL(proxy_peer);
+	}
+	r = copy_string(request->url, &t->url, err);
+	if (r == 0)
+		r = copy_string(request->proxy, &t->proxy, err);
+	if (r == 0)
+		r = copy_string(request->ca_file, &t->ca_file, err);
+	return r;
+}
+
+int lm_http_transfer_new(const struct lm_http_request *request, struct lm_http_transfer **ret, struct lm_err *err)
+{
+	CLEANUP(lm_http_transfer_freep) struct lm_http_transfer *t = calloc(1, sizeof(*t));
+	if (!t)
+		return lm_err_oom(err);
+	t->answer = LM_BUF(HEADERS_MAX);
+	t->head = request->method && strcmp(request->method, "HEAD") == 0;
+	if (request->method && !t->head && strcmp(request->method, "GET") != 0)
+		return lm_err_set(err, -EINVAL, "%s: method %s is neither GET nor HEAD", request->url, request->method);
+	if ((unsigned)request->priority >= LM_HTTP_PRIORITIES)
+		return lm_err_set(err, -EINVAL, "%s: no such priority", request->url);
+	int r = copy_addresses(t, request, err);
+	if (r == 0)
+		r = copy_headers(t, request, err);
+	if (r < 0)
+		return r;
+	t->request = *request;
+	t->request.url = t->url;
+	t->request.proxy = t->proxy;
+	t->request.ca_file = t->ca_file;
+	t->request.method = NULL;
+	t->request.headers = NULL;
+	if (!t->request.connect_timeout_ms)
+		t->request.connect_timeout_ms = TIMEOUT_DEFAULT_MS;
+	if (!t->request.stall_timeout_ms)
+		t->request.stall_timeout_ms = TIMEOUT_DEFAULT_MS;
+	t->started_us = lm_now_us();
+	*ret = STEAL(t);
+	return 0;
+}
+
+void lm_http_transfer_free(struct lm_http_transfer *t)
+{
+	if (!t)
+		return;
+	lm_buf_done(&t->answer);
+	curl_slist_free_all(t->headers);
+	free(t->url);
+	free(t->shown_url);
+	free(t->shown_proxy);
+	free(t->proxy);
+	free(t->ca_file);
+	free(t->peer);
+	free(t);
+}
+
+/*
+ * Stalling is measured here and not by curl's low-speed option, which counts whole seconds and averages over five of
+ * them: half a window without enough bytes is noticed, two in a row end the transfer. Connecting is curl's to limit.
+ */
+static unsigned tick_ms(const struct lm_http_transfer *t)
+{
+	return LM_MAX(t->request.stall_timeout_ms / 2, 1u);
+}
+
+static void on_tick(void *arg)
+{
+	struct lm_http_transfer *t = arg;
+	uint64_t enough = (uint64_t)SLOW_BYTES_PER_S * tick_ms(t) / 1000;
+	bool slow = t->received - t->received_at_tick < LM_MAX(enough, (uint64_t)1);
+	t->received_at_tick = t->received;
+	t->slow_ticks = slow && !t->paused ? t->slow_ticks + 1 : 0;
+	if (t->slow_ticks == 2)
+		lm_http_end(t, -ETIMEDOUT, "slower than %d bytes/s for %u ms, %llu bytes came", SLOW_BYTES_PER_S,
+			t->request.stall_timeout_ms, (unsigned long long)t->received);
+	else
+		lm_http_watch(t, tick_ms(t));
+}
+
+/* Connected, the request goes out now. Comes again after a redirect and when a kept connection turned out dead. */
+static int on_request(void *arg, char *peer_ip, char *local_ip, int peer_port, int local_port)
+{
+	struct lm_http_transfer *t = arg;
+	if (t->state == TRANSFER_ENDED)
+		return CURL_PREREQFUNC_ABORT;
+	if (!t->connected) {
+		t->connected = true;
+		lm_http_watch(t, tick_ms(t));
+	}
+	return CURL_PREREQFUNC_OK;
+}
+
+static bool is_success(const struct lm_http_transfer *t)
+{
+	return t->result.status >= 200 && t->result.status < 300;
+}
+
+static size_t on_body(char *data, size_t size, size_t count, void *arg)
+{
+	struct lm_http_transfer *t = arg;
+	size_t len = size * count;
+	if (t->state == TRANSFER_ENDED)
+		return CURL_WRITEFUNC_ERROR;
+	if (!is_success(t)) {
+		t->received += len;
+		t->dropped += len;
+		return t->dropped > DROPPED_MAX ? CURL_WRITEFUNC_ERROR : len;
+	}
+	int r = t->request.on_data ? t->request.on_data(t->request.arg, data, len, &t->result.err) : 0;
+	if (r == LM_HTTP_PAUSE) {
+		t->paused = true;
+		return CURL_WRITEFUNC_PAUSE;
+	}
+	t->received += len;
+	if (r < 0)
+		lm_http_end(t, r, "the receiver refused the body");
+	if (t->state == TRANSFER_ENDED)
+		return CURL_WRITEFUNC_ERROR;
+	t->result.body_bytes += len;
+	return len;
+}
+
+static void note_length(struct lm_http_transfer *t, const char *value)
+{
+	uint64_t length = 0;
+	if (lm_str_u64(value, strlen(value), &length) < 0)
+		t->misframed = "Content-Length is not a number";
+	else if (t->has_length && length != t->length)
+		t->misframed = "two different Content-Lengths";
+	t->has_length = true;
+	t->length = length;
+}
+
+static void note_header(struct lm_http_transfer *t, const char *name, const char *value)
+{
+	if (strcmp(name, "content-length") == 0) {
+		note_length(t, value);
+	} else if (strcmp(name, "transfer-encoding") == 0) {
+		t->chunked = strcasecmp(value, "chunked") == 0;
+		/* curl would inflate others without having been asked. */
+		if (!t->chunked && strcasecmp(value, "identity") != 0)
+			t->misframed = "a Transfer-Encoding other than chunked";
+	} else if (strcmp(name, "location") == 0) {
+		t->has_location = true;
+	} else if (strcmp(name, "x-squid-error") == 0) {
+		t->result.proxy_error = true;
+	} else if (strcmp(name, "proxy-status") == 0) {
+		if (strstr(value, "error="))
+			t->result.proxy_error = true;
+	}
+}
+
+/* "Name: value CR LF" to lower-case name and trimmed value in t->answer. */
+static int store_header(struct lm_http_transfer *t, const char *line, size_t len)
+{
+	const char *colon = memchr(line, ':', len);
+	if (!colon || colon == line || isblank((unsigned char)line[0]))
+		return 0; /* folded lines are not used by anything we read */
+	size_t name_len = (size_t)(colon - line), at = t->answer.len;
+	const char *value = colon + 1, *end = line + len;
+	while (value < end && isblank((unsigned char)*value))
+		value++;
+	while (end > value && isspace((unsigned char)end[-1]))
+		end--;
+	size_t value_len = strnlen(value, (size_t)(end - value)); /* curl 7.88 refuses NUL bytes; older ones don't */
+	int r = lm_buf_reserve(&t->answer, name_len + value_len + 2);
+	if (r == 0)
+		r = lm_buf_append(&t->answer, line, name_len);
+	if (r == 0)
+		r = lm_buf_append(&t->answer, "", 1);
+	if (r == 0)
+		r = lm_buf_append(&t->answer, value, value_len);
+	if (r == 0)
+		r = lm_buf_append(&t->answer, "", 1);
+	if (r < 0)
+		return r;
+	char *name = (char *)t->answer.data + at;
+	for (char *c = name; *c; c++)
+		*c = (char)tolower((unsigned char)*c);
+	note_header(t, name, name + name_len + 1);
+	return 0;
+}
+
+static void start_answer(struct lm_http_transfer *t)
+{
+	lm_buf_clear(&t->answer);
+	t->chunked = t->has_length = t->has_location = t->result.proxy_error = false;
+	t->misframed = NULL;
+}
+
+static void tell_answer(struct lm_http_transfer *t)
+{
+	const struct lm_http_request *request = &t->request;
+	if (request->on_answer)
+		request->on_answer(request->arg, t->result.status);
+	const char *end = (const char *)t->answer.data + t->answer.len;
+	for (const char *name = (const char *)t->answer.data, *value;
+		request->on_header && name < end && t->state != TRANSFER_ENDED; name = value + strlen(value) + 1) {
+		value = name + strlen(name) + 1;
+		request->on_header(request->arg, name, value);
+	}
+}
+
+static void end_headers(struct lm_http_transfer *t)
+{
+	long status = 0;
+	curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
+	bool redirect = status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
+	if (status < 200 || (redirect && t->has_location && t->request.follow_redirects))
+		return;
+	t->answered = true;
+	t->result.status = (unsigned)status;
+	if (is_success(t) && !t->misframed && !t->head && status != 204 && !t->chunked && !t->has_length)
+		t->misframed = "neither a Content-Length nor chunks tell where the body ends";
+	if (is_success(t) && t->misframed)
+		lm_http_end(t, -EIO, "%s", t->misframed);
+	else
+		tell_answer(t);
+}
+
+static size_t on_header_line(char *line, size_t size, size_t count, void *arg)
+{
+	struct lm_http_transfer *t = arg;
+	size_t len = size * count;
+	if (t->state == TRANSFER_ENDED)
+		return 0;
+	t->received += len;
+	t->result.wire_bytes += len;
+	if (t->result.wire_bytes > HEADERS_MAX)
+		lm_http_end(t, -EIO, "more than %d bytes of headers", HEADERS_MAX);
+	else if (t->answered)
+		return len; /* trailers of a chunked body */
+	else if (len >= 5 && memcmp(line, "HTTP/", 5) == 0)
+		start_answer(t);
+	else if (len <= 2 && (line[0] == '\r' || line[0] == '\n'))
+		end_headers(t);
+	else if (store_header(t, line, len) < 0)
+		lm_http_end(t, -ENOMEM, "out of memory");
+	return t->state == TRANSFER_ENDED ? 0 : len;
+}
+
+/* Stops at the first option that curl refuses. */
+#define SET(option, value)                                                            \
+	do {                                                                          \
+		if (curl_easy_setopt(t->easy, CURLOPT_##option, (value)) != CURLE_OK) \
+			return -ENOMEM;                                               \
+	} while (0)
+
+static int set_callbacks(struct lm_http_transfer *t)
+{
+	SET(PRIVATE, t);
+	SET(WRITEFUNCTION, on_body);
+	SET(WRITEDATA, t);
+	SET(HEADERFUNCTION, on_header_line);
+	SET(HEADERDATA, t);
+	SET(PREREQFUNCTION, on_request);
+	SET(PREREQDATA, t);
+	SET(ERRORBUFFER, t->curl_text);
+	return 0;
+}
+
+static int set_route(struct lm_http_transfer *t)
+{
+	SET(URL, t->url);
+	SET(PROTOCOLS_STR, "http,https");
+	SET(PROXY, t->proxy ? t->proxy : "");
+	SET(NOPROXY, ""); /* neither this nor the proxy is taken from the environment */
+	SET(SUPPRESS_CONNECT_HEADERS, 1L);
+	SET(FOLLOWLOCATION, t->request.follow_redirects ? 1L : 0L);
+	SET(MAXREDIRS, (long)REDIRECTS_MAX);
+	SET(REDIR_PROTOCOLS_STR, t->https ? "https" : "http,https");
+	/* Beside the bundle curl looks into the system's directory of certificates. */
+	if (t->ca_file)
+		SET(CAINFO, t->ca_file);
+	return 0;
+}
+
+int lm_http_transfer_setup(struct lm_http_transfer *t, const char *user_agent)
+{
+	SET(NOSIGNAL, 1L);
+	SET(QUICK_EXIT, 1L); /* a name server that does not answer holds up its transfer, not the engine */
+	SET(HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+	SET(BUFFERSIZE, (long)RECEIVE_BYTES);
+	SET(NOBODY, t->head ? 1L : 0L);
+	SET(USERAGENT, user_agent);
+	SET(HTTPHEADER, t->headers);
+	SET(CONNECTTIMEOUT_MS, (long)t->request.connect_timeout_ms);
+	t->stall.fn = on_tick;
+	t->stall.arg = t;
+	int r = set_route(t);
+	return r < 0 ? r : set_callbacks(t);
+}
+
+void lm_http_transfer_complete(struct lm_http_transfer *t, CURLcode code)
+{
+	/* What becomes of a refusal's body is nobody's business. */
+	if (t->answered && !is_success(t))
+		lm_http_end(t, 0, "%s", "");
+	else if (code == CURLE_OPERATION_TIMEDOUT)
+		lm_http_end(t, -ETIMEDOUT, "%s", t->curl_text[0] ? t->curl_text : "timed out");
+	else if (code != CURLE_OK)
+		lm_http_end(t, code == CURLE_OUT_OF_MEMORY ? -ENOMEM : -EIO, "%s",
+			t->curl_text[0] ? t->curl_text : curl_easy_strerror(code));
+	else if (!t->answered)
+		lm_http_end(t, -EIO, "no answer");
+	else if (!t->head && !t->chunked && t->has_length && t->result.body_bytes != t->length)
+		lm_http_end(t, -EIO, "%llu bytes of %llu came", (unsigned long long)t->result.body_bytes,
+			(unsigned long long)t->length);
+	else
+		lm_http_end(t, 0, "%s", "");
+}
+
+void lm_http_resume(struct lm_http_transfer *t)
+{
+	if (!t->paused || t->state != TRANSFER_RUNNING)
+		return;
+	t->paused = false;
+	t->slow_ticks = 0;
+	/* May call on_body with what curl holds. After a failure curl would go on with the bytes behind a gap. */
+	CURLcode code = curl_easy_pause(t->easy, CURLPAUSE_CONT);
+	if (code != CURLE_OK)
+		lm_http_end(t, -EIO, "%s", curl_easy_strerror(code));
+}
+
+int lm_http_status_error(unsigned status, const char *url, struct lm_err *err)
+{
+	if (status >= 200 && status < 300)
+		return 0;
+	int code = status == 404 ? -ENOENT : status == 401 || status == 403 ? -EACCES : -EIO;
+	return lm_err_set(err, code, "%s: HTTP status %u", url, status);
+}
