@@ -33,8 +33,9 @@ struct lm_image {		    /* owns all it points to */
 	struct lm_buf manifest, config;	   /* untouched bytes */
 	char *manifest_type, *config_type; /* media types */
 	uint64_t config_size;
-	char *created;		 /* RFC 3339 from the config, NULL when missing */
-	struct lm_layer *layers; /* bottom first */
+	char *created;			   /* RFC 3339 from the config, NULL when missing */
+	char *os, *architecture, *variant; /* from the config, NULL when not said */
+	struct lm_layer *layers;	   /* bottom first */
 	size_t layer_count;
 };
 void lm_image_done(struct lm_image *image);
@@ -56,12 +57,28 @@ struct lm_index {
 };
 void lm_index_done(struct lm_index *index);
 
-/* media_type: as the server or descriptor said, or NULL. *ret_is_index tells which of the two to call. -EPROTO. */
+/*
+ * Parsing. Documents larger than LM_MANIFEST_JSON_MAX, deeper or with more values than any real one, or with a key
+ * twice are -EPROTO, as are layers that cannot be had from where the manifest is (foreign ones), encrypted ones, and
+ * manifests of things that are no images. On failure *ret is untouched.
+ */
+
+/* media_type: as the server or descriptor said, or NULL. *ret_is_index tells which of the two to call. A document that
+ * could be read as both, or that calls itself the other one, is -EPROTO. */
 int lm_manifest_kind(
 	const char *json, size_t len, const char *media_type, bool *ret_is_index, struct lm_err *err) MUST_CHECK;
 int lm_index_parse(const char *json, size_t len, struct lm_index *ret, struct lm_err *err) MUST_CHECK;
+/* The one descriptor for the platform. -ENOENT names the platforms there are. An entry that names no platform is taken
+ * when it is the only one. */
+int lm_index_choose(const struct lm_index *index, const struct lm_platform *platform, const struct lm_descriptor **ret,
+	struct lm_err *err) MUST_CHECK;
+/* First step: all but digest, manifest, config and what the config says. */
 int lm_image_parse_manifest(const char *json, size_t len, struct lm_image *ret, struct lm_err *err) MUST_CHECK;
-/* Second step: fills diff_id, chain_id, created; -EPROTO when the config names another number of layers. */
+/* Second step: fills diff_id, chain_id, created, os, architecture, variant; -EPROTO when the config names another
+ * number of layers. */
 int lm_image_parse_config(struct lm_image *image, const char *json, size_t len, struct lm_err *err) MUST_CHECK;
+
+/* Linux on this machine's architecture (Go's name for it). Constant strings. */
+struct lm_platform lm_platform_host(void);
 
 #endif

@@ -1,0 +1,212 @@
+#include "oci/source.h"
+
+#include "oci/source_internal.h"
+
+#include <string.h>
+
+enum { INDEX_DEPTH_MAX = 3 };
+
+void lm_document_done(struct lm_document *document)
+{
+	lm_buf_done(&document->text);
+	free(document->media_type);
+	document->media_type = NULL;
+}
+
+int lm_source_open(
+	const struct lm_reference *reference, struct lm_http *http, struct lm_source **ret, struct lm_err *err)
+{
+	switch (reference->transport) {
+	case LM_TRANSPORT_DOCKER:
+		return lm_registry_open(reference, http, ret, err);
+	case LM_TRANSPORT_OCI:
+		return lm_layout_open(reference, ret, err);
+	}
+	return lm_err_set(err, -EINVAL, "no such kind of image source");
+}
+
+void lm_source_free(struct lm_source *source)
+{
+	if (source)
+		source->ops->free(source);
+}
+
+int lm_source_blob(
+	struct lm_source *source, const char *digest, uint64_t size, struct lm_blob **ret, struct lm_err *err)
+{
+	CLEANUP(lm_blob_closep) struct lm_blob *blob = NULL;
+	if (!lm_digest_valid(digest))
+		return lm_err_set(err, -EINVAL, "\"%.100s\" is no SHA-256 digest", digest);
+	int r = source->ops->blob(source, digest, size, &blob, err);
+	if (r < 0)
+		return r;
+	memcpy(blob->digest, digest, LM_DIGEST_MAX);
+	blob->size = size;
+	r = lm_digester_new(&blob->digester, err);
+	if (r < 0)
+		return r;
+	*ret = STEAL(blob);
+	return 0;
+}
+
+static int verify_end(struct lm_blob *blob, struct lm_err *err)
+{
+	char digest[LM_DIGEST_MAX];
+	if (blob->seen != blob->size)
+		return lm_err_set(err, -EBADMSG, "blob %s ends after %llu of %llu bytes", blob->digest,
+			(unsigned long long)blob->seen, (unsigned long long)blob->size);
+	int r = lm_digester_finish(blob->digester, digest, err);
+	if (r == 0 && strcmp(digest, blob->digest) != 0)
+		return lm_err_set(err, -EBADMSG, "blob %s has other content: %s", blob->digest, digest);
+	return r;
+}
+
+static int verify_piece(struct lm_blob *blob, const void *data, size_t len, struct lm_err *err)
+{
+	if (len > blob->size - blob->seen)
+		return lm_err_set(err, -EBADMSG, "blob %s goes on after %llu bytes, its size", blob->digest,
+			(unsigned long long)blob->size);
+	blob->seen += len;
+	return lm_digester_update(blob->digester, data, len, err);
+}
+
+ssize_t lm_blob_read(struct lm_blob *blob, void *ret, size_t len, struct lm_err *err)
+{
+	if (blob->ended < 0)
+		return lm_err_set(err, blob->ended, "blob %s has failed before", blob->digest);
+	if (blob->ended > 0 || len == 0)
+		return 0;
+	ssize_t n = blob->ops->read(blob, ret, len, err);
+	if (n < 0) {
+		blob->ended = (int)n;
+		return lm_err_prefix(err, blob->ended, "blob %s", blob->digest);
+	}
+	int r = n == 0 ? verify_end(blob, err) : verify_piece(blob, ret, (size_t)n, err);
+	if (n == 0 || r < 0)
+		blob->ended = r < 0 ? r : 1;
+	return r < 0 ? r : n;
+}
+
+void lm_blob_close(struct lm_blob *blob)
+{
+	if (!blob)
+		return;
+	lm_digester_free(blob->digester);
+	blob->ops->close(blob);
+}
+
+/* A blob that is small by its declared size, whole. */
+static int read_blob(
+	struct lm_source *source, const char *digest, uint64_t size, struct lm_buf *ret, struct lm_err *err)
+{
+	CLEANUP(lm_blob_closep) struct lm_blob *blob = NULL;
+	if (size > LM_MANIFEST_JSON_MAX)
+		return lm_err_set(err, -EPROTO, "%s: %llu bytes (%d are allowed)", digest, (unsigned long long)size,
+			LM_MANIFEST_JSON_MAX);
+	int r = lm_source_blob(source, digest, size, &blob, err);
+	for (ssize_t n = 1; r == 0 && n > 0;) {
+		uint8_t piece[16 << 10];
+		n = lm_blob_read(blob, piece, sizeof(piece), err);
+		r = n < 0 ? (int)n : lm_buf_append(ret, piece, (size_t)n);
+		if (n >= 0 && r < 0)
+			return lm_err_oom(err);
+	}
+	return r;
+}
+
+static int fetch_manifest(
+	struct lm_source *source, const char *digest, uint64_t size, struct lm_document *ret, struct lm_err *err)
+{
+	char seen[LM_DIGEST_MAX];
+	CLEANUP(lm_document_done) struct lm_document document = {.text = LM_BUF(LM_MANIFEST_JSON_MAX)};
+	int r = source->ops->manifest ? source->ops->manifest(source, digest, size, &document, err)
+				      : read_blob(source, digest, size, &document.text, err);
+	if (r == 0)
+		r = lm_digest_data(document.text.data, document.text.len, seen, err);
+	if (r < 0)
+		return r;
+	if (strcmp(seen, digest) != 0 || document.text.len != size)
+		return lm_err_set(
+			err, -EBADMSG, "manifest %s has other content: %s, %zu bytes", digest, seen, document.text.len);
+	lm_document_done(ret);
+	*ret = document;
+	document = (struct lm_document){.text = LM_BUF(0)};
+	return 0;
+}
+
+/* Replaces an index by what it holds for the platform. */
+static int descend(
+	struct lm_source *source, const struct lm_platform *platform, struct lm_document *document, struct lm_err *err)
+{
+	CLEANUP(lm_index_done) struct lm_index index = {0};
+	const struct lm_descriptor *chosen;
+	int r = lm_index_parse((const char *)document->text.data, document->text.len, &index, err);
+	if (r == 0)
+		r = lm_index_choose(&index, platform, &chosen, err);
+	return r < 0 ? r : fetch_manifest(source, chosen->digest, chosen->size, document, err);
+}
+
+/* Gives the manifest of an image, and whether an index was on the way to it. */
+static int find_manifest(struct lm_source *source, const struct lm_platform *platform, struct lm_document *document,
+	bool *ret_indexed, struct lm_err *err)
+{
+	char digest[LM_DIGEST_MAX] = "";
+	uint64_t size = 0;
+	bool is_index;
+	int r = source->ops->resolve(source, platform, document, digest, &size, err);
+	if (r == 0 && digest[0])
+		r = fetch_manifest(source, digest, size, document, err);
+	for (unsigned depth = 0; r == 0; depth++) {
+		r = lm_manifest_kind(
+			(const char *)document->text.data, document->text.len, document->media_type, &is_index, err);
+		if (r < 0 || !is_index) {
+			*ret_indexed = depth > 0;
+			return r;
+		}
+		if (depth == INDEX_DEPTH_MAX)
+			return lm_err_set(err, -EPROTO, "indexes in indexes, more than %d deep", INDEX_DEPTH_MAX);
+		r = descend(source, platform, document, err);
+	}
+	return r;
+}
+
+/* An image that stands alone is taken for what it is, unless another platform was asked for. */
+static int check_platform(const struct lm_image *image, const struct lm_platform *p, struct lm_err *err)
+{
+	bool other = (image->os && strcmp(image->os, p->os) != 0) ||
+		     (image->architecture && strcmp(image->architecture, p->architecture) != 0) ||
+		     (p->variant && image->variant && strcmp(image->variant, p->variant) != 0);
+	return other ? lm_err_set(err, -ENOENT, "the only image is for platform %s/%s, not %s/%s",
+			       image->os ? image->os : "?", image->architecture ? image->architecture : "?", p->os,
+			       p->architecture)
+		     : 0;
+}
+
+int lm_source_image(
+	struct lm_source *source, const struct lm_platform *platform, struct lm_image *ret, struct lm_err *err)
+{
+	CLEANUP(lm_document_done) struct lm_document document = {.text = LM_BUF(LM_MANIFEST_JSON_MAX)};
+	CLEANUP(lm_image_done) struct lm_image image = {0};
+	const struct lm_platform host = lm_platform_host();
+	bool indexed = false;
+	int r = find_manifest(source, platform ? platform : &host, &document, &indexed, err);
+	if (r == 0)
+		r = lm_image_parse_manifest((const char *)document.text.data, document.text.len, &image, err);
+	if (r == 0)
+		r = lm_digest_data(document.text.data, document.text.len, image.digest, err);
+	if (r < 0)
+		return r;
+	image.manifest = document.text;
+	document.text = LM_BUF(0);
+	image.config = LM_BUF(LM_MANIFEST_JSON_MAX);
+	r = read_blob(source, image.config_digest, image.config_size, &image.config, err);
+	if (r == 0)
+		r = lm_image_parse_config(&image, lm_buf_cstr(&image.config), image.config.len, err);
+	if (r == 0 && platform && !indexed)
+		r = check_platform(&image, platform, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "image %s", image.digest);
+	*ret = image;
+	image = (struct lm_image){0};
+	return 0;
+}
