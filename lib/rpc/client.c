@@ -22,7 +22,8 @@ int lm_rpc_client_new(const char *socket_path, struct lm_rpc_client **ret, struc
 		lm_rpc_int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, LM_RPC_MESSAGE_MAX),
 		lm_rpc_int_arg(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, LM_RPC_MESSAGE_MAX),
 		lm_rpc_int_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100),
-		lm_rpc_int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100),
+		/* In grpc 1.51 no pause, but the time an attempt to connect may take. */
+		lm_rpc_int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000),
 		lm_rpc_int_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500),
 		lm_rpc_int_arg(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
 		lm_rpc_int_arg(GRPC_ARG_ENABLE_HTTP_PROXY, 0),

@@ -12,7 +12,6 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-#define BACKLOG 128
 #define EXHAUSTED_PAUSE_MS 100
 
 struct lm_rpc_listener {
@@ -56,7 +55,10 @@ static int check_stale(const char *path, struct lm_err *err)
 	return lm_err_set(err, -EADDRINUSE, "%s: a server is listening there", path);
 }
 
-/* The socket gets its mode before it has a name, and its final name only when it listens. */
+/*
+ * The socket gets its mode before it has a name, and its final name only when it listens. The queue is as long as may
+ * be: grpc's client (1.51) takes the EAGAIN of a full one for a connection under way, and fails.
+ */
 static int bind_and_listen(struct lm_rpc_listener *listener, struct lm_err *err)
 {
 	CLEANUP(lm_freep) char *tmp = lm_str_printf("%s.new", listener->path);
@@ -72,7 +74,7 @@ static int bind_and_listen(struct lm_rpc_listener *listener, struct lm_err *err)
 		return lm_err_sys(err, -errno, "socket");
 	if (fchmod(listener->fd, 0600) < 0 || bind(listener->fd, (struct sockaddr *)&address, sizeof(address)) < 0)
 		return lm_err_sys(err, -errno, "%s: bind", listener->path);
-	if (listen(listener->fd, BACKLOG) < 0 || lstat(tmp, &listener->identity) < 0 ||
+	if (listen(listener->fd, SOMAXCONN) < 0 || lstat(tmp, &listener->identity) < 0 ||
 		rename(tmp, listener->path) < 0) {
 		r = -errno;
 		(void)unlink(tmp);
