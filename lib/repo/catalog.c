@@ -50,7 +50,7 @@ static int prepare_all(struct lm_catalog *c, struct lm_err *err)
 	if (r == 0)
 		r = lm_db_prepare(&c->db.db, by_path, &c->up_path, err);
 	if (r == 0)
-		r = lm_db_prepare(&c->db.db, lm_chunks_select, &c->chunks, err);
+		r = lm_db_prepare(&c->db.db, LM_CHUNKS_SELECT, &c->chunks, err);
 	if (r == 0)
 		r = lm_nested_prepare(&c->db, "nested_catalogs", "WHERE path = ?1", &c->nested, err);
 	if (r == 0)
@@ -351,16 +351,12 @@ static int row_digest(struct lm_catalog *c, const struct lm_row *row, uint64_t *
 
 static int members_add(struct members *members, struct member member, struct lm_err *err)
 {
-	if (members->count == members->cap) {
-		if (members->cap >= GROUP_MEMBERS_MAX)
-			return lm_err_set(err, -EPROTO, "more than %d hard links", GROUP_MEMBERS_MAX);
-		size_t cap = members->cap ? 2 * members->cap : 64;
-		struct member *grown = reallocarray(members->items, cap, sizeof(*grown));
-		if (!grown)
-			return lm_err_oom(err);
-		members->items = grown;
-		members->cap = cap;
-	}
+	if (members->count == GROUP_MEMBERS_MAX)
+		return lm_err_set(err, -EPROTO, "more than %d hard links", GROUP_MEMBERS_MAX);
+	struct member *grown = lm_grown(members->items, members->count, &members->cap, sizeof(*grown));
+	if (!grown)
+		return lm_err_oom(err);
+	members->items = grown;
 	members->items[members->count++] = member;
 	return 0;
 }

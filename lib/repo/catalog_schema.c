@@ -39,6 +39,17 @@ const struct lm_counter_name lm_counter_names[LM_COUNTER_COUNT] = {
 	{"external_file_size", offsetof(struct lm_counters, external_file_size), LM_SCHEMA_HAS_COMPRESSION},
 };
 
+void *lm_grown(void *items, size_t count, size_t *cap, size_t item_size)
+{
+	if (count < *cap)
+		return items;
+	size_t more = *cap ? 2 * *cap : 16;
+	void *grown = reallocarray(items, more, item_size);
+	if (grown)
+		*cap = more;
+	return grown;
+}
+
 bool lm_name_valid(const char *name, size_t len)
 {
 	if (len == 0 || len > LM_NAME_MAX || memchr(name, '/', len) || memchr(name, '\0', len))
@@ -244,7 +255,7 @@ static int column_hash(sqlite3_stmt *stmt, int column, uint8_t algo, struct lm_h
 	return 0;
 }
 
-static uint32_t type_flags(uint32_t mode)
+uint32_t lm_row_type_flags(uint32_t mode)
 {
 	switch (mode & S_IFMT) {
 	case S_IFDIR:
@@ -266,7 +277,7 @@ static uint32_t type_flags(uint32_t mode)
 /* The type comes from the mode; of the flags the directory bit must agree, the others of the type are set to fit. */
 static int decode_flags(const struct lm_catalog_db *db, int64_t flags, struct lm_row *row, struct lm_err *err)
 {
-	uint32_t type = type_flags(row->mode);
+	uint32_t type = lm_row_type_flags(row->mode);
 	if (type == 0 || (type & LM_ROW_DIR) != (flags & LM_ROW_DIR))
 		return lm_err_set(err, -EPROTO, "mode 0%o and flags 0x%" PRIx64 " do not fit", row->mode, flags);
 	uint32_t known = LM_ROW_MOUNTPOINT | LM_ROW_NESTED_ROOT | LM_ROW_CHUNKED;
@@ -392,12 +403,6 @@ int lm_row_decode(const struct lm_catalog_db *db, sqlite3_stmt *stmt, struct lm_
 	return 0;
 }
 
-const char lm_chunks_select[] =
-	"SELECT offset, size, hash FROM chunks INDEXED BY sqlite_autoindex_chunks_1 "
-	"WHERE md5path_1 = ?1 AND md5path_2 = ?2 AND offset >= ifnull((SELECT max(offset) FROM chunks "
-	"INDEXED BY sqlite_autoindex_chunks_1 WHERE md5path_1 = ?1 AND md5path_2 = ?2 AND offset <= ?3), 0) "
-	"ORDER BY offset";
-
 static int decode_chunk(sqlite3_stmt *stmt, const struct lm_row *row, struct lm_chunk *ret, struct lm_err *err)
 {
 	int64_t offset = 0, size = 0;
@@ -416,16 +421,12 @@ static int decode_chunk(sqlite3_stmt *stmt, const struct lm_row *row, struct lm_
 static int chunk_append(
 	struct lm_chunk **chunks, size_t *count, size_t *cap, const struct lm_chunk *chunk, struct lm_err *err)
 {
-	if (*count == *cap) {
-		if (*cap >= LM_CHUNKS_MAX)
-			return lm_err_set(err, -EPROTO, "more than %d chunks", LM_CHUNKS_MAX);
-		size_t more = *cap ? 2 * *cap : 8;
-		struct lm_chunk *grown = reallocarray(*chunks, more, sizeof(**chunks));
-		if (!grown)
-			return lm_err_oom(err);
-		*chunks = grown;
-		*cap = more;
-	}
+	if (*count == LM_CHUNKS_MAX)
+		return lm_err_set(err, -EPROTO, "more than %d chunks", LM_CHUNKS_MAX);
+	struct lm_chunk *grown = lm_grown(*chunks, *count, cap, sizeof(*grown));
+	if (!grown)
+		return lm_err_oom(err);
+	*chunks = grown;
 	(*chunks)[(*count)++] = *chunk;
 	return 0;
 }

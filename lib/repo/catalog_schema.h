@@ -57,6 +57,9 @@ struct lm_catalog_db {
 int lm_catalog_db_check(struct lm_catalog_db *db, const char *mountpoint, struct lm_err *err) MUST_CHECK;
 void lm_catalog_db_done(struct lm_catalog_db *db);
 
+/* The array with room for one more than its count items: doubled when full. NULL: no memory, it is as it was. */
+void *lm_grown(void *items, size_t count, size_t *cap, size_t item_size) MUST_CHECK;
+
 /* One component of a path: 1..255 bytes without slash or NUL, not "." or "..". */
 bool lm_name_valid(const char *name, size_t len);
 /* "" or "/" and valid names joined by slashes, LM_REPO_PATH_MAX bytes at most. */
@@ -75,6 +78,8 @@ int lm_row_prepare(struct lm_catalog_db *db, const char *where, sqlite3_stmt **r
 	"INDEXED BY idx_catalog_parent WHERE parent_1 = ?1 AND parent_2 = ?2 AND rowid > ?3 ORDER BY rowid"
 int lm_row_decode(
 	const struct lm_catalog_db *db, sqlite3_stmt *stmt, struct lm_row *ret, struct lm_err *err) MUST_CHECK;
+/* The flags that say the type: 0 where mode has none that a catalog knows. */
+uint32_t lm_row_type_flags(uint32_t mode);
 static inline void lm_bind_path(sqlite3_stmt *stmt, struct lm_path_hash path)
 {
 	sqlite3_bind_int64(stmt, 1, path.a);
@@ -82,7 +87,11 @@ static inline void lm_bind_path(sqlite3_stmt *stmt, struct lm_path_hash path)
 }
 
 /* Parameters: 1, 2 the path, 3 an offset. From the last chunk that begins there or before, in order. */
-extern const char lm_chunks_select[];
+#define LM_CHUNKS_SELECT                                                                                      \
+	"SELECT offset, size, hash FROM chunks INDEXED BY sqlite_autoindex_chunks_1 "                         \
+	"WHERE md5path_1 = ?1 AND md5path_2 = ?2 AND offset >= ifnull((SELECT max(offset) FROM chunks "       \
+	"INDEXED BY sqlite_autoindex_chunks_1 WHERE md5path_1 = ?1 AND md5path_2 = ?2 AND offset <= ?3), 0) " \
+	"ORDER BY offset"
 /* Runs a statement made of that; see lm_catalog_chunks(). */
 int lm_chunks_read(struct lm_db *db, sqlite3_stmt *stmt, const struct lm_row *row, uint64_t offset, uint64_t len,
 	struct lm_chunk **ret, size_t *ret_count, struct lm_err *err) MUST_CHECK;
