@@ -5,7 +5,8 @@
  *
  *   snapshotter: service, store          fetcher: mount, catalogs (table of open ones), catalog (one of them),
  *                                        fetch table, cache index
- *   net: stream, engine queue            base: work queue, log
+ *   net: stream
+ *   net: engine queue                    base: work queue, log
  *
  * No lock is held across network I/O or a callback into another module.
  */

@@ -67,7 +67,7 @@ int lm_http_start(
 	t->http = http;
 	LM_LOCKED(&http->lock);
 	if (http->stopping)
-		return lm_err_set(err, -ECANCELED, "%s: %s", t->shown_url, stopping_text);
+		return lm_err_set(err, -ECANCELED, "%s: %s", t->where, stopping_text);
 	/* Before it is let go: on_done may come at any time from then on. */
 	if (ret)
 		*ret = t;
@@ -106,10 +106,7 @@ static void set_message(struct lm_http_transfer *t, int code, const char *fmt, v
 {
 	char text[CURL_ERROR_SIZE + 128];
 	vsnprintf(text, sizeof(text), fmt, args);
-	if (t->proxy)
-		lm_err_set(&t->result.err, code, "%s through proxy %s: %s", t->shown_url, t->shown_proxy, text);
-	else
-		lm_err_set(&t->result.err, code, "%s: %s", t->shown_url, text);
+	lm_err_set(&t->result.err, code, "%s: %s", t->where, text);
 }
 
 void lm_http_end(struct lm_http_transfer *t, int code, const char *fmt, ...)
@@ -319,6 +316,7 @@ static bool bury(struct lm_http *http)
 		release(http, t);
 		t->result.before_connect = t->result.code < 0 && !t->connected;
 		t->result.wire_bytes += t->result.body_bytes + t->dropped;
+		t->result.where = t->where;
 		t->result.total_us = lm_now_us() - t->started_us;
 		if (t->request.on_done)
 			t->request.on_done(t->request.arg, &t->result);

@@ -49,6 +49,7 @@ struct lm_http_result {
 	uint64_t body_bytes; /* given to on_data */
 	uint64_t wire_bytes; /* received: headers, bodies of refusals, too */
 	int64_t total_us;    /* since lm_http_start(), waiting for a connection included */
+	const char *where;   /* for messages: URL and proxy without passwords; during on_done only */
 	struct lm_err err;   /* message for code != 0 */
 };
 

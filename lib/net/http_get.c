@@ -41,6 +41,7 @@ static void on_done(void *arg, const struct lm_http_result *result)
 {
 	struct get *get = arg;
 	get->result = *result;
+	get->result.where = NULL;
 	LM_LOCKED(&get->lock);
 	get->done = true;
 	lm_cond_signal(&get->cond);

@@ -63,7 +63,7 @@ struct lm_http_transfer {
 	struct lm_http *http;
 	struct lm_http_request request; /* its strings are the copies below */
 	char *url, *proxy, *ca_file, *peer;
-	char *shown_url, *shown_proxy; /* for people: without passwords */
+	char *where; /* for messages: URL and proxy without passwords */
 	struct curl_slist *headers;
 	bool head, https;
 	int64_t started_us;

@@ -72,7 +72,7 @@ static int add_header(struct lm_http_transfer *t, const char *line, struct lm_er
 {
 	for (const char *c = line; *c; c++)
 		if ((unsigned char)*c < ' ' && *c != '\t')
-			return lm_err_set(err, -EINVAL, "%s: control character in a request header", t->shown_url);
+			return lm_err_set(err, -EINVAL, "%s: control character in a request header", t->where);
 	struct curl_slist *longer = curl_slist_append(t->headers, line);
 	if (!longer)
 		return lm_err_oom(err);
@@ -93,21 +93,27 @@ static int copy_headers(struct lm_http_transfer *t, const struct lm_http_request
 	return r;
 }
 
+static int describe(struct lm_http_transfer *t, const char *url, const char *proxy, struct lm_err *err)
+{
+	t->where = proxy ? lm_str_printf("%s through proxy %s", url, proxy) : strdup(url);
+	return t->where ? 0 : lm_err_oom(err);
+}
+
 static int copy_addresses(struct lm_http_transfer *t, const struct lm_http_request *request, struct lm_err *err)
 {
 	bool ignored;
-	CLEANUP(lm_freep) char *proxy_peer = NULL;
-	int r = parse_url(request->url, &t->https, &t->peer, &t->shown_url, err);
+	CLEANUP(lm_freep) char *server = NULL, *proxy = NULL, *url_shown = NULL, *proxy_shown = NULL;
+	int r = parse_url(request->url, &t->https, &server, &url_shown, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "URL %s", request->url);
-	if (request->proxy) {
-		r = parse_url(request->proxy, &ignored, &proxy_peer, &t->shown_proxy, err);
-		if (r < 0)
-			return lm_err_prefix(err, r, "proxy for %s", t->shown_url);
-		free(t->peer);
-		t->peer = STEAL(proxy_peer);
-	}
-	r = copy_string(request->url, &t->url, err);
+	if (request->proxy)
+		r = parse_url(request->proxy, &ignored, &proxy, &proxy_shown, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "proxy for %s", url_shown);
+	t->peer = proxy ? STEAL(proxy) : STEAL(server);
+	r = describe(t, url_shown, proxy_shown, err);
+	if (r == 0)
+		r = copy_string(request->url, &t->url, err);
 	if (r == 0)
 		r = copy_string(request->proxy, &t->proxy, err);
 	if (r == 0)
@@ -153,8 +159,7 @@ void lm_http_transfer_free(struct lm_http_transfer *t)
 	lm_buf_done(&t->answer);
 	curl_slist_free_all(t->headers);
 	free(t->url);
-	free(t->shown_url);
-	free(t->shown_proxy);
+	free(t->where);
 	free(t->proxy);
 	free(t->ca_file);
 	free(t->peer);
