@@ -140,8 +140,12 @@ static int parse_piece(struct cursor *c, char quote, struct lm_buf *value, struc
 			return malformed(c, err, "command substitution is not understood (no shell is run)");
 		if (!quote && strchr(";&|<>()", ch))
 			return malformed(c, err, "quote values that hold one of ; & | < > ( )");
-		if (quote != '\'' && ch == '\\' && c->at + 1 < c->end)
-			ch = *++c->at;
+		if (quote != '\'' && ch == '\\') {
+			if (c->at + 1 == c->end)
+				return malformed(c, err, "lines that go on after a backslash are not understood");
+			if (!quote || strchr("$`\"\\", c->at[1]))
+				ch = *++c->at;
+		}
 		if (lm_buf_append(value, &ch, 1) < 0)
 			return malformed(c, err, "value too long");
 		c->at++;

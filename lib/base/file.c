@@ -4,9 +4,9 @@
 
 #include <dirent.h>
 #include <limits.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 
 int lm_write_all(int fd, const void *data, size_t len, struct lm_err *err)
@@ -58,29 +58,39 @@ int lm_pread_all(int fd, void *ret, size_t len, off_t offset, struct lm_err *err
 	return 0;
 }
 
-int lm_file_read(int dirfd, const char *path, struct lm_buf *buf, struct lm_err *err)
+static int read_to_end(int fd, const char *path, struct lm_buf *buf, struct lm_err *err)
 {
-	CLEANUP(lm_closep) int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return lm_err_sys(err, -errno, "open %s", path);
 	for (;;) {
-		/* One byte beyond the limit may be asked for only to learn that the file is too large. */
+		/* Read aside: the limit is passed only by a file that is too large, not by asking for its end. */
 		uint8_t chunk[16 << 10];
 		ssize_t n = read(fd, chunk, sizeof(chunk));
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
 			return lm_err_sys(err, -errno, "read %s", path);
-		if (n == 0)
-			break;
+		/* Also an empty file gives a C string. */
 		int r = lm_buf_append(buf, chunk, (size_t)n);
 		if (r == -EMSGSIZE)
 			return lm_err_set(err, r, "%s is larger than %zu bytes", path, buf->max);
 		if (r < 0)
 			return lm_err_oom(err);
+		if (n == 0)
+			return 0;
 	}
-	/* An empty file still gives a C string. */
-	return lm_buf_append(buf, "", 0) < 0 ? lm_err_oom(err) : 0;
+}
+
+int lm_file_read(int dirfd, const char *path, struct lm_buf *buf, struct lm_err *err)
+{
+	CLEANUP(lm_closep) int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC);
+	size_t before = buf->len;
+	if (fd < 0)
+		return lm_err_sys(err, -errno, "open %s", path);
+	int r = read_to_end(fd, path, buf, err);
+	if (r < 0 && buf->data) {
+		buf->len = before;
+		buf->data[before] = '\0';
+	}
+	return r;
 }
 
 static int parent_of(const char *path, char *ret, size_t size)
@@ -94,10 +104,17 @@ static int parent_of(const char *path, char *ret, size_t size)
 	return 0;
 }
 
-static void tmp_name(const char *path, char *ret, size_t size)
+/*
+ * Random and not made of the process id: in containers that is often the same after a restart, and a name left by
+ * a crash would be in the way.
+ */
+static int tmp_name(const char *path, char *ret, size_t size, struct lm_err *err)
 {
-	static _Atomic(unsigned) counter;
-	snprintf(ret, size, "%s.tmp.%d.%u", path, (int)getpid(), atomic_fetch_add(&counter, 1));
+	uint64_t random;
+	if (getrandom(&random, sizeof(random), 0) != sizeof(random))
+		return lm_err_sys(err, -errno, "random number");
+	int len = snprintf(ret, size, "%s.tmp.%016llx", path, (unsigned long long)random);
+	return (size_t)len >= size ? lm_err_sys(err, -ENAMETOOLONG, "%s", path) : 0;
 }
 
 static int write_named(
@@ -120,10 +137,12 @@ int lm_file_replace(
 	int dirfd, const char *path, const void *data, size_t len, mode_t mode, unsigned flags, struct lm_err *err)
 {
 	char tmp[PATH_MAX], parent[PATH_MAX];
-	if (parent_of(path, parent, sizeof(parent)) < 0 || strlen(path) + 32 > sizeof(tmp))
+	if (parent_of(path, parent, sizeof(parent)) < 0)
 		return lm_err_sys(err, -ENAMETOOLONG, "%s", path);
-	tmp_name(path, tmp, sizeof(tmp));
-	int r = write_named(dirfd, tmp, data, len, mode, flags & LM_FILE_SYNC, err);
+	int r = tmp_name(path, tmp, sizeof(tmp), err);
+	if (r < 0)
+		return r;
+	r = write_named(dirfd, tmp, data, len, mode, flags & LM_FILE_SYNC, err);
 	if (r == 0 && (flags & LM_FILE_EXCLUSIVE ? linkat(dirfd, tmp, dirfd, path, 0)
 						 : renameat(dirfd, tmp, dirfd, path)) < 0)
 		r = lm_err_sys(err, -errno, "create %s", path);
@@ -166,8 +185,22 @@ static void closedirp(DIR **dir)
 		closedir(*dir);
 }
 
-/* Removes the content of the directory open as fd (which is consumed). dev: the file system to stay on. */
-static int remove_content(int fd, dev_t dev, const char *path, struct lm_err *err)
+/*
+ * A tree that is being removed. Each level on the way down costs a descriptor and memory, so what lies deeper than
+ * DEPTH_MAX is moved up into the top directory, which is listed again until nothing was moved.
+ */
+enum { DEPTH_MAX = 64 };
+
+struct removal {
+	int top;   /* borrowed */
+	dev_t dev; /* the file system to stay on */
+	bool moved;
+};
+
+static int remove_entry(struct removal *removal, int fd, const char *name, unsigned depth, struct lm_err *err);
+
+/* Removes the content of the directory open as fd (which is consumed). */
+static int remove_content(struct removal *removal, int fd, const char *path, unsigned depth, struct lm_err *err)
 {
 	CLEANUP(closedirp) DIR *dir = fdopendir(fd);
 	if (!dir) {
@@ -177,56 +210,96 @@ static int remove_content(int fd, dev_t dev, const char *path, struct lm_err *er
 	}
 	struct dirent *entry;
 	while ((errno = 0, entry = readdir(dir))) {
-		const char *name = entry->d_name;
-		if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
 			continue;
-		if (unlinkat(fd, name, 0) == 0 || errno == ENOENT)
-			continue;
-		if (errno != EISDIR && errno != EPERM)
-			return lm_err_sys(err, -errno, "remove %s/%s", path, name);
-		int sub = openat(fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		struct stat st;
-		if (sub < 0 || fstat(sub, &st) < 0) {
-			int r = -errno;
-			if (sub >= 0)
-				close(sub);
-			return lm_err_sys(err, r, "open %s/%s", path, name);
-		}
-		if (st.st_dev != dev) {
-			close(sub);
-			return lm_err_set(err, -EBUSY, "remove %s/%s: a file system is mounted there", path, name);
-		}
-		int r = remove_content(sub, dev, name, err);
+		int r = remove_entry(removal, fd, entry->d_name, depth, err);
 		if (r < 0)
-			return lm_err_prefix(err, r, "%s", path);
-		if (unlinkat(fd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
-			return lm_err_sys(err, -errno, "remove %s/%s", path, name);
+			return lm_err_prefix(err, r, "in %s", path);
 	}
 	return errno ? lm_err_sys(err, -errno, "list %s", path) : 0;
 }
 
-int lm_remove_tree(int dirfd, const char *path, struct lm_err *err)
+static int move_up(struct removal *removal, int fd, const char *name, struct lm_err *err)
 {
-	if (unlinkat(dirfd, path, 0) == 0 || errno == ENOENT)
+	char moved[64];
+	int r = tmp_name("lamella", moved, sizeof(moved), err);
+	if (r < 0)
+		return r;
+	if (renameat2(fd, name, removal->top, moved, RENAME_NOREPLACE) < 0)
+		return lm_err_sys(err, -errno, "move %s up", name);
+	removal->moved = true;
+	return 0;
+}
+
+/* Opens the directory fd/name. -ENOENT: somebody else has removed it. refused: why unlink(2) did not. */
+static int open_subdirectory(dev_t dev, int fd, const char *name, int refused, struct lm_err *err)
+{
+	CLEANUP(lm_closep) int sub = openat(fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	struct stat st;
+	if (sub < 0 && errno == ENOENT)
+		return -ENOENT;
+	if (sub < 0 && errno == ENOTDIR)
+		return lm_err_sys(err, refused, "remove %s", name);
+	if (sub < 0 || fstat(sub, &st) < 0)
+		return lm_err_sys(err, -errno, "open %s", name);
+	if (st.st_dev != dev)
+		return lm_err_set(err, -EBUSY, "remove %s: a file system is mounted there", name);
+	return STEAL_FD(sub);
+}
+
+static int remove_entry(struct removal *removal, int fd, const char *name, unsigned depth, struct lm_err *err)
+{
+	if (unlinkat(fd, name, 0) == 0 || errno == ENOENT)
 		return 0;
 	if (errno != EISDIR && errno != EPERM)
-		return lm_err_sys(err, -errno, "remove %s", path);
-	int fd = openat(dirfd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
-		return errno == ENOENT ? 0 : lm_err_sys(err, -errno, "open %s", path);
-	struct stat st, parent_st;
+		return lm_err_sys(err, -errno, "remove %s", name);
+	int sub = open_subdirectory(removal->dev, fd, name, -errno, err);
+	if (sub < 0)
+		return sub == -ENOENT ? 0 : sub;
+	if (depth == DEPTH_MAX) {
+		close(sub);
+		return move_up(removal, fd, name, err);
+	}
+	int r = remove_content(removal, sub, name, depth + 1, err);
+	if (r < 0)
+		return r;
+	if (unlinkat(fd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
+		return lm_err_sys(err, -errno, "remove %s", name);
+	return 0;
+}
+
+static int remove_top(int top, dev_t dev, const char *path, struct lm_err *err)
+{
+	struct removal removal = {.top = top, .dev = dev, .moved = true};
+	while (removal.moved) {
+		removal.moved = false;
+		int fd = openat(top, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (fd < 0)
+			return lm_err_sys(err, -errno, "open %s", path);
+		int r = remove_content(&removal, fd, path, 1, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int lm_remove_tree(int dirfd, const char *path, struct lm_err *err)
+{
+	struct stat parent_st;
 	char parent[PATH_MAX];
-	if (fstat(fd, &st) < 0 || parent_of(path, parent, sizeof(parent)) < 0 ||
-		fstatat(dirfd, parent, &parent_st, 0) < 0) {
-		int r = -errno;
-		close(fd);
-		return lm_err_sys(err, r, "stat %s", path);
-	}
-	if (st.st_dev != parent_st.st_dev) {
-		close(fd);
-		return lm_err_set(err, -EBUSY, "remove %s: a file system is mounted there", path);
-	}
-	int r = remove_content(fd, st.st_dev, path, err);
+	if (unlinkat(dirfd, path, 0) == 0 || errno == ENOENT)
+		return 0;
+	int refused = -errno;
+	if (refused != -EISDIR && refused != -EPERM)
+		return lm_err_sys(err, refused, "remove %s", path);
+	if (parent_of(path, parent, sizeof(parent)) < 0)
+		return lm_err_sys(err, -ENAMETOOLONG, "%s", path);
+	if (fstatat(dirfd, parent, &parent_st, 0) < 0)
+		return lm_err_sys(err, -errno, "stat %s", parent);
+	CLEANUP(lm_closep) int top = open_subdirectory(parent_st.st_dev, dirfd, path, refused, err);
+	if (top < 0)
+		return top == -ENOENT ? 0 : top;
+	int r = remove_top(top, parent_st.st_dev, path, err);
 	if (r < 0)
 		return r;
 	if (unlinkat(dirfd, path, AT_REMOVEDIR) < 0 && errno != ENOENT)
@@ -251,13 +324,13 @@ int lm_file_link(int fd, int dirfd, const char *path, bool replace, struct lm_er
 	if (errno != EEXIST || !replace)
 		return lm_err_sys(err, -errno, "create %s", path);
 	/* link(2) does not replace: take a name beside it and rename that. */
-	if (strlen(path) + 32 > sizeof(tmp))
-		return lm_err_sys(err, -ENAMETOOLONG, "%s", path);
-	tmp_name(path, tmp, sizeof(tmp));
+	int r = tmp_name(path, tmp, sizeof(tmp), err);
+	if (r < 0)
+		return r;
 	if (linkat(AT_FDCWD, self, dirfd, tmp, AT_SYMLINK_FOLLOW) < 0)
 		return lm_err_sys(err, -errno, "create %s", tmp);
 	if (renameat(dirfd, tmp, dirfd, path) < 0) {
-		int r = -errno;
+		r = -errno;
 		unlinkat(dirfd, tmp, 0);
 		return lm_err_sys(err, r, "create %s", path);
 	}

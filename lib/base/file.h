@@ -17,7 +17,7 @@ int lm_write_all(int fd, const void *data, size_t len, struct lm_err *err) MUST_
 int lm_pwrite_all(int fd, const void *data, size_t len, off_t offset, struct lm_err *err) MUST_CHECK;
 int lm_pread_all(int fd, void *ret, size_t len, off_t offset, struct lm_err *err) MUST_CHECK;
 
-/* Appends the whole file to buf: -ENOENT, -EMSGSIZE (larger than buf->max), or another errno. */
+/* Appends the whole file to buf: -ENOENT, -EMSGSIZE (larger than buf->max), or another errno, and buf as it was. */
 int lm_file_read(int dirfd, const char *path, struct lm_buf *buf, struct lm_err *err) MUST_CHECK;
 
 enum lm_file_flags {
@@ -32,12 +32,12 @@ int lm_file_replace(int dirfd, const char *path, const void *data, size_t len, m
 /* mkdir -p. Existing directories are left as they are. */
 int lm_mkdir_p(int dirfd, const char *path, mode_t mode, struct lm_err *err) MUST_CHECK;
 
-/* rm -rf without following links or crossing into other mounts; absent is success. */
+/* rm -rf without following links or crossing into other mounts (-EBUSY); absent is success. Any depth is fine. */
 int lm_remove_tree(int dirfd, const char *path, struct lm_err *err) MUST_CHECK;
 
 /*
- * An unlinked temporary file in directory dir (O_TMPFILE where the file system has it). Give it a name with
- * lm_file_link(), or close it and it is gone.
+ * An unlinked temporary file in directory dir. Give it a name with lm_file_link(), or close it and it is gone.
+ * -EOPNOTSUPP where the file system has no O_TMPFILE (NFS).
  */
 int lm_file_tmp(int dirfd, const char *dir, struct lm_err *err) MUST_CHECK; /* returns the descriptor */
 

@@ -1,0 +1,267 @@
+#include "base/conf.h"
+#include "base/file.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+static int parse(struct lm_conf *conf, const char *text, struct lm_err *err)
+{
+	return lm_conf_parse(conf, "test.conf", text, strlen(text), err);
+}
+
+static int new_conf(void **state)
+{
+	struct lm_conf *conf;
+	if (lm_conf_new(&conf, NULL) < 0)
+		return -1;
+	*state = conf;
+	return 0;
+}
+
+static int free_conf(void **state)
+{
+	lm_conf_free(*state);
+	return 0;
+}
+
+static void reads_what_a_shell_would(void **state)
+{
+	static const struct {
+		const char *line, *value;
+	} cases[] = {
+		{"K=v", "v"},
+		{"K=", ""},
+		{"K=  # nothing", ""},
+		{"  K=v  ", "v"},
+		{"K=v # comment", "v"},
+		{"K=v#no-comment", "v#no-comment"},
+		{"export K=v", "v"},
+		{"readonly\tK=v", "v"},
+		{"export readonly K=v", "v"},
+		{"K='a b'", "a b"},
+		{"K=\"a b\"", "a b"},
+		{"K='a'\"b\"c", "abc"},
+		{"K=\"it's\"", "it's"},
+		{"K='a\"b'", "a\"b"},
+		{"K='$A \\'", "$A \\"},
+		{"K=\"a\\\"b\\\\c\\$d\\`\"", "a\"b\\c$d`"},
+		{"K=\"a\\nb\"", "a\\nb"},
+		{"K=a\\ b\\;c", "a b;c"},
+		{"K=http://h:80/x?y=1", "http://h:80/x?y=1"},
+		{"K='p1|p2;DIRECT'", "p1|p2;DIRECT"},
+		{"K=v\r", "v"},
+		{"A=1\nK=$A$A", "11"},
+		{"A=1\nK=${A}x", "1x"},
+		{"A='b c'\nK=\"$A-$A\"", "b c-b c"},
+		{"A='b c'\nK=$A", "b c"},
+		{"K=$UNSET", ""},
+		{"K=1\nK=${K}2", "12"},
+		{"\n\n# x\n\nK=v", "v"},
+		{"K==", "="},
+		{"export=5\nK=$export", "5"},
+	};
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		CLEANUP(lm_conf_freep) struct lm_conf *conf = NULL;
+		struct lm_err err = LM_ERR_INIT;
+		assert_int_equal(lm_conf_new(&conf, &err), 0);
+		if (parse(conf, cases[i].line, &err) < 0)
+			fail_msg("%s: %s", cases[i].line, err.msg);
+		if (strcmp(lm_conf_get(conf, "K"), cases[i].value) != 0)
+			fail_msg("%s: %s", cases[i].line, lm_conf_get(conf, "K"));
+	}
+}
+
+static void refuses_the_rest_of_shell(void **state)
+{
+	static const char *const cases[] = {
+		"K",
+		"=v",
+		"1K=v",
+		"K =v",
+		"K= v",
+		"K=a b",
+		"K='a",
+		"K=\"a",
+		"K=\"a\\\"",
+		"K=$(date)",
+		"K=`date`",
+		"K=\"`date`\"",
+		"K=${A",
+		"K=${A:-b}",
+		"K=$",
+		"K=$1",
+		"K=a;b",
+		"K=a|b",
+		"K=a>b",
+		"K=a&",
+		"K=(a)",
+		"if true",
+		"K=a\\",
+		"K-L=v",
+		"export",
+		"export K",
+		". other.conf",
+		"K='a'; L=b",
+		"\xc3\xa4=v",
+	};
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		CLEANUP(lm_conf_freep) struct lm_conf *conf = NULL;
+		struct lm_err err = LM_ERR_INIT;
+		assert_int_equal(lm_conf_new(&conf, &err), 0);
+		if (parse(conf, cases[i], &err) != -EPROTO)
+			fail_msg("%s was accepted", cases[i]);
+		assert_memory_equal(err.msg, "test.conf:1: ", 13);
+		assert_null(lm_conf_get(conf, "K"));
+	}
+}
+
+static void names_the_line(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	assert_int_equal(parse(*state, "A=1\n\n# c\nB=$(x)\nC=1\n", &err), -EPROTO);
+	assert_memory_equal(err.msg, "test.conf:4: ", 13);
+	assert_string_equal(lm_conf_get(*state, "A"), "1");
+	assert_null(lm_conf_get(*state, "C"));
+}
+
+static void nul_is_refused(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	assert_int_equal(lm_conf_parse(*state, "x", "A=1\0B=2", 7, &err), -EPROTO);
+	assert_null(lm_conf_get(*state, "A"));
+	assert_int_equal(lm_conf_parse(*state, "x", "", 0, &err), 0);
+}
+
+static void remembers_where_from(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	assert_int_equal(lm_conf_parse(*state, "first", "A=1\nB=2\n", 8, &err), 0);
+	assert_int_equal(lm_conf_parse(*state, "second", "\nA=3\n", 5, &err), 0);
+	assert_int_equal(lm_conf_set(*state, "C", "4", "command line", &err), 0);
+	const struct lm_conf_entry *a = lm_conf_at(*state, 0);
+	assert_string_equal(a->key, "A");
+	assert_string_equal(a->value, "3");
+	assert_string_equal(a->file, "second");
+	assert_int_equal(a->line, 2);
+	assert_string_equal(lm_conf_at(*state, 1)->key, "B");
+	assert_string_equal(lm_conf_entry(*state, "C")->file, "command line");
+	assert_null(lm_conf_at(*state, 3));
+	assert_null(lm_conf_entry(*state, "D"));
+}
+
+static void prefixes_of_keys_are_other_keys(void **state)
+{
+	assert_int_equal(parse(*state, "LONGER=1\n", NULL), 0);
+	assert_null(lm_conf_get(*state, "LONG"));
+	assert_int_equal(parse(*state, "LONG=2\n", NULL), 0);
+	assert_string_equal(lm_conf_get(*state, "LONGER"), "1");
+}
+
+static void set_checks_the_key(void **state)
+{
+	assert_int_equal(lm_conf_set(*state, "", "v", "x", NULL), -EINVAL);
+	assert_int_equal(lm_conf_set(*state, "a b", "v", "x", NULL), -EINVAL);
+	assert_int_equal(lm_conf_set(*state, "1a", "v", "x", NULL), -EINVAL);
+	assert_int_equal(lm_conf_set(*state, "a", "any thing $x", "x", NULL), 0);
+	assert_string_equal(lm_conf_get(*state, "a"), "any thing $x");
+}
+
+static void numbers(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	uint64_t value = 99;
+	assert_int_equal(parse(*state, "A=42\nB=x\nC=-1\nD=18446744073709551616\n", &err), 0);
+	assert_int_equal(lm_conf_u64(*state, "NONE", 7, 100, &value, &err), 0);
+	assert_int_equal(value, 7);
+	assert_int_equal(lm_conf_u64(*state, "A", 7, 42, &value, &err), 0);
+	assert_int_equal(value, 42);
+	assert_int_equal(lm_conf_u64(*state, "A", 7, 41, &value, &err), -EINVAL);
+	assert_int_equal(lm_conf_u64(*state, "B", 7, 41, &value, &err), -EINVAL);
+	assert_string_equal(err.msg, "test.conf:2: B=x is not a number from 0 to 41");
+	assert_int_equal(lm_conf_u64(*state, "C", 7, UINT64_MAX, &value, &err), -EINVAL);
+	assert_int_equal(lm_conf_u64(*state, "D", 7, UINT64_MAX, &value, &err), -EINVAL);
+	assert_int_equal(value, 42);
+}
+
+static void booleans(void **state)
+{
+	bool value = false;
+	struct lm_err err = LM_ERR_INIT;
+	static const char *const words[] = {"yes", "no", "ON", "Off", "1", "0", "True", "false"};
+	for (size_t i = 0; i < ARRAY_LEN(words); i++) {
+		assert_int_equal(lm_conf_set(*state, "A", words[i], "x", &err), 0);
+		assert_int_equal(lm_conf_bool(*state, "A", i % 2, &value, &err), 0);
+		assert_int_equal(value, i % 2 == 0);
+	}
+	assert_int_equal(lm_conf_bool(*state, "NONE", true, &value, &err), 0);
+	assert_true(value);
+	assert_int_equal(lm_conf_set(*state, "A", "maybe", "x", &err), 0);
+	assert_int_equal(lm_conf_bool(*state, "A", true, &value, &err), -EINVAL);
+	assert_int_equal(lm_conf_set(*state, "A", "", "x", &err), 0);
+	assert_int_equal(lm_conf_bool(*state, "A", true, &value, &err), -EINVAL);
+}
+
+static void values_cannot_explode(void **state)
+{
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(1 << 20);
+	struct lm_err err = LM_ERR_INIT;
+	assert_int_equal(lm_buf_str(&text, "A=0123456789\n"), 0);
+	for (int i = 0; i < 30; i++)
+		assert_int_equal(lm_buf_str(&text, "A=$A$A\n"), 0);
+	assert_int_equal(parse(*state, lm_buf_cstr(&text), &err), -EPROTO);
+	assert_non_null(strstr(err.msg, "too long"));
+}
+
+static void entries_are_limited(void **state)
+{
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(1 << 20);
+	struct lm_err err = LM_ERR_INIT;
+	for (int i = 0; i < 5000; i++)
+		assert_int_equal(lm_buf_printf(&text, "K%d=\n", i), 0);
+	assert_int_equal(parse(*state, lm_buf_cstr(&text), &err), -EPROTO);
+	assert_non_null(strstr(err.msg, "settings"));
+	assert_non_null(lm_conf_get(*state, "K4095"));
+	assert_int_equal(parse(*state, "K0=still\n", &err), 0);
+}
+
+static void files(void **state)
+{
+	char dir[] = "/tmp/lamella-conf.XXXXXX", path[64];
+	struct lm_err err = LM_ERR_INIT;
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/a.conf", dir);
+	assert_int_equal(lm_conf_read(*state, path, &err), -ENOENT);
+	assert_int_equal(lm_file_replace(AT_FDCWD, path, "A=1", 3, 0600, 0, &err), 0);
+	assert_int_equal(lm_conf_read(*state, path, &err), 0);
+	assert_string_equal(lm_conf_entry(*state, "A")->file, path);
+	assert_int_equal(lm_file_replace(AT_FDCWD, path, "", 0, 0600, 0, &err), 0);
+	assert_int_equal(lm_conf_read(*state, path, &err), 0);
+	assert_true(lm_conf_read(*state, dir, &err) < 0);
+	assert_int_equal(lm_remove_tree(AT_FDCWD, dir, &err), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(reads_what_a_shell_would),
+		cmocka_unit_test(refuses_the_rest_of_shell),
+		cmocka_unit_test_setup_teardown(names_the_line, new_conf, free_conf),
+		cmocka_unit_test_setup_teardown(nul_is_refused, new_conf, free_conf),
+		cmocka_unit_test_setup_teardown(remembers_where_from, new_conf, free_conf),
+		cmocka_unit_test_setup_teardown(prefixes_of_keys_are_other_keys, new_conf, free_conf),
+		cmocka_unit_test_setup_teardown(set_checks_the_key, new_conf, free_conf),
+		cmocka_unit_test_setup_teardown(numbers, new_conf, free_conf),
+		cmocka_unit_test_setup_teardown(booleans, new_conf, free_conf),
+		cmocka_unit_test_setup_teardown(values_cannot_explode, new_conf, free_conf),
+		cmocka_unit_test_setup_teardown(entries_are_limited, new_conf, free_conf),
+		cmocka_unit_test_setup_teardown(files, new_conf, free_conf),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
