@@ -7,7 +7,9 @@
  *   lm_txn_free()     without commit: the repository is as it was
  *
  * One thread uses a transaction (objects may be put into the storage by others meanwhile). Only catalogs on changed
- * paths are copied and rewritten.
+ * paths are copied and rewritten. Storage and keys must outlive the transaction. Whatever is referenced is stored
+ * before what refers to it, and the manifest last: a publisher that dies leaves the old revision, and at most objects
+ * that nobody names.
  */
 #ifndef LM_REPO_PUBLISH_H
 #define LM_REPO_PUBLISH_H
@@ -24,7 +26,8 @@ struct lm_repo_keys {
 };
 void lm_repo_keys_done(struct lm_repo_keys *keys);
 
-/* Makes a key pair, certificate and master key and writes NAME.{key,crt,masterkey,pub} into dir; refuses to overwrite
+/* Makes the directory (0700) where missing, a key pair, certificate and master key and writes
+ * NAME.{key,crt,masterkey,pub} into dir; refuses to overwrite
  * (-EEXIST). */
 int lm_repo_keys_make(const char *dir, const char *fqrn, struct lm_repo_keys *ret, struct lm_err *err) MUST_CHECK;
 /* Reads NAME.key, NAME.crt and, if there, NAME.masterkey. A key others can read is refused. */
@@ -35,6 +38,8 @@ int lm_repo_keys_load(const char *dir, const char *fqrn, struct lm_repo_keys *re
 int lm_repo_create(struct lm_storage *storage, const struct lm_repo_keys *keys, const char *fqrn,
 	unsigned whitelist_days, uint64_t ttl_s, struct lm_manifest *ret, struct lm_err *err) MUST_CHECK;
 
+/* Takes the storage's lock (-EBUSY). -ENOENT: no repository there. -EBADMSG: its manifest is not signed by our key, or
+ * an object is damaged. -ENOTSUP: made by stock tools in a way that this publisher would break (a reflog). */
 struct lm_txn;
 int lm_txn_begin(struct lm_storage *storage, const struct lm_repo_keys *keys, const char *fqrn, struct lm_txn **ret,
 	struct lm_err *err) MUST_CHECK;
@@ -45,21 +50,25 @@ const struct lm_manifest *lm_txn_base(const struct lm_txn *txn); /* the manifest
 
 /* Looks through nested catalogs. -ENOENT. */
 int lm_txn_lookup(struct lm_txn *txn, const char *path, struct lm_row *ret, struct lm_err *err) MUST_CHECK;
-/* Appends a small file's content (zlib or plain, chunked or not), its hash checked. */
+/* Appends a small file's content (zlib or plain, chunked or not), its hash checked. -EISDIR, -EINVAL: no file;
+ * -EMSGSIZE: more than ret->max. */
 int lm_txn_read(struct lm_txn *txn, const char *path, struct lm_buf *ret, struct lm_err *err) MUST_CHECK;
 
-/* Directories up to and including path, 0755 root now, where missing; nested: make the last one a nested catalog with
- * its .cvmfscatalog marker. */
+/* Directories up to and including path, 0755 root now, where missing (-ENOTDIR where something else is); nested: make
+ * the last one a nested catalog with its .cvmfscatalog marker (-EEXIST where it is an ordinary directory already). */
 int lm_txn_mkdirs(struct lm_txn *txn, const char *path, bool nested, struct lm_err *err) MUST_CHECK;
-/* A small file, 0644 root; replaces. */
+/* A small file, 0644 root; replaces another file (-EISDIR). Its directory must exist (-ENOENT, -ENOTDIR). What is there
+ * already with the same content is left as it is. */
 int lm_txn_put_data(struct lm_txn *txn, const char *path, const void *data, size_t len, struct lm_err *err) MUST_CHECK;
 int lm_txn_put_symlink(struct lm_txn *txn, const char *path, const char *target, struct lm_err *err) MUST_CHECK;
 /* Hangs a finished catalog (made by lm_catalog_create() with this mountpoint, closed, at db_path) into the tree,
- * replacing what is there: packs and stores it. Parent directories must exist. */
+ * replacing what is there: packs and stores it. Parent directories must exist. -EINVAL: it lacks its marker or names
+ * nested catalogs that are not stored. */
 int lm_txn_graft(struct lm_txn *txn, const char *path, const char *db_path, struct lm_err *err) MUST_CHECK;
+/* With all that is below; absent: 0. */
 int lm_txn_remove(struct lm_txn *txn, const char *path, struct lm_err *err) MUST_CHECK;
 
-/* Nothing changed: 0 with *ret = the base. ret may be NULL. */
+/* Nothing changed: 0 with *ret = the base. ret may be NULL. Afterwards, also after a failure, only lm_txn_free(). */
 int lm_txn_commit(struct lm_txn *txn, struct lm_manifest *ret, struct lm_err *err) MUST_CHECK;
 
 #endif
