@@ -423,14 +423,14 @@ static int read_listing(struct tree *t)
 	if (!line || strcmp(line, header) != 0)
 		return lm_err_set(&t->err, -EPROTO, "%s is neither a directory nor a listing", t->source);
 	size_t lines = 0;
-	while ((line = strsep(&next, "\n")) && line[0] != '=') {
+	while ((line = strsep(&next, "\n")) && line[0] && line[0] != '=') {
 		r = read_listing_line(t, line, strlen(line));
 		if (r < 0)
 			return r;
 		lines++;
 	}
 	uint64_t expected;
-	if (!line || lm_str_u64(line + 1, strlen(line + 1), &expected) < 0 || expected != lines)
+	if (!line || line[0] != '=' || lm_str_u64(line + 1, strlen(line + 1), &expected) < 0 || expected != lines)
 		return lm_err_set(&t->err, -EPROTO, "%s: the listing is cut short", t->source);
 	qsort(t->entries, t->count, sizeof(*t->entries), by_path);
 	return 0;

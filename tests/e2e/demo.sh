@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# `run demo` works, and leaves no process, mount, control group or file behind: when it ends, and when it is killed.
+# time limit: 600 s
+# shellcheck source=tests/e2e/lib.sh
+. "$(dirname "$0")/lib.sh"
+need_containers
+need_built "$LM_BUILD/tests/tools/pause"
+make_work demo-test
+export LM_TMP=$WORK/tmp
+
+# What there is outside: mounts, groups, folders that containerd likes to make, processes that work in our folder.
+state() {
+	cut -d' ' -f3- /proc/self/mountinfo | sort
+	find /sys/fs/cgroup -maxdepth 2 -name "lamella-demo.*"
+	ls -d /run/containerd /run/lamella /opt/containerd /opt/cni /etc/cni /var/lib/cni /var/lib/containerd /run/runc 2>/dev/null || true
+	ls "$LM_TMP"
+	processes
+}
+processes() {
+	local p
+	for p in /proc/[0-9]*; do
+		if tr '\0' ' ' <"$p/cmdline" 2>/dev/null | grep -qF "$LM_TMP/" || [[ $(readlink "$p/cwd") == "$LM_TMP"* ]]; then
+			echo "${p#/proc/} $(tr '\0' ' ' <"$p/cmdline")"
+		fi
+	done 2>/dev/null
+	return 0
+}
+nothing_left() { # AFTER
+	local end=$(($(now_ms) + 20000))
+	until state >"$WORK/after" && cmp -s "$WORK/before" "$WORK/after"; do
+		[ "$(now_ms)" -lt $end ] || fail "left after $1: $(diff "$WORK/before" "$WORK/after")"
+		sleep 0.1
+	done
+}
+state >"$WORK/before"
+
+say "to the end"
+"$LM_ROOT/run" demo >"$WORK/output" 2>&1 || fail "run demo: $(tail -n 40 "$WORK/output")"
+cat "$WORK/output"
+grep -q 's from nothing to the first output' "$WORK/output" || fail "no table"
+nothing_left "the end"
+bytes=$(awk '/^MB fetched/ { print ($3 < $4) }' "$WORK/output")
+[ "$bytes" = 1 ] || fail "the lazy start fetched no less than the ordinary pull"
+
+# Killed in each phase: when its heading is printed, and a little later.
+for signal in KILL TERM INT HUP; do
+	for heading in 'a registry with' 'a node' 'a container' 'ordinary pull'; do
+		(trap - INT; exec "$LM_ROOT/run" demo) >"$WORK/output" 2>&1 &
+		pid=$!
+		wait_for 60 "the heading $heading" grep -qF "$heading" "$WORK/output"
+		sleep 0.$((RANDOM % 5))
+		kill -$signal $pid
+		wait $pid 2>/dev/null || true
+		nothing_left "$signal at $heading"
+	done
+	say "$signal: nothing left"
+done

@@ -1,0 +1,380 @@
+# shellcheck shell=bash
+# The harness of the end-to-end tests and of the demonstration; sourced, not run.
+#
+# A script sources this first. It may then say what it needs (need_...), and goes on in a work folder of its own, $WORK:
+# make_work gives just that; isolate goes on inside namespaces of its own as well, where the script is process 1 with its
+# own mounts and network, so that whatever it starts and mounts is gone when it ends, also by kill -9 (tests/tools/alone.c).
+#
+# Daemons: start, stop, and the ..._start of each program below; their output is in $WORK/log/NAME.log, their process id
+# in $WORK/run/NAME.pid. In there ports are our own: registry 5000, repositories 8000. Sockets are in /run, which is private.
+#
+# From outside: LM_BUILD (build folder), LM_IMAGES (folder of oci-NAME layouts), LM_TMP (where work folders are made), LM_ALL=1
+# (the long tests as well), LM_KEEP=1 (keep the work folder). Exit code 77: skipped, and the reason printed.
+
+set -euo pipefail
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
+LM_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+LM_BUILD=$(realpath -m "${LM_BUILD:-$LM_ROOT/build}")
+LM_IMAGES=$(realpath -m "${LM_IMAGES:-$LM_BUILD/images}")
+LM_TMP=$(realpath -m "${LM_TMP:-$LM_BUILD/work}")
+LM_ALL=${LM_ALL:-}
+LM_KEEP=${LM_KEEP:-}
+export LM_BUILD LM_IMAGES LM_TMP LM_ALL LM_KEEP
+
+ALONE=$LM_BUILD/tests/tools/alone
+TREEDIFF=$LM_BUILD/tests/tools/treediff
+CRI=$LM_BUILD/tests/tools/lamella-cri
+LAMELLA=$LM_BUILD/tools/lamella
+REGISTRY=127.0.0.1:5000
+WEB=127.0.0.1:8000
+FQRN=images.lamella.test
+
+# --- saying, failing, needing -----------------------------------------------------------------------------------------
+
+say() { printf '%s\n' "$*"; }
+now_ms() { echo $(($(date +%s%N) / 1000000)); }
+
+fail() { # WHAT: with the ends of all logs
+	local log
+	printf 'FAILED: %s\n' "$*" >&2
+	for log in "${WORK:-/nonexistent}"/log/*.log; do
+		[ -s "$log" ] || continue
+		printf -- '--- the end of %s\n' "${log##*/}" >&2
+		tail -n 25 "$log" | cut -c1-600 >&2
+	done
+	exit 1
+}
+
+skip() {
+	printf 'skipped: %s\n' "$*"
+	exit 77
+}
+
+need_root() { [ "$(id -u)" = 0 ] || skip "needs root"; }
+
+need() { # COMMAND...
+	local c missing=''
+	for c; do command -v "$c" >/dev/null || missing+=" $c"; done
+	[ -z "$missing" ] || skip "not installed:$missing"
+}
+
+need_built() { # FILE...
+	local f
+	for f; do [ -x "$f" ] || skip "not built: ${f#"$LM_BUILD"/}"; done
+}
+
+need_image() { # NAME...
+	local i
+	for i; do [ -e "$LM_IMAGES/oci-$i/index.json" ] || skip "no image oci-$i in $LM_IMAGES"; done
+}
+
+# All that a container needs.
+need_containers() {
+	need_root
+	need containerd runc ctr docker-registry skopeo jq tar setfattr getfattr
+	need_built "$ALONE" "$TREEDIFF" "$CRI" "$LAMELLA" "$LM_BUILD/fetcher/lamella-fetcher" "$LM_BUILD/snapshotter/lamella-snapshotter"
+	[ -c /dev/fuse ] || skip "no /dev/fuse"
+}
+
+# --- the work folder --------------------------------------------------------------------------------------------------
+
+new_work() { # NAME
+	mkdir -p "$LM_TMP"
+	WORK=$(mktemp -d "$LM_TMP/$1.XXXXXX")
+	mkdir "$WORK"/{log,run,tmp}
+}
+
+make_work() { # NAME
+	new_work "$1"
+	[ -n "$LM_KEEP" ] || trap 'rm -rf "$WORK"' EXIT
+	trap 'exit 143' TERM
+	trap 'exit 130' INT
+}
+
+# Goes on with this script, alone. Overlayfs must be possible in the work folder: said here, once, instead of by containerd.
+isolate() { # NAME [ARGUMENT...]
+	local name=$1
+	shift
+	if [ -z "${LM_ALONE:-}" ]; then
+		need_root
+		need_built "$ALONE"
+		"$ALONE" --sweep "$LM_TMP"
+		new_work "$name"
+		LM_ALONE=$WORK exec "$ALONE" ${LM_KEEP:+--keep} "$WORK" bash "$0" "$@"
+	fi
+	WORK=$LM_ALONE
+	unset LM_ALONE
+	export TMPDIR=$WORK/tmp
+	mkdir -p "$WORK"/probe/{lower,upper,work,root}
+	mount -t overlay overlay -o "lowerdir=$WORK/probe/lower,upperdir=$WORK/probe/upper,workdir=$WORK/probe/work" "$WORK/probe/root" 2>/dev/null ||
+		skip "no overlayfs on the file system of $LM_TMP ($(stat -f -c %T "$WORK")): set LM_TMP"
+	umount "$WORK/probe/root"
+	mkdir -p /run/lamella
+}
+
+# --- daemons ----------------------------------------------------------------------------------------------------------
+
+start() { # NAME COMMAND...
+	local name=$1
+	shift
+	"$@" >>"$WORK/log/$name.log" 2>&1 </dev/null &
+	echo $! >"$WORK/run/$name.pid"
+}
+
+pid_of() { cat "$WORK/run/$1.pid"; }
+running() { kill -0 "$(pid_of "$1")" 2>/dev/null; }
+ended() { ! running "$1"; }
+
+# Ends a daemon; its exit code is checked where it ends by itself.
+stop() { # NAME [SIGNAL]
+	local name=$1 signal=${2:-TERM} code=0 pid
+	pid=$(pid_of "$name")
+	kill "-$signal" "$pid" 2>/dev/null || true
+	wait_for 20 "the end of $name" ended "$name"
+	wait "$pid" 2>/dev/null || code=$?
+	rm "$WORK/run/$name.pid"
+	[ "$signal" != TERM ] || [ $code = 0 ] || [ $code = 143 ] || fail "$name ended with code $code"
+}
+
+wait_for() { # SECONDS WHAT COMMAND...: until COMMAND succeeds
+	local end=$(($(now_ms) + $1 * 1000)) what=$2
+	shift 2
+	until "$@"; do
+		[ "$(now_ms)" -lt $end ] || fail "waited in vain for $what"
+		sleep 0.02
+	done
+}
+
+port_open() { (: <>"/dev/tcp/${1%:*}/${1##*:}") 2>/dev/null; }
+
+start_listening() { # NAME HOST:PORT COMMAND...
+	local name=$1 address=$2
+	shift 2
+	start "$name" "$@"
+	wait_for 20 "$name on $address" started "$name" port_open "$address"
+}
+
+start_socket() { # NAME SOCKET COMMAND...
+	local name=$1 socket=$2
+	shift 2
+	start "$name" "$@"
+	wait_for 30 "$name on $socket" started "$name" test -S "$socket"
+}
+
+started() { # NAME CHECK...: fails at once when the daemon has ended
+	local name=$1
+	shift
+	running "$name" || fail "$name did not start"
+	"$@"
+}
+
+# Reports of the sanitizers, in the logs of our programs: none may be there at the end of a test.
+check_reports() {
+	! grep -HnE 'ERROR: (Address|Leak|Thread)Sanitizer|runtime error:' "$WORK"/log/*.log || fail "a sanitizer reported"
+}
+
+# --- registry and images ----------------------------------------------------------------------------------------------
+
+registry_start() {
+	mkdir -p "$WORK/registry"
+	cat >"$WORK/registry.yml" <<-END
+		version: 0.1
+		log: {level: error, accesslog: {disabled: false}}
+		storage: {filesystem: {rootdirectory: $WORK/registry}, cache: {blobdescriptor: inmemory}}
+		http: {addr: $REGISTRY, secret: none}
+	END
+	start_listening registry "$REGISTRY" docker-registry serve "$WORK/registry.yml"
+}
+
+push() { # LAYOUT[:TAG] NAME:TAG
+	skopeo copy -q --preserve-digests --dest-tls-verify=false "oci:$1" "docker://$REGISTRY/$2"
+}
+
+# What was asked of the registry from now on: registry_mark, ..., registry_blobs LAYOUT TAG.
+registry_mark() { REGISTRY_MARK=$(stat -c %s "$WORK/log/registry.log"); }
+registry_log() { tail -c +$((REGISTRY_MARK + 1)) "$WORK/log/registry.log"; }
+
+# Prints the requests for blobs that are not configurations of an image: layers, in other words.
+registry_layer_requests() { # LAYOUT...
+	local layout configs=()
+	for layout; do
+		while read -r c; do configs+=(-e "$c"); done < <(jq -r .manifests[].digest "$layout/index.json" |
+			while IFS=: read -r _ d; do jq -r .config.digest "$layout/blobs/sha256/$d"; done)
+	done
+	registry_log | grep -E '"(GET|HEAD) /v2/[^ ]*/blobs/' | grep -vF "${configs[@]}" || true
+}
+
+# The sum of the bodies in lines of an access log, `... "GET PATH VERSION" STATUS BYTES ...`.
+log_bytes() { awk -F'"' '$2 ~ /^GET / { split($3, a, " "); sum += a[2] } END { print sum + 0 }'; }
+registry_bytes() { registry_log | log_bytes; }
+
+blob() { # LAYOUT FILE TYPE: moves FILE to the blobs, prints its descriptor
+	local digest
+	digest=$(sha256sum "$2" | cut -d' ' -f1)
+	jq -nc --arg t "$3" --arg d "sha256:$digest" --argjson s "$(stat -c %s "$2")" '{mediaType: $t, digest: $d, size: $s}'
+	mkdir -p "$1/blobs/sha256"
+	mv "$2" "$1/blobs/sha256/$digest"
+}
+
+# A layout of one uncompressed layer, the tar file given, with tag latest.
+make_layout() { # LAYOUT TAR [COMMAND...]
+	local layout=$1 tar=$2 t=application/vnd.oci.image id layer config
+	shift 2
+	mkdir -p "$layout"
+	id=$(sha256sum "$tar" | cut -d' ' -f1)
+	layer=$(blob "$layout" "$tar" $t.layer.v1.tar)
+	jq -nc --arg id "sha256:$id" --arg arch "$(dpkg --print-architecture)" '{architecture: $arch, os: "linux",
+		config: {Env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], Entrypoint: $ARGS.positional},
+		rootfs: {type: "layers", diff_ids: [$id]}}' --args "$@" >"$layout/tmp"
+	config=$(blob "$layout" "$layout/tmp" $t.config.v1+json)
+	jq -nc --argjson c "$config" --argjson l "$layer" --arg t $t.manifest.v1+json \
+		'{schemaVersion: 2, mediaType: $t, config: $c, layers: [$l]}' >"$layout/tmp"
+	blob "$layout" "$layout/tmp" $t.manifest.v1+json |
+		jq -c '{schemaVersion: 2, manifests: [. + {annotations: {"org.opencontainers.image.ref.name": "latest"}}]}' >"$layout/index.json"
+	echo '{"imageLayoutVersion": "1.0.0"}' >"$layout/oci-layout"
+}
+
+# The image of pod sandboxes, in the registry as pause:latest.
+push_pause() {
+	tar -C "$LM_BUILD/tests/tools" --owner=0 --group=0 -cf "$WORK/tmp/pause.tar" pause
+	make_layout "$WORK/oci-pause" "$WORK/tmp/pause.tar" /pause
+	push "$WORK/oci-pause:latest" pause:latest
+}
+
+manifest() { # LAYOUT TAG: prints the manifest
+	local digest
+	digest=$(jq -r --arg t "$2" '.manifests[] | select(.annotations["org.opencontainers.image.ref.name"] == $t).digest' "$1/index.json")
+	cat "$1/blobs/sha256/${digest#sha256:}"
+}
+
+image_bytes() { manifest "$1" "$2" | jq '[.layers[].size] | add'; } # LAYOUT TAG: compressed
+
+chain_id() { # LAYOUT TAG: of the topmost layer
+	local config chain='' id
+	config=$(manifest "$1" "$2" | jq -r .config.digest)
+	while read -r id; do
+		if [ -n "$chain" ]; then chain=sha256:$(printf '%s %s' "$chain" "$id" | sha256sum | cut -d' ' -f1); else chain=$id; fi
+	done < <(jq -r '.rootfs.diff_ids[]' "$1/blobs/sha256/${config#sha256:}")
+	echo "$chain"
+}
+
+# --- the repository ---------------------------------------------------------------------------------------------------
+
+# $WORK/storage/cvmfs/$FQRN is the repository, $WORK/keys its keys.
+repo_init() { "$LAMELLA" repo init "$FQRN" --storage "$WORK/storage" --keys "$WORK/keys"; }
+convert() { "$LAMELLA" convert "$1" --repo "$FQRN" --storage "$WORK/storage" --keys "$WORK/keys"; } # SOURCE
+
+serve_start() {
+	start_listening serve "$WEB" "$LAMELLA" serve "$WORK/storage" --listen "$WEB" --access-log "$WORK/log/access.log"
+}
+
+
+# What was asked of the repository from now on.
+web_mark() { WEB_MARK=$(stat -c %s "$WORK/log/access.log"); }
+web_log() { tail -c +$((WEB_MARK + 1)) "$WORK/log/access.log"; }
+web_bytes() { web_log | log_bytes; }
+web_files() { web_log | grep -cE '"GET [^ ]*/data/[0-9a-f]{2}/[0-9a-f]+P? ' || true; } # files and chunks, not catalogs
+
+# --- our node ---------------------------------------------------------------------------------------------------------
+
+FETCHER_SOCKET=/run/lamella/fetcher.sock
+SNAPSHOTTER_SOCKET=/run/lamella/snapshotter.sock
+MOUNT_BASE=/run/lamella/cvmfs
+
+fetcher_start() { # [KEY=VALUE...]
+	local set=() s
+	for s; do set+=(--set "$s"); done
+	mkdir -p "$MOUNT_BASE"
+	cat >"$WORK/fetcher.conf" <<-END
+		CVMFS_REPOSITORIES=$FQRN
+		CVMFS_SERVER_URL=http://$WEB/cvmfs/@fqrn@
+		CVMFS_HTTP_PROXY=DIRECT
+		CVMFS_PUBLIC_KEY=$WORK/keys/$FQRN.pub
+		CVMFS_CACHE_BASE=$WORK/cache
+		LAMELLA_MOUNT_BASE=$MOUNT_BASE
+		LAMELLA_SOCKET=$FETCHER_SOCKET
+	END
+	start_socket fetcher "$FETCHER_SOCKET" "$LM_BUILD/fetcher/lamella-fetcher" --config "$WORK/fetcher.conf" "${set[@]}"
+}
+
+snapshotter_start() {
+	start_socket snapshotter "$SNAPSHOTTER_SOCKET" "$LM_BUILD/snapshotter/lamella-snapshotter" \
+		--root "$WORK/snapshotter" --address "$SNAPSHOTTER_SOCKET" --fetcher "$FETCHER_SOCKET"
+}
+
+# --- containerd -------------------------------------------------------------------------------------------------------
+
+# A containerd of its own by the name of its snapshotter: lamella, or overlayfs for the ordinary pull.
+containerd_start() { # SNAPSHOTTER
+	local s=$1 d=$WORK/containerd-$1 cri='plugins."io.containerd.grpc.v1.cri"'
+	mkdir -p "$d/certs.d/$REGISTRY" "$d/cni" "$d/root/io.containerd.snapshotter.v1.lamella"
+	echo "server = \"http://$REGISTRY\"" >"$d/certs.d/$REGISTRY/hosts.toml"
+	cat >"$d/config.toml" <<-END
+		version = 2
+		root = "$d/root"
+		state = "/run/containerd-$s"
+		disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
+		  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
+		[grpc]
+		  address = "$(containerd_socket "$s")"
+		[$cri]
+		  sandbox_image = "$REGISTRY/pause:latest"
+		  disable_tcp_service = true
+		  restrict_oom_score_adj = true
+		[$cri.containerd]
+		  snapshotter = "$s"
+		  disable_snapshot_annotations = false
+		[$cri.containerd.runtimes.runc]
+		  runtime_type = "io.containerd.runc.v2"
+		[$cri.containerd.runtimes.runc.options]
+		  SystemdCgroup = false
+		[$cri.cni]
+		  bin_dir = "$d/cni"
+		  conf_dir = "$d/cni"
+		[$cri.registry]
+		  config_path = "$d/certs.d"
+	END
+	[ "$s" != lamella ] || cat >>"$d/config.toml" <<-END
+		[proxy_plugins.lamella]
+		  type = "snapshot"
+		  address = "$SNAPSHOTTER_SOCKET"
+	END
+	start_socket "containerd-$s" "$(containerd_socket "$s")" containerd --config "$d/config.toml"
+	wait_for 30 "the runtime service of containerd-$s" runtime_ready "$s"
+}
+
+containerd_socket() { echo "/run/lamella/containerd-$1.sock"; }
+runtime_ready() { cri "$1" status >/dev/null 2>&1; }
+cri() { # SNAPSHOTTER COMMAND...
+	local s=$1
+	shift
+	"$CRI" -s "$(containerd_socket "$s")" "$@"
+}
+pod() { # SNAPSHOTTER run|start ...: a pod in the control group that goes with the work folder
+	local s=$1 verb=$2
+	shift 2
+	cri "$s" "$verb" --cgroup-parent "/lamella-${WORK##*/}" "$@"
+}
+ctr_() { # SNAPSHOTTER COMMAND...
+	local s=$1
+	shift
+	ctr -a "$(containerd_socket "$s")" -n k8s.io "$@"
+}
+
+# Everything of containerd-NAME, as if it had never been: containers, images, state.
+containerd_wipe() { # SNAPSHOTTER
+	stop "containerd-$1"
+	rm -rf "$WORK/containerd-$1/root"
+}
+
+# Mounts a read-only view of the image whose topmost layer has chain id CHAIN at DIR.
+mount_view() { # SNAPSHOTTER CHAIN DIR
+	mkdir -p "$3"
+	ctr_ "$1" snapshots --snapshotter "$1" view "view-${3##*/}" "$2" >/dev/null
+	eval "$(ctr_ "$1" snapshots --snapshotter "$1" mounts "$3" "view-${3##*/}")"
+}
+unmount_view() { # SNAPSHOTTER DIR
+	umount "$2"
+	ctr_ "$1" snapshots --snapshotter "$1" rm "view-${2##*/}"
+}
