@@ -1,0 +1,351 @@
+#include "repo/storage.h"
+#include "repo_test.h"
+
+#include <dirent.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/stat.h>
+
+#define OBJECT "data/ab/cdef0123456789abcdef0123456789abcdef01"
+
+struct place {
+	char *dir;
+	struct lm_storage *storage;
+};
+
+static void place_init(struct place *place)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_freep) char *base = temp_dir();
+	place->dir = lm_str_printf("%s/deep/a.example.org", base);
+	place->storage = NULL;
+	assert_ok(lm_storage_dir_open(place->dir, true, &place->storage, &err), &err);
+}
+
+static void place_done(struct place *place)
+{
+	lm_storage_free(place->storage);
+	*strstr(place->dir, "/deep/") = '\0';
+	temp_dir_remove(&place->dir);
+}
+
+static mode_t mode_of(const struct place *place, const char *path)
+{
+	struct stat st;
+	CLEANUP(lm_freep) char *full = lm_str_printf("%s/%s", place->dir, path);
+	return stat(full, &st) < 0 ? 0 : st.st_mode & 07777;
+}
+
+static int put(struct place *place, const char *path, const char *text)
+{
+	return place->storage->ops->put(place->storage, path, text, strlen(text), NULL);
+}
+
+static void assert_content(struct place *place, const char *path, const char *text)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_buf_done) struct lm_buf buf = LM_BUF(1 << 20);
+	assert_ok(place->storage->ops->get(place->storage, path, &buf, &err), &err);
+	assert_string_equal(lm_buf_cstr(&buf), text);
+}
+
+static unsigned entries(const struct place *place, const char *path)
+{
+	CLEANUP(lm_freep) char *full = lm_str_printf("%s/%s", place->dir, path);
+	DIR *dir = opendir(full);
+	assert_non_null(dir);
+	unsigned count = 0;
+	for (struct dirent *entry; (entry = readdir(dir));)
+		count += entry->d_name[0] != '.' || strlen(entry->d_name) > 2;
+	closedir(dir);
+	return count;
+}
+
+/* Everything can be read by a web server of another user, whatever the umask. */
+static void test_layout(void **state)
+{
+	mode_t before = umask(077);
+	CLEANUP(place_done) struct place place;
+	place_init(&place);
+	assert_int_equal(mode_of(&place, ""), 0755);
+	assert_int_equal(mode_of(&place, "data"), 0755);
+	assert_int_equal(mode_of(&place, "data/00"), 0755);
+	assert_int_equal(mode_of(&place, "data/ff"), 0755);
+	assert_int_equal(mode_of(&place, "data/txn"), 0755);
+	assert_int_equal(entries(&place, "data"), 257);
+	assert_int_equal(put(&place, OBJECT, "x"), 0);
+	assert_int_equal(put(&place, ".cvmfspublished", "x"), 0);
+	assert_int_equal(mode_of(&place, OBJECT), 0644);
+	assert_int_equal(mode_of(&place, ".cvmfspublished"), 0644);
+	umask(before);
+	const char *scratch = place.storage->ops->scratch(place.storage);
+	assert_true(scratch[0] == '/' && lm_str_ends(scratch, "/data/txn") && access(scratch, W_OK) == 0);
+}
+
+static void test_open(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(place_done) struct place place;
+	place_init(&place);
+	CLEANUP(lm_storage_freep) struct lm_storage *again = NULL;
+	assert_ok(lm_storage_dir_open(place.dir, true, &again, &err), &err);
+	CLEANUP(lm_freep) char *absent = lm_str_printf("%s/absent", place.dir);
+	struct lm_storage *none = NULL;
+	assert_int_equal(lm_storage_dir_open(absent, false, &none, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, absent));
+	assert_int_equal(put(&place, ".file", "x"), 0);
+	CLEANUP(lm_freep) char *file = lm_str_printf("%s/.file", place.dir);
+	assert_int_equal(lm_storage_dir_open(file, true, &none, &err), -ENOTDIR);
+	assert_null(none);
+}
+
+static void test_put_get(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(place_done) struct place place;
+	place_init(&place);
+	const struct lm_storage_ops *ops = place.storage->ops;
+	assert_int_equal(ops->has(place.storage, OBJECT, &err), 0);
+	assert_int_equal(put(&place, OBJECT, "content"), 0);
+	assert_int_equal(ops->has(place.storage, OBJECT, &err), 1);
+	assert_content(&place, OBJECT, "content");
+	assert_ok(ops->sync(place.storage, &err), &err);
+
+	CLEANUP(lm_buf_done) struct lm_buf buf = LM_BUF(5);
+	assert_int_equal(lm_buf_str(&buf, "be"), 0);
+	assert_int_equal(ops->get(place.storage, "data/ab/none", &buf, &err), -ENOENT);
+	assert_int_equal(ops->get(place.storage, OBJECT, &buf, &err), -EMSGSIZE);
+	assert_string_equal(lm_buf_cstr(&buf), "be");
+	CLEANUP(lm_closep) int fd = lm_file_tmp(AT_FDCWD, place.dir, &err);
+	assert_int_equal(ops->get_file(place.storage, "data/ab/none", fd, &err), -ENOENT);
+}
+
+/* An object's name says what it holds: a second put leaves it alone. Other names are replaced. */
+static void test_idempotent(void **state)
+{
+	CLEANUP(place_done) struct place place;
+	place_init(&place);
+	assert_int_equal(put(&place, OBJECT, "first"), 0);
+	assert_int_equal(put(&place, OBJECT, "second"), 0);
+	assert_content(&place, OBJECT, "first");
+	assert_int_equal(put(&place, ".cvmfspublished", "first"), 0);
+	assert_int_equal(put(&place, ".cvmfspublished", "second"), 0);
+	assert_content(&place, ".cvmfspublished", "second");
+	assert_int_equal(put(&place, "sub/dir/file", "made on the way"), 0);
+	assert_content(&place, "sub/dir/file", "made on the way");
+	assert_int_equal(entries(&place, "data/txn"), 0);
+	assert_int_equal(entries(&place, "data/ab"), 1);
+}
+
+static void test_files(void **state)
+{
+	enum { SIZE = 3 << 20 };
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(place_done) struct place place;
+	place_init(&place);
+	CLEANUP(lm_freep) uint8_t *content = malloc(SIZE), *back = malloc(SIZE + 4);
+	for (size_t i = 0; i < SIZE; i++)
+		content[i] = (uint8_t)(i * i >> 8);
+	CLEANUP(lm_closep)
+	int in = lm_file_tmp(AT_FDCWD, place.dir, &err),
+	    out = lm_file_tmp(AT_FDCWD, place.dir, &err);
+	assert_ok(lm_write_all(in, content, SIZE, &err), &err);
+	assert_ok(lm_write_all(out, "head", 4, &err), &err);
+	/* The source's position does not matter, the target's does. */
+	assert_ok(place.storage->ops->put_file(place.storage, OBJECT, in, &err), &err);
+	assert_ok(place.storage->ops->get_file(place.storage, OBJECT, out, &err), &err);
+	assert_int_equal(lseek(out, 0, SEEK_END), SIZE + 4);
+	assert_ok(lm_pread_all(out, back, SIZE + 4, 0, &err), &err);
+	assert_memory_equal(back, "head", 4);
+	assert_memory_equal(back + 4, content, SIZE);
+	/* From a file system to which nothing can be copied inside the kernel. */
+	CLEANUP(lm_closep) int proc = open("/proc/self/status", O_RDONLY);
+	assert_ok(place.storage->ops->put_file(place.storage, "status", proc, &err), &err);
+	CLEANUP(lm_buf_done) struct lm_buf status = LM_BUF(1 << 20);
+	assert_ok(place.storage->ops->get(place.storage, "status", &status, &err), &err);
+	assert_non_null(strstr(lm_buf_cstr(&status), "Name:"));
+	assert_int_equal(place.storage->ops->put_file(place.storage, "bad", INT32_MAX, &err), -EBADF);
+	assert_int_equal(place.storage->ops->has(place.storage, "bad", &err), 0);
+}
+
+static void test_paths_outside(void **state)
+{
+	static const char *const bad[] = {"", "/etc/x", "../x", "data/../../x", "data/", "data/ab/.."};
+	CLEANUP(place_done) struct place place;
+	place_init(&place);
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		CLEANUP(lm_buf_done) struct lm_buf buf = LM_BUF(10);
+		assert_int_equal(put(&place, bad[i], "x"), -EINVAL);
+		assert_int_equal(place.storage->ops->has(place.storage, bad[i], NULL), -EINVAL);
+		assert_int_equal(place.storage->ops->get(place.storage, bad[i], &buf, NULL), -EINVAL);
+		assert_int_equal(place.storage->ops->get_file(place.storage, bad[i], 1, NULL), -EINVAL);
+	}
+}
+
+/* A repository that other tools made may lack data/txn and folders of objects. */
+static void test_missing_folders(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(place_done) struct place place;
+	place_init(&place);
+	CLEANUP(lm_freep) char *data = lm_str_printf("%s/data", place.dir);
+	assert_ok(lm_remove_tree(AT_FDCWD, data, &err), &err);
+	assert_int_equal(place.storage->ops->has(place.storage, OBJECT, &err), 0);
+	assert_int_equal(put(&place, OBJECT, "x"), 0);
+	assert_content(&place, OBJECT, "x");
+	assert_ok(lm_remove_tree(AT_FDCWD, data, &err), &err);
+	assert_ok(place.storage->ops->lock(place.storage, &err), &err);
+	assert_int_equal(access(place.storage->ops->scratch(place.storage), W_OK), 0);
+}
+
+static int fd_count(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	int count = 0;
+	while (readdir(dir))
+		count++;
+	closedir(dir);
+	return count;
+}
+
+static void test_lock(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(place_done) struct place place;
+	place_init(&place);
+	CLEANUP(lm_storage_freep) struct lm_storage *second = NULL;
+	assert_ok(lm_storage_dir_open(place.dir, false, &second, &err), &err);
+	assert_ok(place.storage->ops->lock(place.storage, &err), &err);
+	assert_ok(place.storage->ops->lock(place.storage, &err), &err); /* held already */
+	int before = fd_count();
+	assert_int_equal(second->ops->lock(second, &err), -EBUSY);
+	CLEANUP(lm_freep) char *who = lm_str_printf("process %d is publishing", (int)getpid());
+	assert_non_null(strstr(err.msg, who));
+	assert_int_equal(fd_count(), before);
+	lm_storage_free(place.storage);
+	place.storage = NULL;
+	assert_ok(second->ops->lock(second, &err), &err);
+}
+
+/* The child takes the lock, says so, and waits to be killed. */
+static pid_t start_holder(const char *dir)
+{
+	int ready[2];
+	assert_int_equal(pipe(ready), 0);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		struct lm_storage *storage = NULL;
+		bool ok =
+			lm_storage_dir_open(dir, false, &storage, NULL) == 0 && storage->ops->lock(storage, NULL) == 0;
+		if (ok && write(ready[1], "x", 1) == 1)
+			pause();
+		_exit(1);
+	}
+	close(ready[1]);
+	char byte;
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	close(ready[0]);
+	return pid;
+}
+
+static void test_lock_between_processes(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(place_done) struct place place;
+	place_init(&place);
+	pid_t holder = start_holder(place.dir);
+	int r = place.storage->ops->lock(place.storage, &err);
+	kill(holder, SIGKILL);
+	assert_int_equal(waitpid(holder, NULL, 0), holder);
+	assert_int_equal(r, -EBUSY);
+	CLEANUP(lm_freep) char *who = lm_str_printf("process %d is publishing", (int)holder);
+	assert_non_null(strstr(err.msg, who));
+	/* However it died, the lock died with it. */
+	assert_ok(place.storage->ops->lock(place.storage, &err), &err);
+}
+
+enum { SWAP_LEN = 100000, SWAPS = 200, OBJECTS = 100 };
+
+static void *swap_manifests(void *arg)
+{
+	struct lm_storage *storage = arg;
+	static char text[SWAP_LEN];
+	for (int i = 0; i < SWAPS; i++) {
+		memset(text, 'a' + i % 26, sizeof(text));
+		if (storage->ops->put(storage, "manifest", text, sizeof(text), NULL) < 0)
+			return (void *)-1;
+	}
+	return NULL;
+}
+
+/* A reader at any time sees one whole manifest, never a mixture, a part or none. */
+static void test_atomic_replacement(void **state)
+{
+	CLEANUP(place_done) struct place place;
+	place_init(&place);
+	assert_int_equal(put(&place, "manifest", ""), 0);
+	pthread_t thread;
+	assert_int_equal(pthread_create(&thread, NULL, swap_manifests, place.storage), 0);
+	for (char last = 0; last != 'a' + (SWAPS - 1) % 26;) {
+		struct lm_err err = LM_ERR_INIT;
+		CLEANUP(lm_buf_done) struct lm_buf buf = LM_BUF(SWAP_LEN);
+		assert_ok(place.storage->ops->get(place.storage, "manifest", &buf, &err), &err);
+		if (buf.len == 0)
+			continue;
+		assert_int_equal(buf.len, SWAP_LEN);
+		for (size_t i = 1; i < SWAP_LEN; i++)
+			assert_true(buf.data[i] == buf.data[0]);
+		last = (char)buf.data[0];
+	}
+	void *failed = NULL;
+	assert_int_equal(pthread_join(thread, &failed), 0);
+	assert_null(failed);
+}
+
+static void *put_objects(void *arg)
+{
+	struct lm_storage *storage = arg;
+	for (int i = 0; i < OBJECTS; i++) {
+		char path[64], text[16];
+		snprintf(path, sizeof(path), "data/%02x/%038d", i % 3, i);
+		snprintf(text, sizeof(text), "%d", i);
+		if (storage->ops->put(storage, path, text, strlen(text), NULL) < 0)
+			return (void *)-1;
+	}
+	return NULL;
+}
+
+static void test_same_objects_at_once(void **state)
+{
+	CLEANUP(place_done) struct place place;
+	place_init(&place);
+	pthread_t threads[4];
+	for (size_t i = 0; i < ARRAY_LEN(threads); i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, put_objects, place.storage), 0);
+	for (size_t i = 0; i < ARRAY_LEN(threads); i++) {
+		void *failed = NULL;
+		assert_int_equal(pthread_join(threads[i], &failed), 0);
+		assert_null(failed);
+	}
+	assert_int_equal(entries(&place, "data/00") + entries(&place, "data/01") + entries(&place, "data/02"), OBJECTS);
+	assert_int_equal(entries(&place, "data/txn"), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_layout),
+		cmocka_unit_test(test_open),
+		cmocka_unit_test(test_put_get),
+		cmocka_unit_test(test_idempotent),
+		cmocka_unit_test(test_files),
+		cmocka_unit_test(test_paths_outside),
+		cmocka_unit_test(test_missing_folders),
+		cmocka_unit_test(test_lock),
+		cmocka_unit_test(test_lock_between_processes),
+		cmocka_unit_test(test_atomic_replacement),
+		cmocka_unit_test(test_same_objects_at_once),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
