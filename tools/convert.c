@@ -1,0 +1,308 @@
+#include "base/clock.h"
+#include "base/str.h"
+#include "commands.h"
+#include "common.h"
+#include "convert/image.h"
+
+#include <getopt.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/utsname.h>
+
+struct options {
+	const char *repo, *storage, *keys, *name, *platform;
+	bool strict, json;
+	char **sources;
+	size_t source_count;
+};
+
+struct report {
+	struct lm_image_report *images;
+	size_t image_count; /* of those that have a report */
+	struct lm_manifest before, after;
+	int64_t ms;
+};
+
+static void report_done(struct report *report)
+{
+	for (size_t i = 0; i < report->image_count; i++)
+		lm_image_report_done(&report->images[i]);
+	free(report->images);
+}
+
+static int print_help(void)
+{
+	printf("Usage: lamella convert SOURCE... --repo NAME [OPTION]...\n"
+	       "Puts container images into a repository, layer by layer, all of them in one new revision.\n\n"
+	       "SOURCE: docker://HOST[:PORT]/NAME[:TAG][@DIGEST] or oci:DIR[:TAG]\n\n"
+	       "  --repo NAME          the repository\n"
+	       "  --storage DIR        its web root, if `lamella repo init` was run elsewhere\n"
+	       "  --keys DIR           its keys, likewise\n"
+	       "  --name REF           publish the image as REGISTRY/REPOSITORY[:TAG] instead of its source's name\n"
+	       "  --platform OS/ARCH[/VARIANT]\n"
+	       "                       which of an index's images (default: linux and this machine's)\n"
+	       "  --strict             publish nothing if an image has what the format can't hold\n"
+	       "  --json               the report as JSON\n");
+	return LM_EXIT_OK;
+}
+
+/* 0 go on, else -1 with *ret_code set. */
+static int check_options(const struct options *o, const char *command)
+{
+	const char *wrong = NULL;
+	if (o->source_count == 0 || !o->repo)
+		wrong = "SOURCE and --repo NAME are wanted";
+	else if (o->name && o->source_count > 1)
+		wrong = "--name goes with a single SOURCE";
+	if (!wrong)
+		return 0;
+	lm_cli_error("%s", wrong);
+	lm_cli_usage(command);
+	return -1;
+}
+
+/* 0 go on, else -1 with *ret_code set. */
+static int parse_options(int argc, char **argv, struct options *o, int *ret_code)
+{
+	static const struct option longs[] = {
+		{"repo", required_argument, NULL, 'r'},
+		{"storage", required_argument, NULL, 's'},
+		{"keys", required_argument, NULL, 'k'},
+		{"name", required_argument, NULL, 'n'},
+		{"platform", required_argument, NULL, 'p'},
+		{"strict", no_argument, NULL, 'S'},
+		{"json", no_argument, NULL, 'j'},
+		{"help", no_argument, NULL, 'h'},
+		{NULL, 0, NULL, 0},
+	};
+	*ret_code = LM_EXIT_USAGE;
+	for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
+		switch (c) {
+		case 'r':
+			o->repo = optarg;
+			break;
+		case 's':
+			o->storage = optarg;
+			break;
+		case 'k':
+			o->keys = optarg;
+			break;
+		case 'n':
+			o->name = optarg;
+			break;
+		case 'p':
+			o->platform = optarg;
+			break;
+		case 'S':
+			o->strict = true;
+			break;
+		case 'j':
+			o->json = true;
+			break;
+		case 'h':
+			*ret_code = print_help();
+			return -1;
+		default:
+			lm_cli_usage(argv[0]);
+			return -1;
+		}
+	}
+	o->sources = argv + optind;
+	o->source_count = (size_t)(argc - optind);
+	return check_options(o, argv[0]);
+}
+
+/* --- platform --- */
+
+/* What uname(2) calls a machine, as image indexes have it. */
+static const char *machine_architecture(const char *machine)
+{
+	static const char *const names[][2] = {
+		{"x86_64", "amd64"},
+		{"aarch64", "arm64"},
+		{"armv7l", "arm"},
+		{"i686", "386"},
+		{"ppc64le", "ppc64le"},
+		{"s390x", "s390x"},
+		{"riscv64", "riscv64"},
+	};
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		if (strcmp(machine, names[i][0]) == 0)
+			return names[i][1];
+	return "amd64";
+}
+
+/* text: a copy that is cut into pieces; NULL: this machine's. */
+static int parse_platform(char *text, struct lm_platform *ret, struct lm_err *err)
+{
+	if (!text) {
+		struct utsname uts;
+		if (uname(&uts) < 0)
+			return lm_err_sys(err, -errno, "uname");
+		*ret = (struct lm_platform){"linux", machine_architecture(uts.machine), NULL};
+		return 0;
+	}
+	char *rest = text;
+	const char *os = strsep(&rest, "/"), *architecture = strsep(&rest, "/"), *variant = rest;
+	if (*os == '\0' || !architecture || *architecture == '\0' ||
+		(variant && (*variant == '\0' || strchr(variant, '/'))))
+		return lm_err_set(err, -EINVAL, "--platform: OS/ARCH or OS/ARCH/VARIANT is wanted");
+	*ret = (struct lm_platform){os, architecture, variant};
+	return 0;
+}
+
+/* --- the work --- */
+
+static int convert_all(
+	const struct options *o, const struct lm_converter_config *config, struct report *ret, struct lm_err *err)
+{
+	CLEANUP(lm_converter_freep) struct lm_converter *converter = NULL;
+	int64_t start_ms = lm_now_ms();
+	int r = lm_converter_new(config, &converter, err);
+	if (r < 0)
+		return r;
+	ret->images = calloc(o->source_count, sizeof(*ret->images));
+	if (!ret->images)
+		return lm_err_oom(err);
+	for (; ret->image_count < o->source_count; ret->image_count++) {
+		r = lm_converter_image(
+			converter, o->sources[ret->image_count], o->name, &ret->images[ret->image_count], err);
+		if (r < 0)
+			return r;
+	}
+	ret->before = *lm_converter_base(converter);
+	r = lm_converter_publish(converter, &ret->after, err);
+	ret->ms = lm_now_ms() - start_ms;
+	return r;
+}
+
+static int run(const struct options *o, struct report *ret, struct lm_err *err)
+{
+	CLEANUP(lm_repo_record_done) struct lm_repo_record record = {0};
+	CLEANUP(lm_repo_keys_done) struct lm_repo_keys keys = {0};
+	CLEANUP(lm_storage_freep) struct lm_storage *storage = NULL;
+	CLEANUP(lm_http_freep) struct lm_http *http = NULL;
+	CLEANUP(lm_freep) char *platform = o->platform ? strdup(o->platform) : NULL;
+	if (o->platform && !platform)
+		return lm_err_oom(err);
+	struct lm_converter_config config = {.strict = o->strict};
+	int r = parse_platform(platform, &config.platform, err);
+	if (r == 0)
+		r = lm_repo_record_load(o->repo, o->storage, o->keys, &record, err);
+	if (r == 0 && !record.keys)
+		r = lm_err_set(
+			err, -EINVAL, "the keys of %s are neither recorded nor given by --keys DIR", record.name);
+	if (r == 0)
+		r = lm_repo_keys_load(record.keys, record.name, &keys, err);
+	if (r == 0)
+		r = lm_storage_dir_open(record.dir, false, &storage, err);
+	if (r == 0)
+		r = lm_http_new(&(struct lm_http_limits){0}, &http, err);
+	if (r < 0)
+		return r;
+	config.storage = storage;
+	config.keys = &keys;
+	config.fqrn = record.name;
+	config.http = http;
+	return convert_all(o, &config, ret, err);
+}
+
+/* --- the report --- */
+
+static void print_layer(const struct lm_layer_report *layer)
+{
+	printf("  %s  %-9s  %8s", layer->digest, layer->converted ? "converted" : "is there",
+		lm_cli_size(layer->blob_bytes).s);
+	if (layer->converted)
+		printf("  %7llu files  %8s stored  %6.1f s", (unsigned long long)layer->files,
+			lm_cli_size(layer->stored_bytes).s, (double)layer->ms / 1000);
+	printf("\n");
+}
+
+static int print_report(const struct report *report)
+{
+	uint64_t converted = 0, layers = 0, blob_bytes = 0, stored_bytes = 0;
+	for (size_t i = 0; i < report->image_count; i++) {
+		const struct lm_image_report *image = &report->images[i];
+		printf("%s (%s)\n", image->name, image->digest);
+		for (size_t k = 0; k < image->layer_count; k++) {
+			print_layer(&image->layers[k]);
+			layers++;
+			converted += image->layers[k].converted;
+			blob_bytes += image->layers[k].converted ? image->layers[k].blob_bytes : 0;
+			stored_bytes += image->layers[k].stored_bytes;
+		}
+	}
+	printf("%llu of %llu layers converted, %s read, %s stored, %.1f s\n", (unsigned long long)converted,
+		(unsigned long long)layers, lm_cli_size(blob_bytes).s, lm_cli_size(stored_bytes).s,
+		(double)report->ms / 1000);
+	if (report->after.revision == report->before.revision)
+		printf("nothing changed: revision %llu\n", (unsigned long long)report->after.revision);
+	else
+		printf("revision %llu published\n", (unsigned long long)report->after.revision);
+	return lm_cli_flush(LM_EXIT_OK);
+}
+
+static json_t *layer_json(const struct lm_layer_report *layer)
+{
+	return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "digest", layer->digest, "diff_id",
+		layer->diff_id, "state", layer->converted ? "converted" : "present", "blob_bytes",
+		(json_int_t)layer->blob_bytes, "tar_bytes", (json_int_t)layer->tar_bytes, "files",
+		(json_int_t)layer->files, "file_bytes", (json_int_t)layer->file_bytes, "objects_stored",
+		(json_int_t)layer->objects, "bytes_stored", (json_int_t)layer->stored_bytes, "attributes_lost",
+		(json_int_t)layer->losses, "seconds", (double)layer->ms / 1000);
+}
+
+/* NULL items make the whole NULL: memory was short, or a name is no UTF-8. */
+static json_t *image_json(const struct lm_image_report *image)
+{
+	json_t *layers = json_array();
+	for (size_t i = 0; i < image->layer_count; i++)
+		if (json_array_append_new(layers, layer_json(&image->layers[i])) < 0) {
+			json_decref(layers);
+			return NULL;
+		}
+	return json_pack("{s:s, s:s, s:s, s:s, s:o}", "source", image->source, "name", image->name, "digest",
+		image->digest, "config", image->config_digest, "layers", layers);
+}
+
+static json_t *report_json(const struct report *report)
+{
+	json_t *images = json_array();
+	for (size_t i = 0; i < report->image_count; i++)
+		if (json_array_append_new(images, image_json(&report->images[i])) < 0) {
+			json_decref(images);
+			return NULL;
+		}
+	return json_pack("{s:s, s:I, s:b, s:s, s:f, s:o}", "repository", report->after.fqrn, "revision",
+		(json_int_t)report->after.revision, "changed", report->after.revision != report->before.revision,
+		"root_catalog", lm_hash_text(&report->after.catalog).s, "seconds", (double)report->ms / 1000, "images",
+		images);
+}
+
+static int print_json(const struct report *report)
+{
+	json_t *json = report_json(report);
+	if (!json) {
+		lm_cli_error("the report can't be written as JSON");
+		return LM_EXIT_FAILED;
+	}
+	json_dumpf(json, stdout, JSON_INDENT(2));
+	printf("\n");
+	json_decref(json);
+	return lm_cli_flush(LM_EXIT_OK);
+}
+
+int lm_cmd_convert(int argc, char **argv)
+{
+	struct options options = {0};
+	int code;
+	if (parse_options(argc, argv, &options, &code) < 0)
+		return code;
+	CLEANUP(report_done) struct report report = {0};
+	struct lm_err err = LM_ERR_INIT;
+	if (run(&options, &report, &err) < 0)
+		return lm_cli_fail(&err);
+	return options.json ? print_json(&report) : print_report(&report);
+}

@@ -1,0 +1,242 @@
+#include "convert/image.h"
+
+#include "base/str.h"
+#include "base/work.h"
+#include "common.h"
+#include "convert/image_json.h"
+#include "convert/layer.h"
+#include "convert/layer_catalog.h"
+
+#include <stdio.h>
+
+enum { IN_FLIGHT_MAX = 64 << 20 };
+
+struct lm_converter {
+	struct lm_converter_config config;
+	struct lm_txn *txn;
+	struct lm_store *store;
+	uint64_t losses;
+};
+
+void lm_image_report_done(struct lm_image_report *report)
+{
+	free(report->source);
+	free(report->name);
+	free(report->layers);
+	*report = (struct lm_image_report){0};
+}
+
+int lm_converter_new(const struct lm_converter_config *config, struct lm_converter **ret, struct lm_err *err)
+{
+	CLEANUP(lm_converter_freep) struct lm_converter *converter = calloc(1, sizeof(*converter));
+	if (!converter)
+		return lm_err_oom(err);
+	converter->config = *config;
+	int r = lm_txn_begin(config->storage, config->keys, config->fqrn, &converter->txn, err);
+	if (r < 0)
+		return r;
+	enum lm_hash_algo algo = lm_txn_base(converter->txn)->catalog.algo;
+	r = lm_store_new(config->storage, algo, lm_work_cores(), IN_FLIGHT_MAX, &converter->store, err);
+	if (r < 0)
+		return r;
+	*ret = STEAL(converter);
+	return 0;
+}
+
+void lm_converter_free(struct lm_converter *converter)
+{
+	if (!converter)
+		return;
+	lm_store_free(converter->store);
+	lm_txn_free(converter->txn);
+	free(converter);
+}
+
+const struct lm_manifest *lm_converter_base(const struct lm_converter *converter)
+{
+	return lm_txn_base(converter->txn);
+}
+
+/* --- names --- */
+
+static char *docker_name(const struct lm_reference *ref)
+{
+	return ref->tag ? lm_str_printf("%s/%s:%s", ref->registry, ref->repository, ref->tag)
+			: lm_str_printf("%s/%s", ref->registry, ref->repository);
+}
+
+/* A layout has no name of its own: localhost/DIRECTORY:TAG. */
+static int layout_name(const struct lm_reference *ref, char **ret, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *path = realpath(ref->path, NULL);
+	if (!path)
+		return lm_err_sys(err, -errno, "%s", ref->path);
+	*ret = lm_str_printf("localhost/%s:%s", strrchr(path, '/') + 1, ref->tag ? ref->tag : "latest");
+	return *ret ? 0 : lm_err_oom(err);
+}
+
+/* Where the image is published below /.metadata. */
+static int name_image(const struct lm_reference *ref, const char *name, char **ret, struct lm_err *err)
+{
+	if (!name && ref->transport == LM_TRANSPORT_OCI)
+		return layout_name(ref, ret, err);
+	if (!name) {
+		*ret = docker_name(ref);
+		return *ret ? 0 : lm_err_oom(err);
+	}
+	CLEANUP(lm_reference_done) struct lm_reference wanted = {0};
+	CLEANUP(lm_freep) char *text = lm_str_printf("docker://%s", name);
+	if (!text)
+		return lm_err_oom(err);
+	int r = lm_reference_parse(text, &wanted, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "--name");
+	*ret = docker_name(&wanted);
+	return *ret ? 0 : lm_err_oom(err);
+}
+
+/* --- files in the repository --- */
+
+static int put_file(
+	struct lm_txn *txn, const char *dir, const char *name, const struct lm_buf *content, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/%s", dir, name);
+	return path ? lm_txn_put_data(txn, path, lm_buf_cstr(content), content->len, err) : lm_err_oom(err);
+}
+
+static int put_metadata(struct lm_txn *txn, const struct lm_image *image, const char *name, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *dir = lm_str_printf("/.metadata/%s", name);
+	CLEANUP(lm_buf_done) struct lm_buf json = LM_BUF(LM_MANIFEST_JSON_MAX);
+	if (!dir)
+		return lm_err_oom(err);
+	int r = lm_manifest_json(image, &json, err);
+	if (r == 0)
+		r = lm_txn_mkdirs(txn, dir, false, err);
+	if (r == 0)
+		r = put_file(txn, dir, "manifest.json", &json, err);
+	if (r == 0)
+		r = put_file(txn, dir, "manifest.raw", &image->manifest, err);
+	if (r == 0)
+		r = put_file(txn, dir, "config.raw", &image->config, err);
+	return r;
+}
+
+/* Notes in a layer that is there that this image uses it, too. */
+static int add_origin(struct lm_txn *txn, const char *layer_path, const char *config, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf origin = LM_BUF(LM_LAYER_JSON_MAX);
+	CLEANUP(lm_freep) char *dir = lm_str_printf("%s/.metadata", layer_path);
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/.metadata/origin.json", layer_path);
+	if (!dir || !path)
+		return lm_err_oom(err);
+	bool changed = false;
+	int r = lm_txn_has(txn, path, err);
+	if (r > 0)
+		r = lm_txn_read(txn, path, &origin, err);
+	if (r == 0)
+		r = lm_origin_json_add(&origin, config, &changed, err);
+	if (r < 0 || !changed)
+		return r;
+	r = lm_txn_mkdirs(txn, dir, false, err);
+	return r < 0 ? r : lm_txn_put_data(txn, path, origin.data, origin.len, err);
+}
+
+/* --- images --- */
+
+static void say_layer(const struct lm_image_report *image, size_t index)
+{
+	const struct lm_layer_report *layer = &image->layers[index];
+	if (!layer->converted)
+		lm_cli_say("%s: layer %zu of %zu, %.19s: is there", image->name, index + 1, image->layer_count,
+			layer->digest);
+	else
+		lm_cli_say("%s: layer %zu of %zu, %.19s: %s, %llu files, %s new in storage, %.1f s", image->name,
+			index + 1, image->layer_count, layer->digest, lm_cli_size(layer->blob_bytes).s,
+			(unsigned long long)layer->files, lm_cli_size(layer->stored_bytes).s, (double)layer->ms / 1000);
+}
+
+static int convert_layer(struct lm_converter *converter, struct lm_source *source, const struct lm_image *image,
+	size_t index, struct lm_image_report *report, struct lm_err *err)
+{
+	const struct lm_layer *layer = &image->layers[index];
+	struct lm_layer_report *ret = &report->layers[index];
+	struct lm_layer_path path = lm_layer_path(layer->digest);
+	memcpy(ret->digest, layer->digest, sizeof(ret->digest));
+	memcpy(ret->diff_id, layer->diff_id, sizeof(ret->diff_id));
+	ret->blob_bytes = layer->size;
+	char root[LM_LAYER_PATH_TEXT_MAX + 16];
+	snprintf(root, sizeof(root), "%s/" LM_LAYER_ROOT, path.s);
+	int r = lm_txn_has(converter->txn, root, err);
+	if (r > 0) {
+		r = add_origin(converter->txn, path.s, image->config_digest, err);
+	} else if (r == 0) {
+		const struct lm_layer_job job = {
+			.txn = converter->txn,
+			.storage = converter->config.storage,
+			.store = converter->store,
+			.source = source,
+			.image = image,
+			.index = index,
+			.label = report->name,
+		};
+		r = lm_layer_convert(&job, ret, err);
+	}
+	if (r < 0)
+		return r;
+	converter->losses += ret->losses;
+	say_layer(report, index);
+	return 0;
+}
+
+static int convert_image(struct lm_converter *converter, const struct lm_reference *ref, const char *name,
+	struct lm_image_report *report, struct lm_err *err)
+{
+	CLEANUP(lm_source_freep) struct lm_source *source = NULL;
+	CLEANUP(lm_image_done) struct lm_image image = {0};
+	int r = name_image(ref, name, &report->name, err);
+	if (r == 0)
+		r = lm_source_open(ref, converter->config.http, &source, err);
+	if (r == 0)
+		r = lm_source_image(source, &converter->config.platform, &image, err);
+	if (r < 0)
+		return r;
+	memcpy(report->digest, image.digest, sizeof(report->digest));
+	memcpy(report->config_digest, image.config_digest, sizeof(report->config_digest));
+	report->layers = calloc(LM_MAX(image.layer_count, 1), sizeof(*report->layers));
+	if (!report->layers)
+		return lm_err_oom(err);
+	report->layer_count = image.layer_count;
+	for (size_t i = 0; i < image.layer_count; i++) {
+		r = convert_layer(converter, source, &image, i, report, err);
+		if (r < 0)
+			return r;
+	}
+	return put_metadata(converter->txn, &image, report->name, err);
+}
+
+int lm_converter_image(struct lm_converter *converter, const char *source, const char *name,
+	struct lm_image_report *ret, struct lm_err *err)
+{
+	CLEANUP(lm_reference_done) struct lm_reference ref = {0};
+	CLEANUP(lm_image_report_done) struct lm_image_report report = {.source = strdup(source)};
+	if (!report.source)
+		return lm_err_oom(err);
+	int r = lm_reference_parse(source, &ref, err);
+	if (r == 0)
+		r = convert_image(converter, &ref, name, &report, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "%s", source);
+	*ret = report;
+	report = (struct lm_image_report){0};
+	return 0;
+}
+
+int lm_converter_publish(struct lm_converter *converter, struct lm_manifest *ret, struct lm_err *err)
+{
+	if (converter->config.strict && converter->losses > 0)
+		return lm_err_set(err, -EPROTO,
+			"nothing published: %llu attributes would be lost, and --strict is given",
+			(unsigned long long)converter->losses);
+	return lm_txn_commit(converter->txn, ret, err);
+}

@@ -1,0 +1,69 @@
+/*
+ * Images into a repository: layers that are missing are fetched and converted, all of one converter's images become one
+ * new revision.
+ *
+ *   lm_converter_new()      begins a transaction: the publisher's lock is held until free
+ *   lm_converter_image()    once for each image
+ *   lm_converter_publish()  the new revision; without it the repository stays as it was, but for unreferenced objects
+ *
+ * What an image becomes:
+ *
+ *   /.layers/xx/DIGEST                       each layer, a nested catalog, see layer_catalog.h, with
+ *     .metadata/layers.json, origin.json       where it comes from, and the images (configs) that use it
+ *   /.metadata/REGISTRY/REPOSITORY:TAG/      manifest.json with capitalised keys, as DUCC writes it, and the registry's
+ *                                            own bytes: manifest.raw, config.raw
+ *
+ * A layer that is there is not fetched, and nothing is written that is there already in the same words. Attributes of
+ * directories for which a layer has no entry come from the layers below it in the first image that brings it.
+ *
+ * Progress, and what the format can't hold, is said through lm_cli_*() on the way. One thread.
+ */
+#ifndef LM_TOOLS_IMAGE_H
+#define LM_TOOLS_IMAGE_H
+
+#include "oci/source.h"
+#include "repo/publish.h"
+
+struct lm_converter_config { /* all outlives the converter */
+	struct lm_storage *storage;
+	const struct lm_repo_keys *keys;
+	const char *fqrn;
+	struct lm_http *http;
+	struct lm_platform platform;
+	bool strict; /* what the format can't hold keeps all from being published */
+};
+
+struct lm_layer_report {
+	char digest[LM_DIGEST_MAX], diff_id[LM_DIGEST_MAX];
+	bool converted; /* false: was there; all below is then 0, except blob_bytes */
+	uint64_t blob_bytes, tar_bytes;
+	uint64_t files, file_bytes;	/* regular files of the layer, by name */
+	uint64_t objects, stored_bytes; /* new in the storage */
+	uint64_t losses;
+	int64_t ms;
+};
+
+struct lm_image_report {
+	char *source, *name; /* name: REGISTRY/REPOSITORY[:TAG] */
+	char digest[LM_DIGEST_MAX], config_digest[LM_DIGEST_MAX];
+	struct lm_layer_report *layers;
+	size_t layer_count;
+};
+void lm_image_report_done(struct lm_image_report *report);
+
+struct lm_converter;
+int lm_converter_new(
+	const struct lm_converter_config *config, struct lm_converter **ret, struct lm_err *err) MUST_CHECK;
+void lm_converter_free(struct lm_converter *converter);
+LM_DEFINE_CLEANUP(struct lm_converter, lm_converter_free, lm_converter_freep)
+
+const struct lm_manifest *lm_converter_base(const struct lm_converter *converter);
+
+/* source: as reference.h spells them. name: REGISTRY/REPOSITORY[:TAG] to publish it under, NULL: by the source. */
+int lm_converter_image(struct lm_converter *converter, const char *source, const char *name,
+	struct lm_image_report *ret, struct lm_err *err) MUST_CHECK;
+
+/* Nothing changed: 0 with *ret = the base. */
+int lm_converter_publish(struct lm_converter *converter, struct lm_manifest *ret, struct lm_err *err) MUST_CHECK;
+
+#endif

@@ -1,0 +1,32 @@
+/* One layer: from its blob to a nested catalog in a transaction. */
+#ifndef LM_TOOLS_LAYER_H
+#define LM_TOOLS_LAYER_H
+
+#include "convert/image.h"
+#include "convert/store.h"
+
+enum { LM_LAYER_PATH_TEXT_MAX = 96 };
+
+/* "/.layers/xx/HEX" of a digest "sha256:HEX". */
+struct lm_layer_path {
+	char s[LM_LAYER_PATH_TEXT_MAX];
+};
+struct lm_layer_path lm_layer_path(const char *digest);
+
+/* 1: the path is in the repository; 0: it is not. */
+int lm_txn_has(struct lm_txn *txn, const char *path, struct lm_err *err) MUST_CHECK;
+
+struct lm_layer_job {
+	struct lm_txn *txn;
+	struct lm_storage *storage;
+	struct lm_store *store;
+	struct lm_source *source;
+	const struct lm_image *image;
+	size_t index;	   /* the layer; those below it are in the transaction already */
+	const char *label; /* for what is said on the way */
+};
+
+/* Fetches, verifies (blob digest and diff id), converts and grafts it. Nothing is grafted on failure. */
+int lm_layer_convert(const struct lm_layer_job *job, struct lm_layer_report *ret, struct lm_err *err) MUST_CHECK;
+
+#endif

@@ -1,0 +1,106 @@
+/*
+ * The tree of one layer, in memory, built entry by entry as containerd unpacks a layer's tar onto the upper directory
+ * of an overlay (as root, with overlay's kind of whiteouts).
+ *
+ * The rules, where they are not what one would expect:
+ *
+ *   names      cleaned lexically, then symbolic links among the parents are followed inside the layer; an entry for
+ *              the root itself is passed over, so the root is 0755 root
+ *   parents    missing ones are made: as the nearest layer below has them, else 0755 root
+ *   again      a directory over a directory keeps children and attributes, and takes the new mode, owner and times;
+ *              else the newer entry replaces the older tree
+ *   .wh.NAME   becomes the character device 0:0 NAME, whatever type the entry has; NAME already in this layer is an
+ *              error, a later NAME replaces it; .wh..wh..opq sets trusted.overlay.opaque=y on its directory and
+ *              touches nothing else; other names with .wh. twice are whiteouts like any
+ *   hard links the target's parents are followed, the target itself is not; it takes the link entry's attributes.
+ *              No target, or a directory: an error
+ *   chown      drops a security.capability set before, as the kernel does: a hard link entry without one loses it
+ *   attributes trusted.* and what Linux has no name space for are passed over, so is user.* on what is neither a file
+ *              nor a directory; malformed ones are an error
+ *   times      before 1970 and from 2262 on become 1970; those of directories are set again at the end
+ *
+ * What containerd refuses to unpack is refused: -EPROTO, naming the entry. Old GNU sparse files are taken all the same.
+ * The tree owns all it hands out until it is freed, also what later entries replaced: content may be filled in by
+ * other threads. One thread applies.
+ */
+#ifndef LM_TOOLS_LAYER_TREE_H
+#define LM_TOOLS_LAYER_TREE_H
+
+#include "convert/tar.h"
+#include "repo/catalog.h"
+
+#define LM_OVERLAY_OPAQUE "trusted.overlay.opaque"
+
+enum { LM_LAYER_PATH_MAX = 4095 };	    /* of a path inside the layer, as the kernel's */
+#define LM_LAYER_TREE_MAX ((size_t)4 << 30) /* bytes of memory, of which a name takes about 250; more: -ENOMEM */
+
+struct lm_layer_xattr {
+	struct lm_layer_xattr *next;
+	const char *key;
+	const void *value;
+	size_t value_len;
+};
+
+/* Part of a file's content; offset and size are set by who cuts, hash by who packs. Filled in order, next != NULL only
+ * where this one is full. */
+struct lm_layer_chunks {
+	struct lm_layer_chunks *next;
+	unsigned count;
+	struct lm_chunk chunks[16];
+};
+
+struct lm_layer_inode {
+	uint32_t mode; /* full st_mode */
+	uint32_t uid, gid;
+	uint32_t names; /* how many names lead here; 0: replaced */
+	uint32_t group; /* for who writes the tree: number of the hard-link group, 0 at first */
+	uint32_t mtime_ns;
+	int64_t mtime_s;
+	uint64_t rdev;
+	const char *target; /* of a symbolic link */
+	struct lm_layer_xattr *xattrs;
+	/* regular files */
+	uint64_t size;
+	struct lm_hash hash;		/* of the whole, where it is not cut */
+	struct lm_layer_chunks *chunks; /* NULL: not cut */
+	struct lm_layer_chunks *last_chunks;
+};
+
+struct lm_layer_node {
+	struct lm_layer_node *parent;				   /* NULL: the root */
+	struct lm_layer_node *children, *last_child, *next, *prev; /* in the order of the entries */
+	struct lm_layer_node *same_hash;
+	struct lm_layer_inode *inode;
+	const char *name; /* "" for the root */
+	uint64_t name_hash;
+};
+
+/* The layers below, nearest first: finds the row of "/path" in one of them. -ENOENT: not there. */
+typedef int lm_layer_below_fn(void *arg, size_t index, const char *path, struct lm_row *ret, struct lm_err *err);
+struct lm_layer_below {
+	lm_layer_below_fn *lookup;
+	void *arg;
+	size_t count;
+};
+
+struct lm_layer_tree;
+/* below is copied; NULL: none. */
+int lm_layer_tree_new(const struct lm_layer_below *below, struct lm_layer_tree **ret, struct lm_err *err) MUST_CHECK;
+void lm_layer_tree_free(struct lm_layer_tree *tree);
+LM_DEFINE_CLEANUP(struct lm_layer_tree, lm_layer_tree_free, lm_layer_tree_freep)
+
+/* *ret_file: the inode that the entry's content belongs to, NULL where the entry has none. */
+int lm_layer_tree_apply(struct lm_layer_tree *tree, const struct lm_tar_entry *entry, struct lm_layer_inode **ret_file,
+	struct lm_err *err) MUST_CHECK;
+/* After the last entry. */
+int lm_layer_tree_finish(struct lm_layer_tree *tree, struct lm_err *err) MUST_CHECK;
+
+/* Room for the next chunk of a file; it stays where it is. */
+int lm_layer_tree_add_chunk(struct lm_layer_tree *tree, struct lm_layer_inode *file, uint64_t offset, uint64_t size,
+	struct lm_chunk **ret, struct lm_err *err) MUST_CHECK;
+
+struct lm_layer_node *lm_layer_tree_root(struct lm_layer_tree *tree);
+/* By "/exact/path", following no links; NULL: not there. */
+struct lm_layer_node *lm_layer_tree_find(struct lm_layer_tree *tree, const char *path);
+
+#endif
