@@ -74,7 +74,7 @@ static int parse_date(const char *text, int64_t *ret)
 	int year = parse_digits(text, 4), month = parse_digits(text + 4, 2), day = parse_digits(text + 6, 2),
 	    hour = parse_digits(text + 8, 2), minute = parse_digits(text + 10, 2), second = parse_digits(text + 12, 2);
 	if (year < 1970 || month < 1 || month > 12 || day < 1 || day > 31 || hour < 0 || hour > 23 || minute < 0 ||
-		minute > 59 || second < 0 || second > 60)
+		minute > 59 || second < 0 || second > 59)
 		return -EPROTO;
 	struct tm tm = {.tm_year = year - 1900,
 		.tm_mon = month - 1,
