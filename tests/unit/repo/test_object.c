@@ -329,7 +329,8 @@ static void check_pack_file(const char *dir, size_t size, enum lm_hash_algo algo
 {
 	struct lm_err err = LM_ERR_INIT;
 	CLEANUP(lm_freep) uint8_t *content = content_of(size);
-	CLEANUP(lm_closep) int in = lm_file_tmp(AT_FDCWD, dir, &err), out = lm_file_tmp(AT_FDCWD, dir, &err);
+	CLEANUP(lm_closep) int in = lm_file_tmp(AT_FDCWD, dir, &err);
+	CLEANUP(lm_closep) int out = lm_file_tmp(AT_FDCWD, dir, &err);
 	assert_ok(lm_write_all(in, content, size, &err), &err);
 	assert_ok(lm_write_all(out, "head", 4, &err), &err);
 	struct lm_hash hash;
@@ -364,9 +365,8 @@ static void test_pack_file(void **state)
 	check_pack_file(dir, (16 << 20) + 1, LM_HASH_SHA1);
 
 	struct lm_hash hash;
-	CLEANUP(lm_closep)
-	int write_only = open(dir, O_TMPFILE | O_WRONLY, 0600),
-	    out = lm_file_tmp(AT_FDCWD, dir, NULL);
+	CLEANUP(lm_closep) int write_only = open(dir, O_TMPFILE | O_WRONLY, 0600);
+	CLEANUP(lm_closep) int out = lm_file_tmp(AT_FDCWD, dir, NULL);
 	assert_int_equal(ftruncate(write_only, 17 << 20), 0);
 	assert_int_equal(lm_pack_file(LM_HASH_SHA1, write_only, out, &hash, NULL, NULL), -EBADF);
 	assert_int_equal(lm_pack_file(LM_HASH_SHA1, out, write_only, &hash, NULL, NULL), 0);

@@ -5,8 +5,25 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #define OBJECT "data/ab/cdef0123456789abcdef0123456789abcdef01"
+
+/* Stands before the C library's openat(2), to be a file system that has no nameless files. */
+static bool no_tmpfile;
+
+int openat(int dirfd, const char *path, int flags, ...)
+{
+	va_list args;
+	va_start(args, flags);
+	unsigned mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(args, unsigned) : 0;
+	va_end(args);
+	if (no_tmpfile && (flags & O_TMPFILE) == O_TMPFILE) {
+		errno = EOPNOTSUPP;
+		return -1;
+	}
+	return (int)syscall(SYS_openat, dirfd, path, flags, mode);
+}
 
 struct place {
 	char *dir;
@@ -121,8 +138,9 @@ static void test_put_get(void **state)
 }
 
 /* An object's name says what it holds: a second put leaves it alone. Other names are replaced. */
-static void test_idempotent(void **state)
+static void check_idempotent(void)
 {
+	struct lm_err err = LM_ERR_INIT;
 	CLEANUP(place_done) struct place place;
 	place_init(&place);
 	assert_int_equal(put(&place, OBJECT, "first"), 0);
@@ -133,8 +151,24 @@ static void test_idempotent(void **state)
 	assert_content(&place, ".cvmfspublished", "second");
 	assert_int_equal(put(&place, "sub/dir/file", "made on the way"), 0);
 	assert_content(&place, "sub/dir/file", "made on the way");
+	assert_int_equal(place.storage->ops->put_file(place.storage, "data/ab/bad", INT32_MAX, &err), -EBADF);
+	assert_int_equal(put(&place, "data/ab", "a folder is in the way"), 0);
+	assert_int_equal(put(&place, "sub/dir", "a folder is in the way"), -EISDIR);
 	assert_int_equal(entries(&place, "data/txn"), 0);
 	assert_int_equal(entries(&place, "data/ab"), 1);
+	assert_int_equal(mode_of(&place, OBJECT), 0644);
+}
+
+static void test_idempotent(void **state)
+{
+	check_idempotent();
+}
+
+static void test_without_nameless_files(void **state)
+{
+	no_tmpfile = true;
+	check_idempotent();
+	no_tmpfile = false;
 }
 
 static void test_files(void **state)
@@ -143,12 +177,12 @@ static void test_files(void **state)
 	struct lm_err err = LM_ERR_INIT;
 	CLEANUP(place_done) struct place place;
 	place_init(&place);
-	CLEANUP(lm_freep) uint8_t *content = malloc(SIZE), *back = malloc(SIZE + 4);
+	CLEANUP(lm_freep) uint8_t *content = malloc(SIZE);
+	CLEANUP(lm_freep) uint8_t *back = malloc(SIZE + 4);
 	for (size_t i = 0; i < SIZE; i++)
 		content[i] = (uint8_t)(i * i >> 8);
-	CLEANUP(lm_closep)
-	int in = lm_file_tmp(AT_FDCWD, place.dir, &err),
-	    out = lm_file_tmp(AT_FDCWD, place.dir, &err);
+	CLEANUP(lm_closep) int in = lm_file_tmp(AT_FDCWD, place.dir, &err);
+	CLEANUP(lm_closep) int out = lm_file_tmp(AT_FDCWD, place.dir, &err);
 	assert_ok(lm_write_all(in, content, SIZE, &err), &err);
 	assert_ok(lm_write_all(out, "head", 4, &err), &err);
 	/* The source's position does not matter, the target's does. */
@@ -339,6 +373,7 @@ int main(void)
 		cmocka_unit_test(test_open),
 		cmocka_unit_test(test_put_get),
 		cmocka_unit_test(test_idempotent),
+		cmocka_unit_test(test_without_nameless_files),
 		cmocka_unit_test(test_files),
 		cmocka_unit_test(test_paths_outside),
 		cmocka_unit_test(test_missing_folders),
