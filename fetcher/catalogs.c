@@ -1,0 +1,405 @@
+#include "fetcher/catalogs.h"
+
+#include "base/file.h"
+#include "base/lock.h"
+#include "base/log.h"
+
+#include <endian.h>
+#include <search.h>
+#include <string.h>
+#include <sys/queue.h>
+#include <zlib.h>
+
+/*
+ * A record of the table: this header, then the mountpoint's bytes. Numbers are consecutive from 1, so a record's place
+ * is its number. crc: crc32 of all that follows it.
+ */
+struct disk_record {
+	uint32_t crc; /* little-endian, like all below */
+	uint32_t number;
+	uint16_t path_len, prefix_len;
+	uint8_t algo, zero[3];
+	uint8_t digest[LM_HASH_BYTES];
+};
+_Static_assert(sizeof(struct disk_record) == 36, "no padding");
+
+struct opened {
+	struct lm_open_catalog open;
+	struct record *record;
+	unsigned refs; /* under lock */
+	TAILQ_ENTRY(opened) entry;
+};
+TAILQ_HEAD(opened_list, opened);
+
+struct record { /* never freed or moved before the end: strings may be used without the lock */
+	struct lm_hash hash;
+	char *mountpoint;
+	size_t prefix_len;
+	uint32_t number;
+	struct opened *opened; /* under lock; NULL: closed */
+};
+
+struct lm_catalogs {
+	struct lm_cache *cache;
+	size_t open_max;
+	int fd; /* the table, for appending */
+
+	struct lm_lock lock;
+	/* under lock */
+	struct record **records; /* [0] is number 1 */
+	size_t count, room;
+	void *by_key;		   /* tsearch tree of the same records */
+	off_t end;		   /* of the table */
+	struct opened_list recent; /* most recently used first */
+	size_t open_count;
+};
+
+static int cmp_record(const void *a, const void *b)
+{
+	const struct record *x = a, *y = b;
+	int r = lm_hash_cmp(&x->hash, &y->hash);
+	if (r == 0)
+		r = strcmp(x->mountpoint, y->mountpoint);
+	return r ? r : (x->prefix_len > y->prefix_len) - (x->prefix_len < y->prefix_len);
+}
+
+static void record_free(struct record *record)
+{
+	if (record)
+		free(record->mountpoint);
+	free(record);
+}
+LM_DEFINE_CLEANUP(struct record, record_free, record_freep)
+
+static struct record *record_new(const struct lm_hash *hash, const char *mountpoint, size_t len, size_t prefix_len)
+{
+	CLEANUP(record_freep) struct record *record = calloc(1, sizeof(*record));
+	if (!record || !(record->mountpoint = strndup(mountpoint, len)))
+		return NULL;
+	record->hash = *hash;
+	record->prefix_len = prefix_len;
+	return STEAL(record);
+}
+
+/* Takes ownership of the record on success; 0 or -ENOMEM. */
+static int add_record(struct lm_catalogs *catalogs, struct record *record)
+{
+	if (catalogs->count == catalogs->room) {
+		size_t room = catalogs->room ? 2 * catalogs->room : 64;
+		struct record **more = reallocarray(catalogs->records, room, sizeof(*more));
+		if (!more)
+			return -ENOMEM;
+		catalogs->records = more;
+		catalogs->room = room;
+	}
+	if (!tsearch(record, &catalogs->by_key, cmp_record))
+		return -ENOMEM;
+	record->number = (uint32_t)catalogs->count + 1;
+	catalogs->records[catalogs->count++] = record;
+	return 0;
+}
+
+/* One record at *at of the table's bytes: 0; -ENODATA nothing left; -EPROTO torn or damaged. */
+static int parse_record(const uint8_t *data, size_t len, size_t *at, uint32_t number, struct record **ret)
+{
+	struct disk_record head;
+	if (*at == len)
+		return -ENODATA;
+	if (len - *at < sizeof(head))
+		return -EPROTO;
+	memcpy(&head, data + *at, sizeof(head));
+	size_t path_len = le16toh(head.path_len), total = sizeof(head) + path_len;
+	if (len - *at < total || le32toh(head.number) != number || path_len > LM_REPO_PATH_MAX ||
+		le16toh(head.prefix_len) > path_len || head.algo > LM_HASH_SHAKE128)
+		return -EPROTO;
+	const uint8_t *path = data + *at + sizeof(head);
+	uint32_t crc = (uint32_t)crc32(0, data + *at + sizeof(head.crc), (uInt)(total - sizeof(head.crc)));
+	if (crc != le32toh(head.crc) || memchr(path, '\0', path_len))
+		return -EPROTO;
+	struct lm_hash hash = {.algo = head.algo, .set = true};
+	memcpy(hash.bytes, head.digest, sizeof(hash.bytes));
+	*ret = record_new(&hash, (const char *)path, path_len, le16toh(head.prefix_len));
+	*at += total;
+	return *ret ? 0 : -ENOMEM;
+}
+
+static int load_table(struct lm_catalogs *catalogs, const char *table, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done)
+	struct lm_buf data = LM_BUF((size_t)LM_CATALOG_NUMBER_MAX * (sizeof(struct disk_record) + 64));
+	int r = lm_file_read(AT_FDCWD, table, &data, err);
+	if (r < 0)
+		return r;
+	size_t at = 0;
+	for (;;) {
+		CLEANUP(record_freep) struct record *record = NULL;
+		r = parse_record(data.data, data.len, &at, (uint32_t)catalogs->count + 1, &record);
+		if (r == 0)
+			r = add_record(catalogs, record);
+		if (r < 0)
+			break;
+		(void)STEAL(record);
+	}
+	if (r == -ENOMEM)
+		return lm_err_oom(err);
+	if (r == -EPROTO) {
+		lm_log(LM_LOG_WARN, "table of catalog numbers is cut at its first bad record",
+			LM_KV("file", "%s", table), LM_KV("kept", "%zu", catalogs->count),
+			LM_KV("bytes_lost", "%zu", data.len - at));
+		if (ftruncate(catalogs->fd, (off_t)at) < 0)
+			return lm_err_sys(err, -errno, "truncate %s", table);
+	}
+	catalogs->end = (off_t)at;
+	return 0;
+}
+
+int lm_catalogs_new(
+	struct lm_cache *cache, const char *table, size_t open_max, struct lm_catalogs **ret, struct lm_err *err)
+{
+	CLEANUP(lm_catalogs_freep) struct lm_catalogs *catalogs = calloc(1, sizeof(*catalogs));
+	if (!catalogs)
+		return lm_err_oom(err);
+	catalogs->cache = cache;
+	catalogs->open_max = open_max;
+	lm_lock_init(&catalogs->lock);
+	TAILQ_INIT(&catalogs->recent);
+	catalogs->fd = open(table, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (catalogs->fd < 0)
+		return lm_err_sys(err, -errno, "open %s", table);
+	int r = load_table(catalogs, table, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "catalog numbers");
+	*ret = STEAL(catalogs);
+	return 0;
+}
+
+static void opened_free(struct opened *opened)
+{
+	if (opened)
+		lm_catalog_close(opened->open.catalog);
+	free(opened);
+}
+LM_DEFINE_CLEANUP(struct opened, opened_free, opened_freep)
+
+static void keep_node(void *node)
+{
+	(void)node; /* the records array owns it */
+}
+
+void lm_catalogs_free(struct lm_catalogs *catalogs)
+{
+	if (!catalogs)
+		return;
+	struct opened *opened;
+	while ((opened = TAILQ_FIRST(&catalogs->recent))) {
+		TAILQ_REMOVE(&catalogs->recent, opened, entry);
+		opened_free(opened);
+	}
+	tdestroy(catalogs->by_key, keep_node);
+	for (size_t i = 0; i < catalogs->count; i++)
+		record_free(catalogs->records[i]);
+	free(catalogs->records);
+	lm_closep(&catalogs->fd);
+	lm_lock_done(&catalogs->lock);
+	free(catalogs);
+}
+
+/* Appends the record that has just got its number. */
+static int write_record(struct lm_catalogs *catalogs, const struct record *record, uint32_t number, struct lm_err *err)
+{
+	size_t path_len = strlen(record->mountpoint);
+	CLEANUP(lm_buf_done) struct lm_buf out = LM_BUF(sizeof(struct disk_record) + LM_REPO_PATH_MAX);
+	struct disk_record head = {
+		.number = htole32(number),
+		.path_len = htole16((uint16_t)path_len),
+		.prefix_len = htole16((uint16_t)record->prefix_len),
+		.algo = record->hash.algo,
+	};
+	memcpy(head.digest, record->hash.bytes, sizeof(head.digest));
+	int r = lm_buf_append(&out, &head, sizeof(head));
+	if (r == 0)
+		r = lm_buf_append(&out, record->mountpoint, path_len);
+	if (r < 0)
+		return lm_err_set(err, r, "catalog at a path of %zu bytes", path_len);
+	uint32_t crc = htole32((uint32_t)crc32(0, out.data + sizeof(crc), (uInt)(out.len - sizeof(crc))));
+	memcpy(out.data, &crc, sizeof(crc));
+	r = lm_pwrite_all(catalogs->fd, out.data, out.len, catalogs->end, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "catalog numbers");
+	catalogs->end += (off_t)out.len;
+	return 0;
+}
+
+static int give_number(struct lm_catalogs *catalogs, struct record *record, struct lm_err *err)
+{
+	if (catalogs->count == LM_CATALOG_NUMBER_MAX)
+		return lm_err_set(err, -ENOSPC, "all %d catalog numbers are used", LM_CATALOG_NUMBER_MAX);
+	off_t before = catalogs->end;
+	int r = write_record(catalogs, record, (uint32_t)catalogs->count + 1, err);
+	if (r < 0)
+		return r;
+	r = add_record(catalogs, record);
+	if (r < 0) {
+		catalogs->end = before; /* the next record takes its place */
+		return lm_err_oom(err);
+	}
+	return 0;
+}
+
+int lm_catalogs_number(struct lm_catalogs *catalogs, const struct lm_hash *hash, const char *mountpoint,
+	size_t prefix_len, uint32_t *ret, struct lm_err *err)
+{
+	struct record key = {.hash = *hash, .mountpoint = (char *)mountpoint, .prefix_len = prefix_len};
+	LM_LOCKED(&catalogs->lock);
+	struct record *const *found = tfind(&key, &catalogs->by_key, cmp_record);
+	if (found) {
+		*ret = (*found)->number;
+		return 0;
+	}
+	CLEANUP(record_freep) struct record *record = record_new(hash, mountpoint, strlen(mountpoint), prefix_len);
+	if (!record)
+		return lm_err_oom(err);
+	int r = give_number(catalogs, record, err);
+	if (r < 0)
+		return r;
+	*ret = STEAL(record)->number;
+	return 0;
+}
+
+static struct record *find_record(struct lm_catalogs *catalogs, uint32_t number)
+{
+	lm_lock_assert(&catalogs->lock);
+	return number >= 1 && number <= catalogs->count ? catalogs->records[number - 1] : NULL;
+}
+
+/* A new reference on an open catalog, which becomes the most recently used one. */
+static struct lm_open_catalog *use(struct lm_catalogs *catalogs, struct opened *opened)
+{
+	lm_lock_assert(&catalogs->lock);
+	TAILQ_REMOVE(&catalogs->recent, opened, entry);
+	TAILQ_INSERT_HEAD(&catalogs->recent, opened, entry);
+	opened->refs++;
+	return &opened->open;
+}
+
+/* Takes the least recently used catalog that nobody uses off the list, when too many are open; else NULL. */
+static struct opened *take_surplus(struct lm_catalogs *catalogs)
+{
+	lm_lock_assert(&catalogs->lock);
+	if (catalogs->open_count <= catalogs->open_max)
+		return NULL;
+	struct opened *opened;
+	TAILQ_FOREACH_REVERSE(opened, &catalogs->recent, opened_list, entry)
+	if (opened->refs == 0)
+		break;
+	if (!opened)
+		return NULL;
+	TAILQ_REMOVE(&catalogs->recent, opened, entry);
+	catalogs->open_count--;
+	opened->record->opened = NULL;
+	return opened;
+}
+
+static void close_surplus(struct lm_catalogs *catalogs)
+{
+	for (;;) {
+		lm_lock_take(&catalogs->lock);
+		struct opened *surplus = take_surplus(catalogs);
+		lm_lock_release(&catalogs->lock);
+		if (!surplus)
+			return;
+		opened_free(surplus);
+	}
+}
+
+/* Opens a record's catalog from the cache, without the lock: LM_NEED when it is not there. */
+static int open_record(struct lm_catalogs *catalogs, struct record *record, struct opened **ret,
+	struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	const struct lm_object_ref ref = {
+		.hash = record->hash,
+		.kind = LM_OBJECT_CATALOG,
+		.compression = LM_COMPRESSION_ZLIB,
+		.size = LM_SIZE_UNKNOWN,
+	};
+	CLEANUP(lm_closep) int fd = lm_cache_open(catalogs->cache, &ref);
+	if (fd == -ENOENT) {
+		*ret_need = ref;
+		return LM_NEED;
+	}
+	if (fd < 0)
+		return lm_err_sys(err, fd, "open catalog %s", lm_hash_text(&ref.hash).s);
+	CLEANUP(lm_freep) char *path = lm_cache_path(catalogs->cache, &ref);
+	CLEANUP(opened_freep) struct opened *opened = calloc(1, sizeof(*opened));
+	if (!path || !opened)
+		return lm_err_oom(err);
+	opened->record = record;
+	opened->open = (struct lm_open_catalog){
+		.number = record->number, .mountpoint = record->mountpoint, .prefix_len = record->prefix_len};
+	int r = lm_catalog_open(path, record->mountpoint + record->prefix_len, &opened->open.catalog, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "catalog %s", lm_hash_text(&ref.hash).s);
+	*ret = STEAL(opened);
+	return 0;
+}
+
+int lm_catalogs_get(struct lm_catalogs *catalogs, uint32_t number, struct lm_open_catalog **ret,
+	struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	lm_lock_take(&catalogs->lock);
+	struct record *record = find_record(catalogs, number);
+	if (record && record->opened) {
+		*ret = use(catalogs, record->opened);
+		lm_lock_release(&catalogs->lock);
+		return 0;
+	}
+	lm_lock_release(&catalogs->lock);
+	if (!record)
+		return lm_err_set(err, -ESTALE, "no catalog has the number %u", number);
+
+	CLEANUP(opened_freep) struct opened *opened = NULL;
+	int r = open_record(catalogs, record, &opened, ret_need, err);
+	if (r != 0)
+		return r;
+	lm_lock_take(&catalogs->lock);
+	if (!record->opened) { /* else another thread was quicker, and ours is closed */
+		record->opened = STEAL(opened);
+		TAILQ_INSERT_HEAD(&catalogs->recent, record->opened, entry);
+		catalogs->open_count++;
+	}
+	*ret = use(catalogs, record->opened);
+	lm_lock_release(&catalogs->lock);
+	close_surplus(catalogs);
+	return 0;
+}
+
+void lm_catalogs_put(struct lm_catalogs *catalogs, struct lm_open_catalog *open)
+{
+	if (!open)
+		return;
+	struct opened *opened = (struct opened *)((char *)open - offsetof(struct opened, open));
+	lm_lock_take(&catalogs->lock);
+	opened->refs--;
+	bool surplus = catalogs->open_count > catalogs->open_max;
+	lm_lock_release(&catalogs->lock);
+	if (surplus)
+		close_surplus(catalogs);
+}
+
+int lm_catalogs_describe(
+	struct lm_catalogs *catalogs, uint32_t number, struct lm_hash *ret_hash, const char **ret_mountpoint)
+{
+	LM_LOCKED(&catalogs->lock);
+	const struct record *record = find_record(catalogs, number);
+	if (!record)
+		return -ESTALE;
+	*ret_hash = record->hash;
+	*ret_mountpoint = record->mountpoint;
+	return 0;
+}
+
+size_t lm_catalogs_count(struct lm_catalogs *catalogs)
+{
+	LM_LOCKED(&catalogs->lock);
+	return catalogs->count;
+}

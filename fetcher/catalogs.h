@@ -1,0 +1,60 @@
+/*
+ * The catalogs of one repository: their numbers, and those that are open.
+ *
+ * NUMBERS. A catalog number (24 bits, from 1) stands for (catalog hash, where it hangs in the tree). It is given out
+ * once and never means anything else, also not after a restart: the kernel remembers node numbers for as long as a
+ * mount lives. The file TABLE holds one record per number, each with a checksum, and only grows; what a crash tore off
+ * at its end is cut away at the next start (numbers lost by a power cut are lost together with the kernel that knew
+ * them).
+ *
+ * Catalogs are listings of full paths. Below a bind mountpoint hangs a root catalog whose paths begin at "" again:
+ * there `prefix_len` bytes of the mountpoint belong to the tree only, the rest is what the catalog knows itself by.
+ *
+ * OPEN CATALOGS. lm_catalogs_get() opens what is in the cache, and keeps the most recently used ones open; each
+ * reference is returned by lm_catalogs_put(). No waiting for the network: a catalog that is not in the cache is named,
+ * for the caller to fetch and ask again.
+ *
+ * Any thread may call.
+ */
+#ifndef LM_FETCHER_CATALOGS_H
+#define LM_FETCHER_CATALOGS_H
+
+#include "fetcher/cache.h"
+#include "repo/catalog.h"
+
+struct lm_catalogs;
+
+enum { LM_CATALOG_NUMBER_MAX = (1 << 24) - 1 };
+enum { LM_NEED = 1 }; /* the result of operations that lack an object */
+
+struct lm_open_catalog {
+	struct lm_catalog *catalog;
+	uint32_t number;
+	const char *mountpoint; /* in the tree */
+	size_t prefix_len;	/* the catalog's own paths are the tree's without that many bytes */
+};
+
+/* table: path of the file of numbers (made if absent; its directory must exist). open_max: catalogs kept open. */
+int lm_catalogs_new(struct lm_cache *cache, const char *table, size_t open_max, struct lm_catalogs **ret,
+	struct lm_err *err) MUST_CHECK;
+void lm_catalogs_free(struct lm_catalogs *catalogs); /* all references must be back */
+LM_DEFINE_CLEANUP(struct lm_catalogs, lm_catalogs_free, lm_catalogs_freep)
+
+/* The number of this catalog at this place, a new one where it has none. -ENOSPC when all numbers are used. */
+int lm_catalogs_number(struct lm_catalogs *catalogs, const struct lm_hash *hash, const char *mountpoint,
+	size_t prefix_len, uint32_t *ret, struct lm_err *err) MUST_CHECK;
+
+/*
+ * 0; LM_NEED with *ret_need: fetch that and call again; -ESTALE no such number; -EPROTO the catalog is malformed.
+ */
+int lm_catalogs_get(struct lm_catalogs *catalogs, uint32_t number, struct lm_open_catalog **ret,
+	struct lm_object_ref *ret_need, struct lm_err *err) MUST_CHECK;
+void lm_catalogs_put(struct lm_catalogs *catalogs, struct lm_open_catalog *open); /* NULL is fine */
+
+/* What a number stands for, without opening it: -ESTALE. The mountpoint stays valid as long as catalogs does. */
+int lm_catalogs_describe(struct lm_catalogs *catalogs, uint32_t number, struct lm_hash *ret_hash,
+	const char **ret_mountpoint) MUST_CHECK;
+
+size_t lm_catalogs_count(struct lm_catalogs *catalogs); /* numbers given out */
+
+#endif

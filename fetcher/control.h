@@ -1,0 +1,42 @@
+/*
+ * The control service (proto/lamella/fetcher.proto) on a Unix socket.
+ *
+ * Resolve looks all layers of a request up at the same time, each a small struct that waits for catalogs like a parked
+ * file operation does. A layer that is not there makes the repositories that were not asked for a while look for a new
+ * revision, and is looked up once more. The answer goes out when everything is known, or at the deadline with what is.
+ */
+#ifndef LM_FETCHER_CONTROL_H
+#define LM_FETCHER_CONTROL_H
+
+#include "fetcher/repository.h"
+
+enum { LM_CONTROL_DEADLINE_MS = 10000, LM_CONTROL_FRESH_MS = 3000, LM_CONTROL_LAYERS_MAX = 1024 };
+
+struct lm_control_repository {
+	struct lm_repository *repository;
+	const char *mountpoint;
+};
+
+struct lm_control_config { /* everything must outlive the service */
+	const char *socket;
+	const struct lm_control_repository *repositories;
+	size_t repository_count;
+	struct lm_cache *cache;
+	struct lm_http *http; /* for its timer */
+	/* Whether the repository is mounted now. */
+	bool (*is_mounted)(void *arg, size_t repository);
+	void *arg;
+};
+
+struct lm_control;
+
+/* The socket's directory is made (0700) where missing. */
+int lm_control_new(const struct lm_control_config *config, struct lm_control **ret, struct lm_err *err) MUST_CHECK;
+
+/* Answers what is waiting, closes the socket. Stop the repositories before: they end what waits for them. */
+void lm_control_stop(struct lm_control *control);
+/* After stop, and after all downloads and timers ended. */
+void lm_control_free(struct lm_control *control);
+LM_DEFINE_CLEANUP(struct lm_control, lm_control_free, lm_control_freep)
+
+#endif

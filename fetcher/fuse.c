@@ -1,0 +1,872 @@
+#define FUSE_USE_VERSION 314
+
+#include "fetcher/fuse.h"
+
+#include "base/lock.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "fetcher/mountpoint.h"
+
+#include <fuse_lowlevel.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/queue.h>
+
+enum {
+	THREADS_MAX = 64,
+	TRIES_MAX = 64,	 /* objects one request may turn out to lack, one after the other */
+	LOG_LIMITS = 64, /* failures are rate-limited by object, in so many groups */
+	LOG_INTERVAL_MS = 10000,
+	STREAMS = 256,		 /* files whose last read is remembered, to tell sequential reading */
+	STREAM_WINDOW = 1 << 20, /* reads of one stream may overtake each other by that much */
+	XATTR_VALUE_MAX = 64 << 10,
+	MAX_BACKGROUND = 128,
+};
+static const double FOREVER_S = 1e9; /* the kernel cuts it to what it can count */
+
+struct change { /* of the root catalog, for the notifying thread */
+	uint32_t from, to;
+	STAILQ_ENTRY(change) entry;
+};
+
+struct stream { /* a hint, not a truth: the two fields may be of different files */
+	_Atomic(uint64_t) ino, end;
+};
+
+struct lm_fuse {
+	struct lm_fuse_config config; /* constant after new, strings owned */
+	struct fuse_session *session;
+	pthread_t threads[THREADS_MAX], notifier;
+	unsigned thread_count; /* started */
+	bool notifier_runs;
+	bool open_needed, opendir_needed; /* constant after INIT: the kernel can't do without these calls */
+
+	_Atomic(unsigned) serving; /* threads in their loop */
+	_Atomic(bool) stopping;
+	_Atomic(uint64_t) root_ttl_s;
+	struct lm_log_limit limits[LOG_LIMITS];
+	struct stream streams[STREAMS];
+
+	struct lm_lock lock;
+	struct lm_cond wake;
+	STAILQ_HEAD(, change) changes; /* under lock */
+};
+
+/* A request. run answers it and returns 0, or returns LM_NEED or an error without having answered. */
+struct op {
+	struct lm_fuse *fuse;
+	fuse_req_t req;
+	int (*run)(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err);
+	fuse_ino_t ino;
+	const char *name; /* or NULL */
+	size_t size;
+	off_t offset;
+	bool plus; /* readdirplus */
+};
+
+/* The one place where codes become the kernel's error numbers. Whatever is not an answer to the question is EIO. */
+static int kernel_errno(int code)
+{
+	switch (code) {
+	case -ENOENT:
+	case -ENOTDIR:
+	case -EISDIR:
+	case -EINVAL:
+	case -ENODATA:
+	case -ENAMETOOLONG:
+	case -ERANGE:
+	case -EINTR:
+	case -ENOMEM:
+		return -code;
+	default:
+		return EIO;
+	}
+}
+
+static void append_path(struct op *op, struct lm_buf *path)
+{
+	lm_tree_path(op->fuse->config.tree, op->ino, path);
+	if (op->name)
+		(void)!lm_buf_printf(path, "%s%s", lm_str_ends(lm_buf_cstr(path), "/") ? "" : "/", op->name);
+}
+
+/* object: what could not be had, or NULL when the catalog itself is at fault. */
+static void log_failure(struct op *op, const struct lm_object_ref *object, int code, const struct lm_err *err)
+{
+	struct lm_fuse *fuse = op->fuse;
+	size_t group = (object ? object->hash.bytes[0] : op->ino) % LOG_LIMITS;
+	unsigned missed;
+	if (!lm_log_limit_pass(&fuse->limits[group], LOG_INTERVAL_MS, &missed))
+		return;
+	CLEANUP(lm_buf_done) struct lm_buf path = LM_BUF(LM_REPO_PATH_MAX + LM_NAME_MAX);
+	char name[LM_OBJECT_PATH_MAX];
+	append_path(op, &path);
+	lm_log(LM_LOG_ERROR, "read failed", LM_KV("repository", "%s", fuse->config.fqrn),
+		LM_KV("object", "%s", object ? lm_object_path(&object->hash, object->kind, name) : "-"),
+		LM_KV("path", "%s", lm_buf_cstr(&path)), LM_KV("error", "%s", strerrorname_np(-code)),
+		LM_KV("cause", "%s", err && err->msg[0] ? err->msg : strerror(-code)),
+		LM_KV("not_shown", "%u", missed));
+}
+
+static void fail(struct op *op, int code, const struct lm_err *err)
+{
+	int error = kernel_errno(code);
+	if (error == EIO)
+		log_failure(op, NULL, code, err);
+	fuse_reply_err(op->req, error);
+}
+
+/* An object that can't be had is EIO whatever the reason, "not there" included: the file exists. */
+static void fail_object(struct op *op, const struct lm_object_ref *object, int code, const struct lm_err *err)
+{
+	log_failure(op, object, code, err);
+	fuse_reply_err(op->req, code == -ENOMEM ? ENOMEM : EIO);
+}
+
+/*
+ * Parked requests. Two parties may answer one: the completion of its download, and an interrupt; `answered` decides.
+ * Only the completion frees it.
+ */
+struct parked {
+	struct op op;
+	struct lm_object_ref need;
+	_Atomic(bool) answered;
+	unsigned tries;
+	char name[];
+};
+
+static void on_interrupt(fuse_req_t req, void *arg)
+{
+	_Atomic(bool) *answered = arg;
+	if (!atomic_exchange(answered, true))
+		fuse_reply_err(req, EINTR);
+}
+
+static void offer_interrupt(fuse_req_t req, _Atomic(bool) *answered)
+{
+	atomic_store(answered, false);
+	fuse_req_interrupt_func(req, on_interrupt, answered);
+}
+
+/* Whether the request is ours to answer. After true, no interrupt touches it any more: libfuse calls the function with
+ * the request's lock held, and taking it back waits for that lock. */
+static bool claim(fuse_req_t req, _Atomic(bool) *answered)
+{
+	if (atomic_exchange(answered, true))
+		return false;
+	fuse_req_interrupt_func(req, NULL, NULL);
+	return true;
+}
+
+static void go_on(struct parked *parked);
+
+static void on_need_fetched(void *arg, int code, int fd, const struct lm_err *err)
+{
+	struct parked *parked = arg;
+	if (code == 0) {
+		go_on(parked);
+		return;
+	}
+	if (claim(parked->op.req, &parked->answered))
+		fail_object(&parked->op, &parked->need, code, err);
+	free(parked);
+}
+
+/* Waits for parked->need. The parked request is not ours any more when this returns LM_FETCH_LATER. */
+static int order(struct parked *parked)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_closep) int fd = -1;
+	offer_interrupt(parked->op.req, &parked->answered);
+	int r = lm_fetch_object(
+		parked->op.fuse->config.fetch, &parked->need, LM_HTTP_BLOCKED_READ, on_need_fetched, parked, &fd, &err);
+	if (r < 0) {
+		on_need_fetched(parked, r, -1, &err);
+		r = LM_FETCH_LATER;
+	}
+	return r;
+}
+
+/* Runs a parked request whose need is there, to its answer or its next need. */
+static void go_on(struct parked *parked)
+{
+	int r;
+	do {
+		struct lm_err err = LM_ERR_INIT;
+		if (!claim(parked->op.req, &parked->answered)) {
+			free(parked);
+			return;
+		}
+		r = parked->op.run(&parked->op, &parked->need, &err);
+		if (r == LM_NEED && ++parked->tries == TRIES_MAX)
+			r = lm_err_set(&err, -EIO, "an object that was fetched is gone again and again");
+		if (r != LM_NEED) {
+			if (r < 0)
+				fail(&parked->op, r, &err);
+			free(parked);
+			return;
+		}
+		r = order(parked);
+	} while (r == 0);
+}
+
+static void park(struct op *op, const struct lm_object_ref *need)
+{
+	size_t name_len = op->name ? strlen(op->name) : 0;
+	struct parked *parked = calloc(1, sizeof(*parked) + name_len + 1);
+	if (!parked) {
+		fail(op, -ENOMEM, NULL);
+		return;
+	}
+	parked->op = *op;
+	parked->need = *need;
+	if (op->name)
+		parked->op.name = memcpy(parked->name, op->name, name_len);
+	if (order(parked) == 0)
+		go_on(parked);
+}
+
+/* Answers a request that is on the caller's stack, now or later. */
+static void submit(struct op op)
+{
+	struct lm_object_ref need;
+	struct lm_err err = LM_ERR_INIT;
+	int r = op.run(&op, &need, &err);
+	if (r == LM_NEED)
+		park(&op, &need);
+	else if (r < 0)
+		fail(&op, r, &err);
+}
+
+static struct lm_fuse *fuse_of(fuse_req_t req)
+{
+	return fuse_req_userdata(req);
+}
+
+/* Entries and attributes. */
+
+static double entry_timeout(struct lm_fuse *fuse, fuse_ino_t parent)
+{
+	return parent == LM_NODE_ROOT ? (double)atomic_load(&fuse->root_ttl_s) : FOREVER_S;
+}
+
+static struct fuse_entry_param entry_param(struct lm_fuse *fuse, fuse_ino_t parent, const struct lm_entry *entry)
+{
+	return (struct fuse_entry_param){
+		.ino = entry->node,
+		.attr = entry->attr,
+		.attr_timeout = FOREVER_S,
+		.entry_timeout = entry_timeout(fuse, parent),
+	};
+}
+
+static int run_lookup(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	struct lm_entry entry;
+	int r = lm_tree_lookup(op->fuse->config.tree, op->ino, op->name, &entry, ret_need, err);
+	if (r == -ENOENT)
+		entry = (struct lm_entry){.node = 0}; /* "not there" is kept by the kernel like any entry */
+	else if (r != 0)
+		return r;
+	const struct fuse_entry_param param = entry_param(op->fuse, op->ino, &entry);
+	fuse_reply_entry(op->req, &param);
+	return 0;
+}
+
+static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	submit((struct op){.fuse = fuse_of(req), .req = req, .run = run_lookup, .ino = parent, .name = name});
+}
+
+static int run_getattr(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	struct stat attr;
+	int r = lm_tree_getattr(op->fuse->config.tree, op->ino, &attr, ret_need, err);
+	if (r != 0)
+		return r;
+	fuse_reply_attr(op->req, &attr, op->ino == LM_NODE_ROOT ? entry_timeout(op->fuse, op->ino) : FOREVER_S);
+	return 0;
+}
+
+static void do_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *info)
+{
+	submit((struct op){.fuse = fuse_of(req), .req = req, .run = run_getattr, .ino = ino});
+}
+
+static int run_readlink(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf target = LM_BUF(LM_SYMLINK_MAX);
+	int r = lm_tree_readlink(op->fuse->config.tree, op->ino, &target, ret_need, err);
+	if (r != 0)
+		return r;
+	fuse_reply_readlink(op->req, lm_buf_cstr(&target));
+	return 0;
+}
+
+static void do_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	submit((struct op){.fuse = fuse_of(req), .req = req, .run = run_readlink, .ino = ino});
+}
+
+static void do_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+	struct lm_cache_stats stats;
+	lm_cache_stats(fuse_of(req)->config.cache, &stats);
+	const struct statvfs st = {
+		.f_bsize = 4096,
+		.f_frsize = 4096,
+		.f_blocks = stats.bytes / 4096,
+		.f_files = stats.objects,
+		.f_namemax = LM_NAME_MAX, /* overlayfs refuses longer names than its layers' largest */
+	};
+	fuse_reply_statfs(req, &st);
+}
+
+/* Attributes, extended. */
+
+static void reply_sized(struct op *op, const struct lm_buf *data)
+{
+	if (op->size == 0)
+		fuse_reply_xattr(op->req, data->len);
+	else if (data->len > op->size)
+		fuse_reply_err(op->req, ERANGE);
+	else
+		fuse_reply_buf(op->req, (const char *)data->data, data->len);
+}
+
+static int run_getxattr(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf value = LM_BUF(XATTR_VALUE_MAX);
+	int r = lm_tree_getxattr(op->fuse->config.tree, op->ino, op->name, &value, ret_need, err);
+	if (r == 0)
+		reply_sized(op, &value);
+	return r;
+}
+
+static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	submit((struct op){
+		.fuse = fuse_of(req), .req = req, .run = run_getxattr, .ino = ino, .name = name, .size = size});
+}
+
+static int run_listxattr(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf names = LM_BUF(XATTR_VALUE_MAX);
+	bool trusted = fuse_req_ctx(op->req)->uid == 0;
+	int r = lm_tree_listxattr(op->fuse->config.tree, op->ino, trusted, &names, ret_need, err);
+	if (r == 0)
+		reply_sized(op, &names);
+	return r;
+}
+
+static void do_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+	submit((struct op){.fuse = fuse_of(req), .req = req, .run = run_listxattr, .ino = ino, .size = size});
+}
+
+/* Directories. */
+
+struct page {
+	struct op *op;
+	char *data;
+	size_t len;
+};
+
+static int add_dirent(void *arg, const char *name, const struct lm_entry *entry, uint64_t next)
+{
+	struct page *page = arg;
+	struct op *op = page->op;
+	size_t room = op->size - page->len, len;
+	if (op->plus) {
+		struct fuse_entry_param param = entry_param(op->fuse, op->ino, entry);
+		if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+			param.ino = 0; /* only names and types: the kernel looks these up by itself */
+		len = fuse_add_direntry_plus(op->req, page->data + page->len, room, name, &param, (off_t)next);
+	} else {
+		len = fuse_add_direntry(op->req, page->data + page->len, room, name, &entry->attr, (off_t)next);
+	}
+	if (len > room)
+		return 1;
+	page->len += len;
+	return 0;
+}
+
+static int run_readdir(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *data = malloc(op->size);
+	struct page page = {.op = op, .data = data};
+	if (!data)
+		return lm_err_oom(err);
+	int r = lm_tree_readdir(op->fuse->config.tree, op->ino, (uint64_t)op->offset, add_dirent, &page, ret_need, err);
+	if (r == -EPROTO && (page.len > 0 || op->offset > 0)) { /* what makes sense is listed all the same */
+		log_failure(op, NULL, r, err);
+		r = 0;
+	}
+	if (r == 0)
+		fuse_reply_buf(op->req, page.data, page.len);
+	return r;
+}
+
+static void do_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *info)
+{
+	submit((struct op){
+		.fuse = fuse_of(req), .req = req, .run = run_readdir, .ino = ino, .size = size, .offset = offset});
+}
+
+static void do_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *info)
+{
+	submit((struct op){.fuse = fuse_of(req),
+		.req = req,
+		.run = run_readdir,
+		.ino = ino,
+		.size = size,
+		.offset = offset,
+		.plus = true});
+}
+
+/* Opening: there is nothing to remember, and a kernel that is told so once does not ask again. */
+
+static void reply_open(fuse_req_t req, bool needed)
+{
+	const struct fuse_file_info info = {.keep_cache = 1, .cache_readdir = 1};
+	if (needed)
+		fuse_reply_open(req, &info);
+	else
+		fuse_reply_err(req, ENOSYS);
+}
+
+static void do_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *info)
+{
+	reply_open(req, fuse_of(req)->open_needed);
+}
+
+static void do_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *info)
+{
+	reply_open(req, fuse_of(req)->opendir_needed);
+}
+
+/* Reading. The plan is made once; its pieces are descriptors of cached objects, some of which may have to come first.
+ */
+
+struct reading {
+	struct op op;
+	struct lm_read_plan plan;
+	int *fds; /* of each piece; -1: not there yet */
+	_Atomic(size_t) missing;
+	_Atomic(bool) answered;
+
+	struct lm_lock lock;
+	int code; /* under lock: of the first failure */
+	size_t failed_piece;
+	struct lm_err err;
+};
+
+struct awaited { /* one missing piece of a reading */
+	struct reading *reading;
+	size_t index;
+};
+
+static void reading_free(struct reading *reading)
+{
+	if (!reading)
+		return;
+	for (size_t i = 0; i < reading->plan.count && reading->fds; i++)
+		lm_closep(&reading->fds[i]);
+	free(reading->fds);
+	lm_read_plan_done(&reading->plan);
+	lm_lock_done(&reading->lock);
+	free(reading);
+}
+LM_DEFINE_CLEANUP(struct reading, reading_free, reading_freep)
+
+static struct reading *reading_new(const struct op *op, struct lm_read_plan *plan)
+{
+	CLEANUP(reading_freep) struct reading *reading = calloc(1, sizeof(*reading));
+	if (!reading)
+		return NULL;
+	lm_lock_init(&reading->lock);
+	reading->op = *op;
+	reading->fds = malloc(LM_MAX(plan->count, 1U) * sizeof(*reading->fds));
+	if (!reading->fds)
+		return NULL;
+	reading->plan = *plan;
+	*plan = (struct lm_read_plan){0};
+	for (size_t i = 0; i < reading->plan.count; i++)
+		reading->fds[i] = -1;
+	return STEAL(reading);
+}
+
+/* All pieces are open: the kernel takes the bytes straight from the cache's files. */
+static void reply_pieces(struct reading *reading)
+{
+	size_t count = reading->plan.count;
+	CLEANUP(lm_freep)
+	struct fuse_bufvec *vec = calloc(1, sizeof(*vec) + LM_MAX(count, 1U) * sizeof(struct fuse_buf));
+	if (!vec) {
+		fail(&reading->op, -ENOMEM, NULL);
+		return;
+	}
+	vec->count = count;
+	for (size_t i = 0; i < count; i++)
+		vec->buf[i] = (struct fuse_buf){
+			.flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK,
+			.fd = reading->fds[i],
+			.pos = (off_t)reading->plan.pieces[i].offset,
+			.size = reading->plan.pieces[i].len,
+		};
+	fuse_reply_data(reading->op.req, vec, 0);
+}
+
+/* One piece less is missing; with the last one the request is answered. */
+static void piece_done(struct reading *reading)
+{
+	if (atomic_fetch_sub(&reading->missing, 1) != 1)
+		return;
+	CLEANUP(reading_freep) struct reading *owned = reading;
+	if (!claim(owned->op.req, &owned->answered))
+		return;
+	if (owned->code < 0)
+		fail_object(&owned->op, &owned->plan.pieces[owned->failed_piece].ref, owned->code, &owned->err);
+	else
+		reply_pieces(owned);
+}
+
+static void piece_failed(struct reading *reading, size_t index, int code, const struct lm_err *err)
+{
+	LM_LOCKED(&reading->lock);
+	if (reading->code < 0)
+		return;
+	reading->code = code;
+	reading->failed_piece = index;
+	if (err)
+		reading->err = *err;
+}
+
+static void on_piece(void *arg, int code, int fd, const struct lm_err *err)
+{
+	CLEANUP(lm_freep) struct awaited *awaited = arg;
+	struct reading *reading = awaited->reading;
+	if (code == 0) {
+		int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		reading->fds[awaited->index] = copy;
+		if (copy < 0)
+			piece_failed(reading, awaited->index, -errno, NULL);
+	} else {
+		piece_failed(reading, awaited->index, code, err);
+	}
+	piece_done(reading);
+}
+
+static void order_piece(struct reading *reading, size_t index)
+{
+	struct lm_err err = LM_ERR_INIT;
+	int r = -ENOMEM;
+	struct awaited *awaited = malloc(sizeof(*awaited));
+	if (awaited) {
+		*awaited = (struct awaited){.reading = reading, .index = index};
+		r = lm_fetch_object(reading->op.fuse->config.fetch, &reading->plan.pieces[index].ref,
+			LM_HTTP_BLOCKED_READ, on_piece, awaited, &reading->fds[index], &err);
+	}
+	if (r == LM_FETCH_LATER)
+		return;
+	free(awaited);
+	if (r < 0)
+		piece_failed(reading, index, r, &err);
+	piece_done(reading);
+}
+
+/* Orders what is missing, all at once. The reading is not the caller's any more. */
+static void order_pieces(struct reading *reading, size_t missing)
+{
+	size_t count = reading->plan.count;
+	/* One more than there are pieces, so that none of them is the last while others are still being ordered. */
+	atomic_store(&reading->missing, missing + 1);
+	offer_interrupt(reading->op.req, &reading->answered);
+	for (size_t i = 0; i < count && missing > 0; i++)
+		if (reading->fds[i] < 0) {
+			missing--;
+			order_piece(reading, i);
+		}
+	piece_done(reading);
+}
+
+/* Whether this read goes on where an earlier one of the same file ended. */
+static bool is_sequential(struct lm_fuse *fuse, fuse_ino_t ino, uint64_t offset, size_t size)
+{
+	struct stream *stream = &fuse->streams[(ino * 0x9e3779b97f4a7c15ULL >> 32) % STREAMS];
+	uint64_t end = atomic_load_explicit(&stream->end, memory_order_relaxed);
+	bool same = atomic_exchange_explicit(&stream->ino, ino, memory_order_relaxed) == ino;
+	atomic_store_explicit(&stream->end, offset + size, memory_order_relaxed);
+	return same && offset > 0 && offset + STREAM_WINDOW >= end && offset <= end + STREAM_WINDOW;
+}
+
+static int run_read(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	struct lm_fuse *fuse = op->fuse;
+	uint64_t offset = (uint64_t)op->offset;
+	CLEANUP(lm_read_plan_done) struct lm_read_plan plan = {0};
+	bool ahead = is_sequential(fuse, op->ino, offset, op->size);
+	int r = lm_tree_read_plan(fuse->config.tree, op->ino, offset, op->size, ahead, &plan, ret_need, err);
+	if (r != 0)
+		return r;
+	CLEANUP(reading_freep) struct reading *reading = reading_new(op, &plan);
+	if (!reading)
+		return lm_err_oom(err);
+	size_t missing = 0, ahead_count = reading->plan.ahead_count;
+	struct lm_object_ref follow[LM_READ_AHEAD_MAX];
+	memcpy(follow, reading->plan.ahead, sizeof(follow));
+	for (size_t i = 0; i < reading->plan.count; i++) {
+		reading->fds[i] = lm_cache_open(fuse->config.cache, &reading->plan.pieces[i].ref);
+		missing += reading->fds[i] < 0;
+	}
+	if (missing)
+		order_pieces(STEAL(reading), missing);
+	else
+		reply_pieces(reading);
+	for (size_t i = 0; i < ahead_count; i++)
+		(void)!lm_fetch_object(fuse->config.fetch, &follow[i], LM_HTTP_READ_AHEAD, NULL, NULL, NULL, NULL);
+	return 0;
+}
+
+static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *info)
+{
+	submit((struct op){
+		.fuse = fuse_of(req), .req = req, .run = run_read, .ino = ino, .size = size, .offset = offset});
+}
+
+/* The session. */
+
+static void want(struct fuse_conn_info *conn, unsigned flag, bool on)
+{
+	if (on)
+		conn->want |= conn->capable & flag;
+	else
+		conn->want &= ~flag;
+}
+
+static void do_init(void *userdata, struct fuse_conn_info *conn)
+{
+	struct lm_fuse *fuse = userdata;
+	want(conn, FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_SPLICE_WRITE,
+		true);
+	/* A node's content never changes: nothing to look for by time stamps. */
+	want(conn, FUSE_CAP_AUTO_INVAL_DATA, false);
+	fuse->open_needed = !(conn->capable & FUSE_CAP_NO_OPEN_SUPPORT);
+	fuse->opendir_needed = !(conn->capable & FUSE_CAP_NO_OPENDIR_SUPPORT);
+	/* Parked reads hold no thread, so many may be under way. */
+	conn->max_background = MAX_BACKGROUND;
+	conn->congestion_threshold = MAX_BACKGROUND * 3 / 4;
+}
+
+static const struct fuse_lowlevel_ops operations = {
+	.init = do_init,
+	.lookup = do_lookup,
+	.getattr = do_getattr,
+	.readlink = do_readlink,
+	.open = do_open,
+	.read = do_read,
+	.opendir = do_opendir,
+	.readdir = do_readdir,
+	.readdirplus = do_readdirplus,
+	.statfs = do_statfs,
+	.getxattr = do_getxattr,
+	.listxattr = do_listxattr,
+};
+
+static void *serve(void *arg)
+{
+	struct lm_fuse *fuse = arg;
+	struct fuse_buf buf = {0};
+	while (!fuse_session_exited(fuse->session)) {
+		int r = fuse_session_receive_buf(fuse->session, &buf);
+		if (r == -EINTR || r == -EAGAIN)
+			continue;
+		if (r <= 0)
+			break;
+		fuse_session_process_buf(fuse->session, &buf);
+	}
+	free(buf.mem);
+	if (atomic_fetch_sub(&fuse->serving, 1) == 1 && !atomic_load(&fuse->stopping))
+		fuse->config.on_end(fuse->config.arg);
+	return NULL;
+}
+
+/* The notifying thread: the kernel may hold it up until a look-up in the same directory was answered. */
+
+static void forget_name(void *arg, const char *name)
+{
+	struct lm_fuse *fuse = arg;
+	(void)fuse_lowlevel_notify_inval_entry(fuse->session, LM_NODE_ROOT, name, strlen(name));
+}
+
+static void forget_changes(struct lm_fuse *fuse, const struct change *change)
+{
+	struct lm_object_ref need;
+	struct lm_err err = LM_ERR_INIT;
+	int r = lm_tree_root_changes(fuse->config.tree, change->from, change->to, forget_name, fuse, &need, &err);
+	if (r != 0) /* what was not named follows by the entries' time-out */
+		lm_log(LM_LOG_WARN, "entries of an old revision stay until their time-out",
+			LM_KV("repository", "%s", fuse->config.fqrn),
+			LM_KV("cause", "%s", r == LM_NEED ? "its root catalog is no more in the cache" : err.msg));
+	(void)fuse_lowlevel_notify_inval_inode(fuse->session, LM_NODE_ROOT, 0, 0);
+}
+
+static struct change *next_change(struct lm_fuse *fuse)
+{
+	LM_LOCKED(&fuse->lock);
+	while (STAILQ_EMPTY(&fuse->changes) && !atomic_load(&fuse->stopping))
+		lm_cond_wait(&fuse->wake, &fuse->lock);
+	struct change *change = STAILQ_FIRST(&fuse->changes);
+	if (change)
+		STAILQ_REMOVE_HEAD(&fuse->changes, entry);
+	return change;
+}
+
+static void *notify(void *arg)
+{
+	struct lm_fuse *fuse = arg;
+	struct change *change;
+	while ((change = next_change(fuse))) {
+		if (!atomic_load(&fuse->stopping))
+			forget_changes(fuse, change);
+		free(change);
+	}
+	return NULL;
+}
+
+void lm_fuse_root_changed(struct lm_fuse *fuse, uint32_t from, uint32_t to, uint64_t root_ttl_s)
+{
+	atomic_store(&fuse->root_ttl_s, root_ttl_s);
+	struct change *change = malloc(sizeof(*change));
+	if (!change)
+		return; /* then entries follow by their time-out */
+	*change = (struct change){.from = from, .to = to};
+	LM_LOCKED(&fuse->lock);
+	STAILQ_INSERT_TAIL(&fuse->changes, change, entry);
+	lm_cond_signal(&fuse->wake);
+}
+
+static void log_libfuse(enum fuse_log_level level, const char *fmt, va_list args)
+{
+	char text[256];
+	vsnprintf(text, sizeof(text), fmt, args);
+	text[strcspn(text, "\n")] = '\0';
+	lm_log(level <= FUSE_LOG_ERR ? LM_LOG_ERROR : LM_LOG_DEBUG, "libfuse", LM_KV("message", "%s", text));
+}
+
+static int add_arguments(struct fuse_args *args, bool root)
+{
+	if (fuse_opt_add_arg(args, "lamella-fetcher") < 0)
+		return -ENOMEM;
+	/* As root the mount is ours; libfuse only speaks the protocol. */
+	if (!root && fuse_opt_add_arg(args, "-oro,default_permissions,fsname=" LM_MOUNT_SOURCE ",subtype=lamella") < 0)
+		return -ENOMEM;
+	return 0;
+}
+
+/* Mounts, with the session ready to receive. */
+static int open_session(struct lm_fuse *fuse, struct lm_err *err)
+{
+	CLEANUP(fuse_opt_free_args) struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+	bool root = geteuid() == 0;
+	if (add_arguments(&args, root) < 0)
+		return lm_err_oom(err);
+	fuse->session = fuse_session_new(&args, &operations, sizeof(operations), fuse);
+	if (!fuse->session)
+		return lm_err_set(err, -EINVAL, "libfuse refuses to make a session");
+	if (!root)
+		return fuse_session_mount(fuse->session, fuse->config.mountpoint) == 0
+			       ? 0
+			       : lm_err_set(err, -EPERM, "mount %s: fusermount3 failed", fuse->config.mountpoint);
+	int fd = lm_mountpoint_mount(fuse->config.mountpoint, err);
+	if (fd < 0)
+		return fd;
+	char name[32];
+	snprintf(name, sizeof(name), "/dev/fd/%d", fd);
+	if (fuse_session_mount(fuse->session, name) == 0)
+		return 0; /* the session has taken the descriptor */
+	close(fd);
+	lm_mountpoint_unmount(fuse->config.mountpoint);
+	return lm_err_set(err, -EIO, "libfuse refuses the descriptor of %s", fuse->config.mountpoint);
+}
+
+static int start_threads(struct lm_fuse *fuse, struct lm_err *err)
+{
+	int r = -pthread_create(&fuse->notifier, NULL, notify, fuse);
+	fuse->notifier_runs = r == 0;
+	if (r == 0)
+		pthread_setname_np(fuse->notifier, "fuse notify");
+	unsigned count = LM_MIN(LM_MAX(fuse->config.threads, 1U), (unsigned)THREADS_MAX);
+	atomic_store(&fuse->serving, count);
+	while (r == 0 && fuse->thread_count < count) {
+		r = -pthread_create(&fuse->threads[fuse->thread_count], NULL, serve, fuse);
+		if (r == 0)
+			pthread_setname_np(fuse->threads[fuse->thread_count++], "fuse");
+	}
+	return r < 0 ? lm_err_sys(err, r, "threads for %s", fuse->config.mountpoint) : 0;
+}
+
+static int mount_and_serve(struct lm_fuse *fuse, struct lm_err *err)
+{
+	int r = lm_mountpoint_prepare(fuse->config.mountpoint, err);
+	if (r == 0)
+		r = open_session(fuse, err);
+	if (r < 0)
+		return r;
+	r = start_threads(fuse, err);
+	if (r < 0)
+		lm_fuse_stop(fuse);
+	return r;
+}
+
+int lm_fuse_new(const struct lm_fuse_config *config, struct lm_fuse **ret, struct lm_err *err)
+{
+	CLEANUP(lm_fuse_freep) struct lm_fuse *fuse = calloc(1, sizeof(*fuse));
+	if (!fuse)
+		return lm_err_oom(err);
+	lm_lock_init(&fuse->lock);
+	lm_cond_init(&fuse->wake);
+	STAILQ_INIT(&fuse->changes);
+	atomic_store(&fuse->root_ttl_s, config->root_ttl_s);
+	fuse->config = *config;
+	fuse->config.fqrn = strdup(config->fqrn);
+	fuse->config.mountpoint = strdup(config->mountpoint);
+	if (!fuse->config.fqrn || !fuse->config.mountpoint)
+		return lm_err_oom(err);
+	fuse_set_log_func(log_libfuse);
+	int r = mount_and_serve(fuse, err);
+	if (r < 0)
+		return r;
+	*ret = STEAL(fuse);
+	return 0;
+}
+
+void lm_fuse_stop(struct lm_fuse *fuse)
+{
+	if (!fuse || atomic_exchange(&fuse->stopping, true))
+		return;
+	/* Threads leave their loops when the kernel says that the mount is gone. If all left before, the name may
+	 * belong to another mount by now. */
+	if (atomic_load(&fuse->serving) > 0 && lm_mountpoint_unmount(fuse->config.mountpoint))
+		lm_log(LM_LOG_WARN, "unmounted while in use", LM_KV("mountpoint", "%s", fuse->config.mountpoint));
+	for (unsigned i = 0; i < fuse->thread_count; i++)
+		pthread_join(fuse->threads[i], NULL);
+	lm_lock_take(&fuse->lock);
+	lm_cond_broadcast(&fuse->wake);
+	lm_lock_release(&fuse->lock);
+	if (fuse->notifier_runs)
+		pthread_join(fuse->notifier, NULL);
+}
+
+void lm_fuse_free(struct lm_fuse *fuse)
+{
+	if (!fuse)
+		return;
+	if (fuse->session)
+		fuse_session_destroy(fuse->session);
+	lm_cond_done(&fuse->wake);
+	lm_lock_done(&fuse->lock);
+	free((char *)fuse->config.fqrn);
+	free((char *)fuse->config.mountpoint);
+	free(fuse);
+}

@@ -1,0 +1,48 @@
+/*
+ * One mounted repository: the kernel's questions, answered from tree, cache and fetch.
+ *
+ * A few threads receive requests. What can be answered from local catalogs and cached objects is answered there and
+ * then. A request that lacks an object is parked: a small struct waits for the object's download, no thread does; the
+ * download's completion goes on with it on the work queue. A caller that is killed meanwhile gets EINTR at once. The
+ * kernel keeps what it has been told without time-out, since catalogs and objects never change; only entries of the
+ * root directory follow the repository's TTL, and are withdrawn when a new revision brings others.
+ *
+ *   lm_fuse_new() mounts - lm_fuse_root_changed()... - lm_fuse_stop() unmounts - (all downloads end) - lm_fuse_free()
+ */
+#ifndef LM_FETCHER_FUSE_H
+#define LM_FETCHER_FUSE_H
+
+#include "fetcher/fetch.h"
+#include "fetcher/tree.h"
+
+struct lm_fuse;
+
+struct lm_fuse_config { /* everything pointed to must outlive the mount */
+	const char *fqrn;
+	const char *mountpoint;
+	struct lm_tree *tree;
+	struct lm_fetch *fetch;
+	struct lm_cache *cache;
+	struct lm_work *work;
+	unsigned threads;
+	uint64_t root_ttl_s;
+	/* The mount is gone though nobody here asked for it; on a thread of the mount, which must not stop it itself.
+	 */
+	void (*on_end)(void *arg);
+	void *arg;
+};
+
+/* Mounts and serves. The tree must have its root. */
+int lm_fuse_new(const struct lm_fuse_config *config, struct lm_fuse **ret, struct lm_err *err) MUST_CHECK;
+
+/* The root catalog `from` gave way to `to`. Never waits: a thread of its own tells the kernel. */
+void lm_fuse_root_changed(struct lm_fuse *fuse, uint32_t from, uint32_t to, uint64_t root_ttl_s);
+
+/* Unmounts (lazily, and cutting off its users, where it is in use), joins the threads. Parked requests remain. */
+void lm_fuse_stop(struct lm_fuse *fuse);
+
+/* After stop, and after all downloads ended, which ended the parked requests. */
+void lm_fuse_free(struct lm_fuse *fuse);
+LM_DEFINE_CLEANUP(struct lm_fuse, lm_fuse_free, lm_fuse_freep)
+
+#endif

@@ -1,0 +1,32 @@
+/*
+ * Mountpoints: from a directory's name to an open /dev/fuse that is mounted there, and back.
+ *
+ * As root the mount is made here, with its set-user-id bits and devices in force (containers' lower layers need them)
+ * and open to all users. Otherwise fusermount3 does it for libfuse, with what it allows: neither of these.
+ */
+#ifndef LM_FETCHER_MOUNTPOINT_H
+#define LM_FETCHER_MOUNTPOINT_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+
+#define LM_MOUNT_SOURCE "cvmfs2" /* what sites' probes look for */
+#define LM_MOUNT_TYPE "fuse.lamella"
+
+/*
+ * Creates the directory where it is missing. A mount there that a dead process of ours left behind is taken away, and
+ * logged; -EBUSY when a living one is there.
+ */
+int lm_mountpoint_prepare(const char *dir, struct lm_err *err) MUST_CHECK;
+
+/* As root: mounts, and returns the descriptor of /dev/fuse. */
+int lm_mountpoint_mount(const char *dir, struct lm_err *err) MUST_CHECK;
+
+/*
+ * Takes the mount away: whole when nobody uses it, else lazily, and then the connection is cut, so that nothing waits
+ * for an answer that will not come. Returns true when it was busy.
+ */
+bool lm_mountpoint_unmount(const char *dir);
+
+#endif

@@ -1,0 +1,271 @@
+#include "fetcher/node.h"
+
+#include "base/lock.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "fetcher/control.h"
+#include "fetcher/fuse.h"
+#include "fetcher/repository.h"
+
+#include <string.h>
+#include <sys/eventfd.h>
+
+enum { FUSE_THREADS = 4, WORKERS_MIN = 4, QUEUE_MAX = 4096 };
+
+struct mount { /* one repository of the node */
+	struct lm_node *node;
+	struct lm_repository *repository;
+	char *mountpoint;
+
+	struct lm_lock lock;
+	/* under lock */
+	struct lm_fuse *fuse; /* NULL: not mounted yet */
+	bool ended;	      /* taken away from outside */
+	bool stopping;
+	struct lm_err err; /* why it could not be mounted */
+};
+
+struct lm_node {
+	const struct lm_settings *settings;
+	struct lm_http *http;
+	struct lm_cache *cache;
+	struct lm_work *work;
+	struct lm_control *control;
+	struct lm_control_repository *for_control;
+	int idle_fd;
+	_Atomic(unsigned) living; /* mounts */
+	size_t count;
+	struct mount mounts[];
+};
+
+/* On a thread of the mount. */
+static void on_end(void *arg)
+{
+	struct mount *m = arg;
+	lm_lock_take(&m->lock);
+	m->ended = true;
+	lm_lock_release(&m->lock);
+	lm_log(LM_LOG_WARN, "unmounted from outside", LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
+		LM_KV("mountpoint", "%s", m->mountpoint));
+	if (atomic_fetch_sub(&m->node->living, 1) == 1)
+		(void)!eventfd_write(m->node->idle_fd, 1);
+}
+
+static int mount_it(struct mount *m, uint64_t ttl_s, struct lm_err *err)
+{
+	struct lm_node *node = m->node;
+	const struct lm_fuse_config config = {
+		.fqrn = lm_repository_fqrn(m->repository),
+		.mountpoint = m->mountpoint,
+		.tree = lm_repository_tree(m->repository),
+		.fetch = lm_repository_fetch(m->repository),
+		.cache = node->cache,
+		.work = node->work,
+		.threads = FUSE_THREADS,
+		.root_ttl_s = ttl_s,
+		.on_end = on_end,
+		.arg = m,
+	};
+	atomic_fetch_add(&node->living, 1);
+	int r = lm_fuse_new(&config, &m->fuse, err);
+	if (r < 0)
+		atomic_fetch_sub(&node->living, 1);
+	return r;
+}
+
+static void log_ready(const struct mount *m)
+{
+	struct lm_repository_status status;
+	lm_repository_status(m->repository, &status);
+	lm_log(LM_LOG_INFO, "ready", LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
+		LM_KV("mountpoint", "%s", m->mountpoint),
+		LM_KV("revision", "%llu", (unsigned long long)status.revision),
+		LM_KV("root", "%s", lm_hash_text(&status.root).s));
+}
+
+/* On the repository's thread. */
+static void on_root(void *arg, uint32_t from, uint32_t to, uint64_t ttl_s)
+{
+	struct mount *m = arg;
+	LM_LOCKED(&m->lock);
+	if (m->stopping || m->ended)
+		return;
+	if (m->fuse) {
+		lm_fuse_root_changed(m->fuse, from, to, ttl_s);
+		struct lm_repository_status status;
+		lm_repository_status(m->repository, &status);
+		lm_log(LM_LOG_INFO, "new revision", LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
+			LM_KV("revision", "%llu", (unsigned long long)status.revision),
+			LM_KV("root", "%s", lm_hash_text(&status.root).s));
+		return;
+	}
+	int r = mount_it(m, ttl_s, &m->err);
+	if (r < 0)
+		lm_log(LM_LOG_ERROR, "can't be mounted", LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
+			LM_KV("cause", "%s", lm_err_text(&m->err)));
+	else
+		log_ready(m);
+}
+
+static bool is_mounted(void *arg, size_t index)
+{
+	struct mount *m = &((struct lm_node *)arg)->mounts[index];
+	LM_LOCKED(&m->lock);
+	return m->fuse && !m->ended;
+}
+
+static int open_mount(struct lm_node *node, const char *fqrn, struct lm_err *err)
+{
+	struct mount *m = &node->mounts[node->count];
+	lm_lock_init(&m->lock);
+	node->count++;
+	m->node = node;
+	m->mountpoint = lm_settings_mountpoint(node->settings, fqrn);
+	CLEANUP(lm_freep) char *dir = lm_str_printf("%s/lamella/repositories/%s", node->settings->cache_base, fqrn);
+	if (!m->mountpoint || !dir)
+		return lm_err_oom(err);
+	const struct lm_repository_config config = {
+		.fqrn = fqrn,
+		.settings = node->settings,
+		.http = node->http,
+		.cache = node->cache,
+		.work = node->work,
+		.dir = dir,
+		.on_root = on_root,
+		.arg = m,
+	};
+	return lm_repository_new(&config, &m->repository, err);
+}
+
+static int open_parts(struct lm_node *node, struct lm_err *err)
+{
+	const struct lm_settings *settings = node->settings;
+	const struct lm_http_limits limits = {0};
+	CLEANUP(lm_freep) char *dir = lm_str_printf("%s/lamella", settings->cache_base);
+	if (!dir)
+		return lm_err_oom(err);
+	node->idle_fd = eventfd(0, EFD_CLOEXEC);
+	if (node->idle_fd < 0)
+		return lm_err_sys(err, -errno, "eventfd");
+	int r = lm_cache_new(dir, &node->cache, err);
+	if (r == 0)
+		r = lm_work_new(
+			"fetch work", LM_MAX(lm_work_cores(), (unsigned)WORKERS_MIN), QUEUE_MAX, &node->work, err);
+	if (r == 0)
+		r = lm_http_new(&limits, &node->http, err);
+	for (size_t i = 0; i < settings->repository_count && r == 0; i++)
+		r = open_mount(node, settings->repositories[i], err);
+	return r;
+}
+
+/* Waits for the first look of each repository: the first reason why one is not mounted, all of which are logged. */
+static int wait_for_mounts(struct lm_node *node, struct lm_err *err)
+{
+	int first = 0;
+	for (size_t i = 0; i < node->count; i++) {
+		struct mount *m = &node->mounts[i];
+		struct lm_err why = LM_ERR_INIT;
+		int r = lm_repository_wait(m->repository, &why);
+		if (r == 0) {
+			LM_LOCKED(&m->lock);
+			why = m->err;
+			r = why.code;
+		}
+		if (r < 0 && first == 0) {
+			first = r;
+			*err = why;
+		}
+	}
+	return first;
+}
+
+static int open_control(struct lm_node *node, struct lm_err *err)
+{
+	if (!*node->settings->socket)
+		return 0;
+	node->for_control = calloc(node->count, sizeof(*node->for_control));
+	if (!node->for_control)
+		return lm_err_oom(err);
+	for (size_t i = 0; i < node->count; i++)
+		node->for_control[i] = (struct lm_control_repository){
+			.repository = node->mounts[i].repository, .mountpoint = node->mounts[i].mountpoint};
+	const struct lm_control_config config = {
+		.socket = node->settings->socket,
+		.repositories = node->for_control,
+		.repository_count = node->count,
+		.cache = node->cache,
+		.http = node->http,
+		.is_mounted = is_mounted,
+		.arg = node,
+	};
+	return lm_control_new(&config, &node->control, err);
+}
+
+int lm_node_start(const struct lm_settings *settings, struct lm_node **ret, struct lm_err *err)
+{
+	CLEANUP(lm_node_stopp)
+	struct lm_node *node = calloc(1, sizeof(*node) + settings->repository_count * sizeof(struct mount));
+	if (!node)
+		return lm_err_oom(err);
+	node->settings = settings;
+	node->idle_fd = -1;
+	int r = open_parts(node, err);
+	for (size_t i = 0; i < node->count && r == 0; i++)
+		r = lm_repository_start(node->mounts[i].repository, err);
+	struct lm_err why = LM_ERR_INIT;
+	if (r == 0 && wait_for_mounts(node, &why) < 0 && settings->require_mounts) {
+		r = why.code;
+		if (err)
+			*err = why;
+	}
+	if (r == 0)
+		r = open_control(node, err);
+	if (r < 0)
+		return r;
+	*ret = STEAL(node);
+	return 0;
+}
+
+static void stop_mount(struct mount *m)
+{
+	lm_lock_take(&m->lock);
+	m->stopping = true;
+	struct lm_fuse *fuse = m->fuse;
+	lm_lock_release(&m->lock);
+	lm_fuse_stop(fuse);
+}
+
+/*
+ * Order: no new requests (mounts), nobody who starts any (repositories, control), then the engine ends what runs, the
+ * queue runs the last completions, and only then goes what these refer to.
+ */
+void lm_node_stop(struct lm_node *node)
+{
+	if (!node)
+		return;
+	for (size_t i = 0; i < node->count; i++)
+		stop_mount(&node->mounts[i]);
+	for (size_t i = 0; i < node->count; i++)
+		if (node->mounts[i].repository)
+			lm_repository_stop(node->mounts[i].repository);
+	lm_control_stop(node->control);
+	lm_http_free(node->http);
+	lm_work_free(node->work);
+	lm_control_free(node->control);
+	for (size_t i = 0; i < node->count; i++) {
+		struct mount *m = &node->mounts[i];
+		lm_fuse_free(m->fuse);
+		lm_repository_free(m->repository);
+		lm_lock_done(&m->lock);
+		free(m->mountpoint);
+	}
+	lm_cache_free(node->cache);
+	lm_closep(&node->idle_fd);
+	free(node->for_control);
+	free(node);
+}
+
+int lm_node_idle_fd(const struct lm_node *node)
+{
+	return node->idle_fd;
+}

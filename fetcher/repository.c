@@ -1,0 +1,542 @@
+#include "fetcher/repository.h"
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/lock.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "repo/object.h"
+#include "repo/trust.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/queue.h>
+
+enum { CERTIFICATE_MAX = 64 << 10, TTL_MIN_S = 5 };
+
+struct wish { /* somebody wants to know when the next look has ended */
+	void (*fn)(void *arg);
+	void *arg;
+	STAILQ_ENTRY(wish) entry;
+};
+STAILQ_HEAD(wishes, wish);
+
+struct lm_repository {
+	struct lm_repository_config config; /* constant after new; strings owned */
+	struct lm_origin *origin;
+	struct lm_fetch *fetch;
+	struct lm_catalogs *catalogs;
+	struct lm_tree *tree;
+	char *breadcrumb; /* path */
+	pthread_t thread;
+	bool started;
+
+	/* repository's thread only */
+	struct lm_manifest known; /* newest root ever accepted; known.catalog unset: none */
+	struct wishes current;	  /* to be told of the look under way: they came before it began */
+
+	struct lm_lock lock;
+	struct lm_cond changed;
+	/* under lock */
+	bool stop, first_ended, look_now, past_caches;
+	struct wishes wishes;
+	struct lm_repository_status status;
+};
+
+/*
+ * Waiting for a request with a way out: the thread gives up when the repository is stopped, the request ends later and
+ * finds its answer abandoned. Whoever of the two is last frees it.
+ */
+struct answer {
+	struct lm_repository *repository;
+	struct lm_buf body;
+	int fd;
+	int code;
+	struct lm_err err;
+	bool done, abandoned; /* under repository->lock */
+};
+
+static void answer_free(struct answer *answer)
+{
+	lm_buf_done(&answer->body);
+	lm_closep(&answer->fd);
+	free(answer);
+}
+
+static struct answer *answer_new(struct lm_repository *repository, size_t body_max)
+{
+	struct answer *answer = calloc(1, sizeof(*answer));
+	if (!answer)
+		return NULL;
+	answer->repository = repository;
+	answer->body = LM_BUF(body_max);
+	answer->fd = -1;
+	return answer;
+}
+
+/* Gives the answer back when it is there (0), or leaves it to the request (-ECANCELED). */
+static int answer_wait(struct answer *answer)
+{
+	struct lm_repository *repository = answer->repository;
+	LM_LOCKED(&repository->lock);
+	while (!answer->done && !repository->stop)
+		lm_cond_wait(&repository->changed, &repository->lock);
+	answer->abandoned = !answer->done;
+	return answer->done ? 0 : -ECANCELED;
+}
+
+static void answer_end(struct answer *answer, int code, const struct lm_err *err)
+{
+	struct lm_repository *repository = answer->repository;
+	answer->code = code;
+	if (code < 0 && err)
+		answer->err = *err;
+	lm_lock_take(&repository->lock);
+	answer->done = true;
+	bool abandoned = answer->abandoned;
+	lm_cond_broadcast(&repository->changed);
+	lm_lock_release(&repository->lock);
+	if (abandoned)
+		answer_free(answer);
+}
+
+static int body_begin(void *arg, struct lm_err *err)
+{
+	struct answer *answer = arg;
+	lm_buf_clear(&answer->body);
+	return 0;
+}
+
+static int body_data(void *arg, const void *data, size_t len, struct lm_err *err)
+{
+	struct answer *answer = arg;
+	int r = lm_buf_append(&answer->body, data, len);
+	return r < 0 ? lm_err_set(err, r == -EMSGSIZE ? -EBADMSG : r, "more than %zu bytes", answer->body.max) : 0;
+}
+
+static void body_done(void *arg, int code, const struct lm_err *err)
+{
+	answer_end(arg, code, err);
+}
+
+/* A small file of the repository, appended to body. */
+static int get_file(
+	struct lm_repository *repository, const char *path, bool past_caches, struct lm_buf *body, struct lm_err *err)
+{
+	struct answer *answer = answer_new(repository, body->max);
+	if (!answer)
+		return lm_err_oom(err);
+	const struct lm_origin_consumer consumer = {
+		.begin = body_begin, .data = body_data, .done = body_done, .arg = answer};
+	int r = lm_origin_get(repository->origin, path, LM_HTTP_BLOCKED_READ, past_caches, &consumer, err);
+	if (r == 0 && answer_wait(answer) < 0)
+		return lm_err_set(err, -ECANCELED, "%s: stopped", path);
+	if (r == 0 && (r = answer->code) < 0 && err)
+		*err = answer->err;
+	if (r == 0)
+		r = lm_buf_append(body, answer->body.data, answer->body.len) < 0 ? lm_err_oom(err) : 0;
+	answer_free(answer);
+	return r;
+}
+
+static void object_done(void *arg, int code, int fd, const struct lm_err *err)
+{
+	answer_end(arg, code, err);
+}
+
+/* Sees that an object is in the cache. */
+static int get_object(struct lm_repository *repository, const struct lm_object_ref *ref, struct lm_err *err)
+{
+	struct answer *answer = answer_new(repository, 0);
+	if (!answer)
+		return lm_err_oom(err);
+	int r = lm_fetch_object(repository->fetch, ref, LM_HTTP_BLOCKED_READ, object_done, answer, &answer->fd, err);
+	if (r == LM_FETCH_LATER) {
+		if (answer_wait(answer) < 0)
+			return lm_err_set(err, -ECANCELED, "stopped");
+		r = answer->code;
+		if (r < 0 && err)
+			*err = answer->err;
+	}
+	answer_free(answer);
+	return r;
+}
+
+/* The breadcrumb. */
+
+static int parse_breadcrumb(const struct lm_buf *text, struct lm_manifest *ret, struct lm_err *err)
+{
+	struct lm_signed_text parts;
+	struct lm_hash printed, computed;
+	struct lm_manifest manifest;
+	int r = lm_signed_text_split(lm_buf_cstr(text), text->len, &parts, err);
+	if (r == 0)
+		r = lm_hash_parse(parts.hash_text, parts.hash_text_len, &printed, err);
+	if (r == 0)
+		r = lm_hash_data(printed.algo, text->data, parts.body_len, &computed, err);
+	if (r == 0 && !lm_hash_equal(&printed, &computed))
+		r = lm_err_set(err, -EBADMSG, "its hash does not fit");
+	if (r == 0)
+		r = lm_manifest_parse(lm_buf_cstr(text), text->len, &manifest, err);
+	if (r == 0)
+		*ret = manifest;
+	return r;
+}
+
+/* Without a breadcrumb the repository starts anew; a damaged one is as good as none, but worth a word. */
+static void load_breadcrumb(struct lm_repository *repository)
+{
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_MANIFEST_MAX);
+	struct lm_err err = LM_ERR_INIT;
+	int r = lm_file_read(AT_FDCWD, repository->breadcrumb, &text, &err);
+	if (r == -ENOENT)
+		return;
+	if (r == 0)
+		r = parse_breadcrumb(&text, &repository->known, &err);
+	if (r == 0 && strcmp(repository->known.fqrn, repository->config.fqrn) != 0) {
+		repository->known = (struct lm_manifest){0};
+		r = lm_err_set(&err, -EPROTO, "it is of another repository");
+	}
+	if (r < 0)
+		lm_log(LM_LOG_WARN, "record of the newest root is of no use",
+			LM_KV("repository", "%s", repository->config.fqrn), LM_KV("file", "%s", repository->breadcrumb),
+			LM_KV("cause", "%s", lm_err_text(&err)));
+}
+
+static void save_breadcrumb(struct lm_repository *repository, const struct lm_buf *text)
+{
+	struct lm_err err = LM_ERR_INIT;
+	int r = lm_file_replace(AT_FDCWD, repository->breadcrumb, text->data, text->len, 0600, LM_FILE_SYNC, &err);
+	if (r < 0)
+		lm_log(LM_LOG_WARN, "newest root can't be recorded", LM_KV("repository", "%s", repository->config.fqrn),
+			LM_KV("cause", "%s", lm_err_text(&err)));
+}
+
+/* A look. */
+
+static int fetch_for_trust(void *arg, const struct lm_hash *certificate, struct lm_buf *ret, struct lm_err *err)
+{
+	char path[LM_OBJECT_PATH_MAX];
+	if (!certificate->set)
+		return get_file(arg, LM_WHITELIST_NAME, false, ret, err);
+	return get_file(arg, lm_object_path(certificate, LM_OBJECT_CERTIFICATE, path), false, ret, err);
+}
+
+static int get_trusted_manifest(struct lm_repository *repository, bool past_caches, struct lm_buf *text,
+	struct lm_manifest *ret, struct lm_err *err)
+{
+	const struct lm_settings *settings = repository->config.settings;
+	const struct lm_trust trust = {
+		.fqrn = repository->config.fqrn,
+		.keys = settings->keys,
+		.key_count = settings->key_count,
+		.now_s = lm_wall_s(),
+		.blacklist = settings->blacklist,
+		.known = repository->known.catalog.set ? &repository->known : NULL,
+	};
+	lm_buf_clear(text);
+	int r = get_file(repository, LM_MANIFEST_NAME, past_caches, text, err);
+	if (r < 0)
+		return r;
+	return lm_trust_manifest(&trust, lm_buf_cstr(text), text->len, fetch_for_trust, repository, ret, err);
+}
+
+static bool is_distrust(int code)
+{
+	return code == -EBADMSG || code == -EPROTO;
+}
+
+/* Makes the manifest's root the tree's. */
+static int adopt_root(struct lm_repository *repository, const struct lm_manifest *manifest, struct lm_err *err)
+{
+	struct lm_open_catalog *open;
+	struct lm_object_ref need;
+	uint32_t number;
+	int r = lm_catalogs_number(repository->catalogs, &manifest->catalog, "", 0, &number, err);
+	if (r < 0)
+		return r;
+	r = lm_catalogs_get(repository->catalogs, number, &open, &need, err);
+	if (r == LM_NEED) {
+		r = get_object(repository, &need, err);
+		if (r == 0)
+			r = lm_catalogs_get(repository->catalogs, number, &open, &need, err);
+		if (r == LM_NEED)
+			r = lm_err_set(err, -EIO, "it is gone from the cache at once");
+	}
+	if (r < 0)
+		return lm_err_prefix(err, r, "root catalog %s", lm_hash_text(&manifest->catalog).s);
+	uint64_t ttl_s = LM_MAX(lm_catalog_ttl(open->catalog), (uint64_t)TTL_MIN_S);
+	lm_catalogs_put(repository->catalogs, open);
+	if (repository->config.settings->max_ttl_s)
+		ttl_s = LM_MIN(ttl_s, repository->config.settings->max_ttl_s);
+
+	uint32_t before = lm_tree_root(repository->tree);
+	lm_tree_set_root(repository->tree, number);
+	lm_lock_take(&repository->lock);
+	repository->status.root = manifest->catalog;
+	repository->status.revision = manifest->revision;
+	repository->status.ttl_s = ttl_s;
+	lm_lock_release(&repository->lock);
+	if (before != number)
+		repository->config.on_root(repository->config.arg, before, number, ttl_s);
+	return 0;
+}
+
+static int look(struct lm_repository *repository, bool past_caches, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_MANIFEST_MAX);
+	struct lm_manifest manifest;
+	int r = get_trusted_manifest(repository, past_caches, &text, &manifest, err);
+	if (is_distrust(r) && !past_caches) /* a proxy may have kept a damaged or mixed copy */
+		r = get_trusted_manifest(repository, true, &text, &manifest, err);
+	if (r < 0)
+		return r;
+	bool is_new = !lm_hash_equal(&manifest.catalog, &repository->known.catalog);
+	r = adopt_root(repository, &manifest, err);
+	if (r < 0)
+		return r;
+	repository->known = manifest;
+	if (is_new)
+		save_breadcrumb(repository, &text);
+	return 0;
+}
+
+static void grant(struct wishes *wishes)
+{
+	struct wish *wish;
+	while ((wish = STAILQ_FIRST(wishes))) {
+		STAILQ_REMOVE_HEAD(wishes, entry);
+		wish->fn(wish->arg);
+		free(wish);
+	}
+}
+
+static void end_look(struct lm_repository *repository, int code, const struct lm_err *err)
+{
+	lm_lock_take(&repository->lock);
+	struct lm_repository_status *status = &repository->status;
+	bool was_offline = status->offline;
+	status->offline = code < 0;
+	status->last_error = code < 0 ? *err : (struct lm_err){0};
+	status->looked_ms = lm_now_ms();
+	uint64_t revision = status->revision;
+	repository->first_ended = true;
+	lm_cond_broadcast(&repository->changed);
+	lm_lock_release(&repository->lock);
+
+	if (code < 0 && code != -ECANCELED)
+		lm_log(LM_LOG_ERROR, lm_tree_root(repository->tree) ? "offline" : "no trusted root",
+			LM_KV("repository", "%s", repository->config.fqrn), LM_KV("cause", "%s", lm_err_text(err)),
+			LM_KV("revision", "%llu", (unsigned long long)revision),
+			LM_KV("retry_s", "%d", LM_REPOSITORY_RETRY_S));
+	else if (code == 0 && was_offline)
+		lm_log(LM_LOG_INFO, "online again", LM_KV("repository", "%s", repository->config.fqrn),
+			LM_KV("revision", "%llu", (unsigned long long)revision));
+	grant(&repository->current);
+}
+
+/* Without network: the newest root ever accepted, if its catalog is here. */
+static void fall_back(struct lm_repository *repository)
+{
+	const struct lm_object_ref ref = {
+		.hash = repository->known.catalog, .kind = LM_OBJECT_CATALOG, .size = LM_SIZE_UNKNOWN};
+	struct lm_err err = LM_ERR_INIT;
+	if (!repository->known.catalog.set || lm_tree_root(repository->tree))
+		return;
+	CLEANUP(lm_closep) int fd = lm_cache_open(repository->config.cache, &ref);
+	if (fd < 0)
+		return;
+	int r = adopt_root(repository, &repository->known, &err);
+	if (r < 0)
+		lm_log(LM_LOG_WARN, "recorded root can't be used", LM_KV("repository", "%s", repository->config.fqrn),
+			LM_KV("cause", "%s", lm_err_text(&err)));
+}
+
+/* Waits until it is time for a look: false when there will be no more. */
+static bool wait_for_time(struct lm_repository *repository, bool *ret_past_caches)
+{
+	LM_LOCKED(&repository->lock);
+	const struct lm_repository_status *status = &repository->status;
+	uint64_t wait_s = LM_REPOSITORY_RETRY_S;
+	if (!status->offline)
+		wait_s = LM_MAX(status->ttl_s, (uint64_t)1);
+	else if (status->root.set)
+		wait_s = LM_MIN(status->ttl_s, wait_s);
+	int64_t due_ms = lm_now_ms() + (int64_t)wait_s * 1000, left_ms;
+	while (!repository->stop && !repository->look_now && (left_ms = due_ms - lm_now_ms()) > 0)
+		lm_cond_wait_ms(&repository->changed, &repository->lock, left_ms);
+	*ret_past_caches = repository->past_caches;
+	repository->look_now = repository->past_caches = false;
+	STAILQ_CONCAT(&repository->current, &repository->wishes);
+	return !repository->stop;
+}
+
+static void *run(void *arg)
+{
+	struct lm_repository *repository = arg;
+	bool past_caches = false;
+	load_breadcrumb(repository);
+	do {
+		struct lm_err err = LM_ERR_INIT;
+		int r = look(repository, past_caches, &err);
+		if (r < 0)
+			fall_back(repository);
+		end_look(repository, r, &err);
+	} while (wait_for_time(repository, &past_caches));
+	return NULL;
+}
+
+/* Making and unmaking. */
+
+static int open_parts(struct lm_repository *repository, struct lm_err *err)
+{
+	const struct lm_repository_config *config = &repository->config;
+	const struct lm_settings *s = config->settings;
+	const struct lm_origin_config origin = {
+		.servers = s->servers,
+		.proxies = s->proxies,
+		.fqrn = config->fqrn,
+		.timeout_ms = s->timeout_ms,
+		.timeout_direct_ms = s->timeout_direct_ms,
+		.max_retries = s->max_retries,
+		.backoff_init_ms = s->backoff_init_ms,
+		.backoff_max_ms = s->backoff_max_ms,
+		.proxy_reset_ms = s->proxy_reset_ms,
+		.host_reset_ms = s->host_reset_ms,
+	};
+	CLEANUP(lm_freep) char *table = lm_str_printf("%s/catalogs", config->dir);
+	repository->breadcrumb = lm_str_printf("%s/root", config->dir);
+	if (!table || !repository->breadcrumb)
+		return lm_err_oom(err);
+	int r = lm_mkdir_p(AT_FDCWD, config->dir, 0700, err);
+	if (r == 0)
+		r = lm_origin_new(config->http, &origin, &repository->origin, err);
+	if (r == 0)
+		r = lm_fetch_new(config->cache, repository->origin, config->work, &repository->fetch, err);
+	if (r == 0)
+		r = lm_catalogs_new(config->cache, table, LM_REPOSITORY_OPEN_CATALOGS, &repository->catalogs, err);
+	if (r == 0)
+		r = lm_tree_new(repository->catalogs, &repository->tree, err);
+	return r;
+}
+
+int lm_repository_new(const struct lm_repository_config *config, struct lm_repository **ret, struct lm_err *err)
+{
+	CLEANUP(lm_repository_freep) struct lm_repository *repository = calloc(1, sizeof(*repository));
+	if (!repository)
+		return lm_err_oom(err);
+	lm_lock_init(&repository->lock);
+	lm_cond_init(&repository->changed);
+	STAILQ_INIT(&repository->wishes);
+	STAILQ_INIT(&repository->current);
+	repository->config = *config;
+	repository->config.fqrn = strdup(config->fqrn);
+	repository->config.dir = strdup(config->dir);
+	if (!repository->config.fqrn || !repository->config.dir)
+		return lm_err_oom(err);
+	int r = open_parts(repository, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "%s", config->fqrn);
+	*ret = STEAL(repository);
+	return 0;
+}
+
+int lm_repository_start(struct lm_repository *repository, struct lm_err *err)
+{
+	int r = -pthread_create(&repository->thread, NULL, run, repository);
+	if (r < 0)
+		return lm_err_sys(err, r, "%s: thread", repository->config.fqrn);
+	repository->started = true;
+	pthread_setname_np(repository->thread, "repository");
+	return 0;
+}
+
+int lm_repository_wait(struct lm_repository *repository, struct lm_err *err)
+{
+	LM_LOCKED(&repository->lock);
+	while (!repository->first_ended && !repository->stop)
+		lm_cond_wait(&repository->changed, &repository->lock);
+	const struct lm_repository_status *status = &repository->status;
+	if (status->root.set)
+		return 0;
+	if (repository->stop)
+		return lm_err_set(err, -ECANCELED, "%s: stopped", repository->config.fqrn);
+	if (err)
+		*err = status->last_error;
+	return lm_err_prefix(err, status->last_error.code, "%s", repository->config.fqrn);
+}
+
+void lm_repository_stop(struct lm_repository *repository)
+{
+	lm_lock_take(&repository->lock);
+	repository->stop = true;
+	lm_cond_broadcast(&repository->changed);
+	lm_lock_release(&repository->lock);
+	if (repository->started)
+		pthread_join(repository->thread, NULL);
+	repository->started = false;
+	/* Wishes that came too late for the last look; no more can come. */
+	STAILQ_CONCAT(&repository->current, &repository->wishes);
+	grant(&repository->current);
+}
+
+void lm_repository_free(struct lm_repository *repository)
+{
+	if (!repository)
+		return;
+	lm_tree_free(repository->tree);
+	lm_catalogs_free(repository->catalogs);
+	lm_fetch_free(repository->fetch);
+	lm_origin_free(repository->origin);
+	lm_cond_done(&repository->changed);
+	lm_lock_done(&repository->lock);
+	free(repository->breadcrumb);
+	free((char *)repository->config.fqrn);
+	free((char *)repository->config.dir);
+	free(repository);
+}
+
+int lm_repository_look(struct lm_repository *repository, bool past_caches, void (*fn)(void *arg), void *arg)
+{
+	CLEANUP(lm_freep) struct wish *wish = malloc(sizeof(*wish));
+	if (!wish)
+		return -ENOMEM;
+	*wish = (struct wish){.fn = fn, .arg = arg};
+	lm_lock_take(&repository->lock);
+	bool stop = repository->stop;
+	if (!stop) {
+		repository->look_now = true;
+		repository->past_caches |= past_caches;
+		if (fn)
+			STAILQ_INSERT_TAIL(&repository->wishes, STEAL(wish), entry);
+		lm_cond_broadcast(&repository->changed);
+	}
+	lm_lock_release(&repository->lock);
+	if (stop && fn)
+		fn(arg);
+	return 0;
+}
+
+const char *lm_repository_fqrn(const struct lm_repository *repository)
+{
+	return repository->config.fqrn;
+}
+
+struct lm_tree *lm_repository_tree(struct lm_repository *repository)
+{
+	return repository->tree;
+}
+
+struct lm_fetch *lm_repository_fetch(struct lm_repository *repository)
+{
+	return repository->fetch;
+}
+
+void lm_repository_status(struct lm_repository *repository, struct lm_repository_status *ret)
+{
+	lm_lock_take(&repository->lock);
+	*ret = repository->status;
+	lm_lock_release(&repository->lock);
+	lm_origin_stats(repository->origin, &ret->origin);
+	lm_fetch_stats(repository->fetch, &ret->fetch);
+}

@@ -1,0 +1,75 @@
+/*
+ * A repository: its trusted root, kept current.
+ *
+ * A thread of its own does what may wait: manifest, certificate and whitelist by network, their signatures
+ * (repo/trust.h), then the root catalog; only a root that passed everything and whose catalog is open becomes the
+ * tree's root, at once and whole. It does so at start, when the TTL has passed, and when asked.
+ *
+ * States:
+ *   starting   no root yet; the first look is under way
+ *   failed     no root: the last look failed and the cache has none (looks again after LM_REPOSITORY_RETRY_S)
+ *   online     the last look said what is current
+ *   offline    the last look failed: the newest root ever accepted stays (the same retry)
+ *
+ * DIR/root holds the manifest of the newest root ever accepted (the breadcrumb): a start without network goes on from
+ * there when that catalog is cached, and no older revision is ever accepted. DIR/catalogs is the table of numbers.
+ */
+#ifndef LM_FETCHER_REPOSITORY_H
+#define LM_FETCHER_REPOSITORY_H
+
+#include "fetcher/fetch.h"
+#include "fetcher/settings.h"
+#include "fetcher/tree.h"
+#include "repo/manifest.h"
+
+enum { LM_REPOSITORY_RETRY_S = 180, LM_REPOSITORY_OPEN_CATALOGS = 256 };
+
+struct lm_repository;
+
+struct lm_repository_config { /* everything must outlive the repository */
+	const char *fqrn;
+	const struct lm_settings *settings;
+	struct lm_http *http;
+	struct lm_cache *cache;
+	struct lm_work *work;
+	const char *dir; /* made where missing; copied */
+	/* A root catalog became the tree's (from: 0 the first time). On the repository's thread, no lock held. */
+	void (*on_root)(void *arg, uint32_t from, uint32_t to, uint64_t ttl_s);
+	void *arg;
+};
+
+int lm_repository_new(
+	const struct lm_repository_config *config, struct lm_repository **ret, struct lm_err *err) MUST_CHECK;
+int lm_repository_start(struct lm_repository *repository, struct lm_err *err) MUST_CHECK; /* the first look begins */
+
+/* Waits for the end of the first look: 0 when there is a root, else why there is none. */
+int lm_repository_wait(struct lm_repository *repository, struct lm_err *err) MUST_CHECK;
+
+/* No more looks; joins the thread, which does not wait for requests that are under way. */
+void lm_repository_stop(struct lm_repository *repository);
+/* After stop, and after all requests and jobs ended. */
+void lm_repository_free(struct lm_repository *repository);
+LM_DEFINE_CLEANUP(struct lm_repository, lm_repository_free, lm_repository_freep)
+
+/*
+ * Looks for a new revision now; fn (may be NULL) is called when that look has ended, on the repository's thread, or at
+ * once on the caller's when the repository is being stopped. past_caches: proxies on the way must ask the server.
+ */
+int lm_repository_look(struct lm_repository *repository, bool past_caches, void (*fn)(void *arg), void *arg) MUST_CHECK;
+
+const char *lm_repository_fqrn(const struct lm_repository *repository);
+struct lm_tree *lm_repository_tree(struct lm_repository *repository);
+struct lm_fetch *lm_repository_fetch(struct lm_repository *repository);
+
+struct lm_repository_status {
+	uint64_t revision, ttl_s;
+	struct lm_hash root; /* unset: none yet */
+	bool offline;
+	int64_t looked_ms;	  /* when the last look ended, monotonic; 0: not yet */
+	struct lm_err last_error; /* of the last look, when it failed */
+	struct lm_origin_stats origin;
+	struct lm_fetch_stats fetch;
+};
+void lm_repository_status(struct lm_repository *repository, struct lm_repository_status *ret);
+
+#endif

@@ -1,0 +1,663 @@
+#include "fetcher/tree.h"
+
+#include "base/lock.h"
+#include "repo/xattr.h"
+
+#include <string.h>
+
+enum {
+	ROW_BITS = 40,
+	BLOCK = 4096,
+	PATH_SLOTS = 4096, /* directories whose path is remembered */
+	CURSOR_DOT = 1,	   /* readdir cursors: after ".", after "..", then 2 + row id */
+	CURSOR_ROWS = 2,
+};
+
+struct path_slot {
+	uint64_t node;
+	char *path;
+};
+
+struct lm_tree {
+	struct lm_catalogs *catalogs;
+	_Atomic(uint32_t) root;
+
+	struct lm_lock lock;
+	struct path_slot paths[PATH_SLOTS]; /* under lock; a newer directory takes the place of an older one */
+};
+
+int lm_tree_new(struct lm_catalogs *catalogs, struct lm_tree **ret, struct lm_err *err)
+{
+	struct lm_tree *tree = calloc(1, sizeof(*tree));
+	if (!tree)
+		return lm_err_oom(err);
+	tree->catalogs = catalogs;
+	lm_lock_init(&tree->lock);
+	*ret = tree;
+	return 0;
+}
+
+void lm_tree_free(struct lm_tree *tree)
+{
+	if (!tree)
+		return;
+	for (size_t i = 0; i < PATH_SLOTS; i++)
+		free(tree->paths[i].path);
+	lm_lock_done(&tree->lock);
+	free(tree);
+}
+
+void lm_tree_set_root(struct lm_tree *tree, uint32_t catalog_number)
+{
+	atomic_store(&tree->root, catalog_number);
+}
+
+uint32_t lm_tree_root(struct lm_tree *tree)
+{
+	return atomic_load(&tree->root);
+}
+
+/* A node with its catalog open. */
+struct place {
+	struct lm_tree *tree;
+	struct lm_open_catalog *open;
+	struct lm_catalog *catalog;
+	uint64_t rowid;
+};
+
+static void place_done(struct place *place)
+{
+	if (place->open)
+		lm_catalogs_put(place->tree->catalogs, place->open);
+}
+
+static uint64_t make_node(uint32_t catalog, uint64_t rowid)
+{
+	return (uint64_t)catalog << ROW_BITS | rowid;
+}
+
+static int enter(struct lm_tree *tree, uint64_t node, struct place *ret, struct lm_object_ref *need, struct lm_err *err)
+{
+	uint32_t number = (uint32_t)(node >> ROW_BITS);
+	if (node == LM_NODE_ROOT)
+		number = lm_tree_root(tree);
+	if (number == 0)
+		return lm_err_set(err, node == LM_NODE_ROOT ? -EIO : -ESTALE, "node %llu is in no catalog",
+			(unsigned long long)node);
+	struct lm_open_catalog *open;
+	int r = lm_catalogs_get(tree->catalogs, number, &open, need, err);
+	if (r != 0)
+		return r;
+	*ret = (struct place){
+		.tree = tree, .open = open, .catalog = open->catalog, .rowid = node & ((1ULL << ROW_BITS) - 1)};
+	return 0;
+}
+
+static int get_row(const struct place *place, struct lm_row *ret, struct lm_err *err)
+{
+	int r = lm_catalog_row(place->catalog, place->rowid, ret, err);
+	return r == -ENOENT ? lm_err_set(err, -ESTALE, "catalog %s has no row %llu", place->open->mountpoint,
+				      (unsigned long long)place->rowid)
+			    : r;
+}
+
+static int enter_row(struct lm_tree *tree, uint64_t node, struct place *ret, struct lm_row *ret_row,
+	struct lm_object_ref *need, struct lm_err *err)
+{
+	int r = enter(tree, node, ret, need, err);
+	return r ? r : get_row(ret, ret_row, err);
+}
+
+/* Paths of directories, as their catalog knows them. */
+
+static struct path_slot *path_slot(struct lm_tree *tree, uint64_t node)
+{
+	lm_lock_assert(&tree->lock);
+	return &tree->paths[(node * 0x9e3779b97f4a7c15ULL >> 32) % PATH_SLOTS];
+}
+
+static bool recall_path(struct lm_tree *tree, uint64_t node, struct lm_buf *ret, int *ret_code)
+{
+	LM_LOCKED(&tree->lock);
+	const struct path_slot *slot = path_slot(tree, node);
+	if (slot->node != node)
+		return false;
+	*ret_code = lm_buf_str(ret, slot->path);
+	return true;
+}
+
+static void remember_path(struct lm_tree *tree, uint64_t node, const char *path)
+{
+	char *copy = strdup(path);
+	if (!copy)
+		return; /* it is found again by walking up */
+	LM_LOCKED(&tree->lock);
+	struct path_slot *slot = path_slot(tree, node);
+	free(slot->path);
+	*slot = (struct path_slot){.node = node, .path = copy};
+}
+
+static int path_of(const struct place *place, struct lm_buf *ret, struct lm_err *err)
+{
+	if (place->rowid == 1) {
+		int r = lm_buf_str(ret, lm_catalog_mountpoint(place->catalog));
+		return r < 0 ? lm_err_oom(err) : 0;
+	}
+	int r;
+	uint64_t node = make_node(place->open->number, place->rowid);
+	if (recall_path(place->tree, node, ret, &r))
+		return r < 0 ? lm_err_oom(err) : 0;
+	r = lm_catalog_path_of(place->catalog, place->rowid, ret, err);
+	if (r == 0)
+		remember_path(place->tree, node, lm_buf_cstr(ret));
+	return r;
+}
+
+/* The path in the tree of what the catalog knows as path. */
+static int outer_path(const struct place *place, const char *path, struct lm_buf *ret)
+{
+	int r = lm_buf_append(ret, place->open->mountpoint, place->open->prefix_len);
+	return r ? r : lm_buf_str(ret, path);
+}
+
+/* Link targets. */
+
+static int append_variable(const char *text, size_t len, struct lm_buf *ret)
+{
+	const char *colon = memmem(text, len, ":-", 2);
+	CLEANUP(lm_freep) char *name = strndup(text, colon ? (size_t)(colon - text) : len);
+	if (!name)
+		return -ENOMEM;
+	const char *value = getenv(name);
+	if (value)
+		return lm_buf_str(ret, value);
+	return colon ? lm_buf_append(ret, colon + 2, len - (size_t)(colon + 2 - text)) : 0;
+}
+
+int lm_tree_expand(const char *raw, struct lm_buf *ret)
+{
+	for (;;) {
+		const char *begin = strstr(raw, "$(");
+		const char *end = begin ? strchr(begin, ')') : NULL;
+		if (!end)
+			return lm_buf_str(ret, raw);
+		int r = lm_buf_append(ret, raw, (size_t)(begin - raw));
+		if (r == 0)
+			r = append_variable(begin + 2, (size_t)(end - begin - 2), ret);
+		if (r < 0)
+			return r;
+		raw = end + 1;
+	}
+}
+
+static int expand(const char *raw, struct lm_buf *ret, struct lm_err *err)
+{
+	int r = lm_tree_expand(raw, ret);
+	if (r == -EMSGSIZE)
+		return lm_err_set(
+			err, -ENAMETOOLONG, "link target over %zu bytes with its variables replaced", ret->max);
+	return r < 0 ? lm_err_oom(err) : 0;
+}
+
+/* Attributes. */
+
+/*
+ * Which row stands for the inode, and how many names it has. Members of a hard-link group that are not alike are files
+ * of their own. A stored count of 1 in a group leaves it to the reader to count the members.
+ */
+static int find_inode(const struct place *place, const struct lm_row *row, uint64_t *ret_rowid, nlink_t *ret_links,
+	struct lm_err *err)
+{
+	uint64_t lowest;
+	uint32_t members;
+	*ret_rowid = row->rowid;
+	*ret_links = LM_MAX(row->link_count, 1U);
+	if (row->link_group == 0 || S_ISDIR(row->mode))
+		return 0;
+	int r = lm_catalog_group(place->catalog, row->link_group, &lowest, &members, err);
+	if (r == -ENOENT) {
+		*ret_links = 1;
+		return 0;
+	}
+	if (r < 0)
+		return r;
+	*ret_rowid = lowest;
+	if (row->link_count <= 1)
+		*ret_links = members;
+	return 0;
+}
+
+static int fill_attr(const struct lm_row *row, uint64_t node, nlink_t links, struct stat *ret, struct lm_err *err)
+{
+	uint64_t size = S_ISCHR(row->mode) || S_ISBLK(row->mode) ? 0 : row->size;
+	if (row->symlink && strstr(row->symlink, "$(")) {
+		CLEANUP(lm_buf_done) struct lm_buf target = LM_BUF(LM_SYMLINK_MAX);
+		int r = expand(row->symlink, &target, err);
+		if (r < 0)
+			return r;
+		size = target.len;
+	}
+	const struct timespec time = {.tv_sec = row->mtime_s, .tv_nsec = row->mtime_ns};
+	*ret = (struct stat){
+		.st_ino = node,
+		.st_mode = row->mode,
+		.st_nlink = links,
+		.st_uid = row->uid,
+		.st_gid = row->gid,
+		.st_rdev = row->rdev,
+		.st_size = (off_t)size,
+		.st_blksize = BLOCK,
+		.st_blocks = (blkcnt_t)((size + 511) / 512),
+		.st_atim = time,
+		.st_mtim = time,
+		.st_ctim = time,
+	};
+	return 0;
+}
+
+/* The node of the catalog that hangs at path (as place's catalog knows it). */
+static int cross_mountpoint(
+	const struct place *place, const struct lm_row *row, const char *path, uint64_t *ret, struct lm_err *err)
+{
+	struct lm_nested nested = {0};
+	int r = lm_catalog_nested(place->catalog, path, &nested, err);
+	CLEANUP(lm_freep) char *nested_path = nested.path;
+	if (r == -ENOENT)
+		return lm_err_set(err, -EPROTO, "no catalog is named for mountpoint %s", path);
+	if (r < 0)
+		return r;
+	CLEANUP(lm_buf_done) struct lm_buf outer = LM_BUF(LM_REPO_PATH_MAX);
+	uint32_t number;
+	r = outer_path(place, path, &outer);
+	if (r < 0)
+		return lm_err_set(err, r == -EMSGSIZE ? -ENAMETOOLONG : r, "path of mountpoint %s", path);
+	/* A bind mountpoint leads to a root catalog, whose own paths begin anew. */
+	size_t prefix_len = row->flags & LM_ROW_BIND ? outer.len : place->open->prefix_len;
+	r = lm_catalogs_number(place->tree->catalogs, &nested.hash, lm_buf_cstr(&outer), prefix_len, &number, err);
+	if (r == 0)
+		*ret = make_node(number, 1);
+	return r;
+}
+
+static int make_entry(
+	const struct place *place, const struct lm_row *row, const char *path, struct lm_entry *ret, struct lm_err *err)
+{
+	if (row->rowid >> ROW_BITS)
+		return lm_err_set(
+			err, -EPROTO, "%s: row id %llu is out of range", path, (unsigned long long)row->rowid);
+	if (S_ISDIR(row->mode) && row->flags & (LM_ROW_MOUNTPOINT | LM_ROW_BIND)) {
+		int r = cross_mountpoint(place, row, path, &ret->node, err);
+		return r ? r : fill_attr(row, ret->node, row->link_count, &ret->attr, err);
+	}
+	uint64_t rowid;
+	nlink_t links;
+	int r = find_inode(place, row, &rowid, &links, err);
+	if (r < 0)
+		return r;
+	ret->node = make_node(place->open->number, rowid);
+	return fill_attr(row, ret->node, links, &ret->attr, err);
+}
+
+static int child_path(struct lm_buf *path, const char *name, struct lm_err *err)
+{
+	int r = lm_buf_printf(path, "/%s", name);
+	return r < 0 ? lm_err_set(err, r == -EMSGSIZE ? -ENAMETOOLONG : r, "path of %s", name) : 0;
+}
+
+int lm_tree_lookup(struct lm_tree *tree, uint64_t parent, const char *name, struct lm_entry *ret,
+	struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	if (strlen(name) > LM_NAME_MAX)
+		return lm_err_set(err, -ENAMETOOLONG, "name of %zu bytes", strlen(name));
+	CLEANUP(place_done) struct place place = {0};
+	CLEANUP(lm_buf_done) struct lm_buf path = LM_BUF(LM_REPO_PATH_MAX);
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	int r = enter(tree, parent, &place, ret_need, err);
+	if (r == 0)
+		r = path_of(&place, &path, err);
+	if (r != 0)
+		return r;
+	struct lm_path_hash parent_hash = lm_path_hash(lm_buf_cstr(&path), path.len);
+	r = child_path(&path, name, err);
+	if (r == 0)
+		r = lm_catalog_lookup(place.catalog, lm_path_hash(lm_buf_cstr(&path), path.len), &row, err);
+	if (r < 0)
+		return r;
+	if (strcmp(row.name, name) != 0 || !lm_path_hash_equal(row.parent, parent_hash))
+		return lm_err_set(err, -EPROTO, "the row of %s is for another name or directory", lm_buf_cstr(&path));
+	r = make_entry(&place, &row, lm_buf_cstr(&path), ret, err);
+	if (r == 0 && S_ISDIR(row.mode) && !(row.flags & (LM_ROW_MOUNTPOINT | LM_ROW_BIND)))
+		remember_path(tree, ret->node, lm_buf_cstr(&path)); /* it is most likely walked into next */
+	return r;
+}
+
+int lm_tree_getattr(
+	struct lm_tree *tree, uint64_t node, struct stat *ret, struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	CLEANUP(place_done) struct place place = {0};
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	int r = enter_row(tree, node, &place, &row, ret_need, err);
+	if (r != 0)
+		return r;
+	uint64_t rowid;
+	nlink_t links;
+	r = find_inode(&place, &row, &rowid, &links, err);
+	return r ? r : fill_attr(&row, node, links, ret, err);
+}
+
+int lm_tree_readlink(
+	struct lm_tree *tree, uint64_t node, struct lm_buf *ret, struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	CLEANUP(place_done) struct place place = {0};
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	int r = enter_row(tree, node, &place, &row, ret_need, err);
+	if (r != 0)
+		return r;
+	if (!row.symlink)
+		return lm_err_set(err, -EINVAL, "not a link");
+	return expand(row.symlink, ret, err);
+}
+
+/* Directories. */
+
+struct listing {
+	const struct place *place;
+	struct lm_buf path; /* of the directory; has an entry's name behind it for a moment */
+	lm_tree_dirent_fn *fn;
+	void *arg;
+	uint64_t cursor;
+	int code; /* of the first row that was passed over */
+	struct lm_err *err;
+};
+
+static int row_entry(struct listing *l, const struct lm_row *row, struct lm_entry *ret, struct lm_err *err)
+{
+	size_t len = l->path.len;
+	int r = child_path(&l->path, row->name, err);
+	if (r == 0)
+		r = make_entry(l->place, row, lm_buf_cstr(&l->path), ret, err);
+	l->path.len = len;
+	return r;
+}
+
+static int list_row(void *arg, struct lm_row *row)
+{
+	struct listing *l = arg;
+	struct lm_entry entry;
+	if (row->flags & LM_ROW_HIDDEN)
+		return 0;
+	int r = row_entry(l, row, &entry, l->code ? NULL : l->err);
+	if (r == -EPROTO || r == -ENAMETOOLONG) {
+		l->code = l->code ? l->code : -EPROTO;
+		return 0;
+	}
+	return r ? r : l->fn(l->arg, row->name, &entry, row->rowid + CURSOR_ROWS);
+}
+
+/* ".." only says a number, for programs that print it: the kernel finds parents by itself. */
+static int list_dots(struct listing *l, uint64_t node, struct lm_err *err)
+{
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	struct lm_entry self = {.node = node}, parent = {.node = LM_NODE_ROOT};
+	int r = get_row(l->place, &row, err);
+	if (r == 0 && !S_ISDIR(row.mode))
+		r = lm_err_set(err, -ENOTDIR, "not a directory");
+	if (r == 0)
+		r = fill_attr(&row, node, row.link_count, &self.attr, err);
+	if (r == 0 && l->place->rowid != 1) {
+		CLEANUP(lm_row_done) struct lm_row up = {0};
+		r = lm_catalog_lookup(l->place->catalog, row.parent, &up, err);
+		if (r == 0 && !(up.rowid == 1 && l->place->open->number == lm_tree_root(l->place->tree)))
+			parent.node = make_node(l->place->open->number, up.rowid);
+		r = r == -ENOENT ? 0 : r;
+	}
+	if (r < 0)
+		return r;
+	parent.attr = (struct stat){.st_ino = parent.node, .st_mode = S_IFDIR};
+	if (l->cursor < CURSOR_DOT) {
+		r = l->fn(l->arg, ".", &self, CURSOR_DOT);
+		if (r == 0)
+			l->cursor = CURSOR_DOT;
+	}
+	if (r == 0) {
+		r = l->fn(l->arg, "..", &parent, CURSOR_ROWS);
+		if (r == 0)
+			l->cursor = CURSOR_ROWS;
+	}
+	return r;
+}
+
+static void listing_done(struct listing **l)
+{
+	lm_buf_done(&(*l)->path);
+}
+
+int lm_tree_readdir(struct lm_tree *tree, uint64_t node, uint64_t cursor, lm_tree_dirent_fn *fn, void *arg,
+	struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	CLEANUP(place_done) struct place place = {0};
+	struct listing l = {
+		.place = &place, .path = LM_BUF(LM_REPO_PATH_MAX), .fn = fn, .arg = arg, .cursor = cursor, .err = err};
+	CLEANUP(listing_done) struct listing *owned = &l;
+	int r = enter(tree, node, &place, ret_need, err);
+	if (r == 0)
+		r = path_of(&place, &owned->path, err);
+	if (r != 0)
+		return r;
+	struct lm_path_hash hash = lm_path_hash(lm_buf_cstr(&l.path), l.path.len);
+	if (cursor < CURSOR_ROWS)
+		r = list_dots(&l, node, err);
+	if (r == 0)
+		r = lm_catalog_list(place.catalog, hash, l.cursor - CURSOR_ROWS, list_row, &l, err);
+	return r > 0 ? 0 : r < 0 ? r : l.code;
+}
+
+struct root_names {
+	struct lm_tree *tree;
+	uint32_t from, to;
+	bool only_new; /* look at names that `from` does not have */
+	lm_tree_name_fn *fn;
+	void *arg;
+};
+
+/* The node of a name in a root directory; 0 where it is not (or can't be said). */
+static uint64_t root_child(struct lm_tree *tree, uint32_t number, const char *name)
+{
+	struct lm_object_ref need;
+	struct lm_entry entry;
+	return lm_tree_lookup(tree, make_node(number, 1), name, &entry, &need, NULL) == 0 ? entry.node : 0;
+}
+
+static int compare_name(void *arg, struct lm_row *row)
+{
+	const struct root_names *names = arg;
+	uint64_t before = root_child(names->tree, names->from, row->name);
+	if (names->only_new ? before == 0 : before != root_child(names->tree, names->to, row->name))
+		names->fn(names->arg, row->name);
+	return 0;
+}
+
+static int each_root_name(struct root_names *names, uint32_t number, struct lm_object_ref *need, struct lm_err *err)
+{
+	CLEANUP(place_done) struct place place = {0};
+	int r = enter(names->tree, make_node(number, 1), &place, need, err);
+	return r ? r : lm_catalog_list(place.catalog, lm_path_hash("", 0), 0, compare_name, names, err);
+}
+
+int lm_tree_root_changes(struct lm_tree *tree, uint32_t from, uint32_t to, lm_tree_name_fn *fn, void *arg,
+	struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	struct root_names names = {.tree = tree, .from = from, .to = to, .fn = fn, .arg = arg};
+	int r = each_root_name(&names, from, ret_need, err);
+	if (r != 0)
+		return r;
+	names.only_new = true;
+	return each_root_name(&names, to, ret_need, err);
+}
+
+/* Reading. */
+
+void lm_read_plan_done(struct lm_read_plan *plan)
+{
+	free(plan->pieces);
+	*plan = (struct lm_read_plan){0};
+}
+
+static struct lm_object_ref chunk_ref(const struct lm_row *row, const struct lm_chunk *chunk)
+{
+	return (struct lm_object_ref){
+		.hash = chunk->hash,
+		.kind = LM_OBJECT_CHUNK,
+		.compression = row->compression,
+		.size = chunk->size,
+	};
+}
+
+static int plan_ahead(const struct place *place, const struct lm_row *row, const struct lm_chunk *last,
+	struct lm_read_plan *ret, struct lm_err *err)
+{
+	uint64_t from = last->offset + last->size;
+	if (from >= row->size)
+		return 0;
+	struct lm_chunk *chunks = NULL;
+	size_t count = 0;
+	int r = lm_catalog_chunks(
+		place->catalog, row, from, LM_MIN(row->size - from, 2 * last->size), &chunks, &count, err);
+	CLEANUP(lm_freep) struct lm_chunk *owned = chunks;
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < count && ret->ahead_count < LM_READ_AHEAD_MAX; i++)
+		ret->ahead[ret->ahead_count++] = chunk_ref(row, &owned[i]);
+	return 0;
+}
+
+static int plan_chunks(const struct place *place, const struct lm_row *row, uint64_t offset, uint64_t len, bool ahead,
+	struct lm_read_plan *ret, struct lm_err *err)
+{
+	struct lm_chunk *chunks = NULL;
+	size_t count = 0;
+	int r = lm_catalog_chunks(place->catalog, row, offset, len, &chunks, &count, err);
+	CLEANUP(lm_freep) struct lm_chunk *owned = chunks;
+	if (r < 0)
+		return r;
+	if (count == 0 || count > LM_READ_PIECES_MAX)
+		return lm_err_set(err, -EPROTO, "%zu chunks for %llu bytes", count, (unsigned long long)len);
+	ret->pieces = calloc(count, sizeof(*ret->pieces));
+	if (!ret->pieces)
+		return lm_err_oom(err);
+	ret->count = count;
+	for (size_t i = 0; i < count; i++) {
+		const struct lm_chunk *chunk = &owned[i];
+		uint64_t begin = LM_MAX(offset, chunk->offset);
+		uint64_t end = LM_MIN(offset + len, chunk->offset + chunk->size);
+		if (end <= begin)
+			return lm_err_set(err, -EPROTO, "chunk at %llu lies outside what was asked",
+				(unsigned long long)chunk->offset);
+		ret->pieces[i] = (struct lm_piece){
+			.ref = chunk_ref(row, chunk), .offset = begin - chunk->offset, .len = (size_t)(end - begin)};
+	}
+	return ahead ? plan_ahead(place, row, &owned[count - 1], ret, err) : 0;
+}
+
+static int plan_whole(
+	const struct lm_row *row, uint64_t offset, uint64_t len, struct lm_read_plan *ret, struct lm_err *err)
+{
+	if (!row->hash.set)
+		return lm_err_set(err, -EPROTO, "a file without content hash");
+	ret->pieces = calloc(1, sizeof(*ret->pieces));
+	if (!ret->pieces)
+		return lm_err_oom(err);
+	ret->count = 1;
+	ret->pieces[0] = (struct lm_piece){
+		.ref = {.hash = row->hash, .kind = LM_OBJECT_FILE, .compression = row->compression, .size = row->size},
+		.offset = offset,
+		.len = (size_t)len,
+	};
+	return 0;
+}
+
+int lm_tree_read_plan(struct lm_tree *tree, uint64_t node, uint64_t offset, size_t len, bool ahead,
+	struct lm_read_plan *ret, struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	CLEANUP(place_done) struct place place = {0};
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	CLEANUP(lm_read_plan_done) struct lm_read_plan plan = {0};
+	int r = enter_row(tree, node, &place, &row, ret_need, err);
+	if (r != 0)
+		return r;
+	if (!S_ISREG(row.mode))
+		return lm_err_set(err, S_ISDIR(row.mode) ? -EISDIR : -EINVAL, "not a regular file");
+	if (row.flags & LM_ROW_EXTERNAL)
+		return lm_err_set(err, -EOPNOTSUPP, "external files (content at another URL) are not supported");
+	if (offset < row.size && len > 0) {
+		uint64_t wanted = LM_MIN(row.size - offset, (uint64_t)len);
+		r = row.flags & LM_ROW_CHUNKED ? plan_chunks(&place, &row, offset, wanted, ahead, &plan, err)
+					       : plan_whole(&row, offset, wanted, &plan, err);
+		if (r < 0)
+			return r;
+	}
+	*ret = plan;
+	plan = (struct lm_read_plan){0};
+	return 0;
+}
+
+/* Extended attributes. A blob that makes no sense reads as none at all, as with the stock client. */
+
+int lm_tree_getxattr(struct lm_tree *tree, uint64_t node, const char *name, struct lm_buf *ret,
+	struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	CLEANUP(place_done) struct place place = {0};
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	struct lm_xattr attr;
+	int r = enter_row(tree, node, &place, &row, ret_need, err);
+	if (r != 0)
+		return r;
+	if (!row.xattr || lm_xattr_find(row.xattr, row.xattr_len, name, &attr) < 0)
+		return lm_err_set(err, -ENODATA, "no attribute %s", name);
+	return lm_buf_append(ret, attr.value, attr.value_len) < 0 ? lm_err_oom(err) : 0;
+}
+
+int lm_tree_listxattr(struct lm_tree *tree, uint64_t node, bool trusted, struct lm_buf *ret,
+	struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	static const char trusted_prefix[] = "trusted.";
+	CLEANUP(place_done) struct place place = {0};
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	struct lm_xattr attr;
+	int r = enter_row(tree, node, &place, &row, ret_need, err);
+	if (r != 0 || !row.xattr)
+		return r;
+	size_t at = 0, before = ret->len;
+	while ((r = lm_xattr_next(row.xattr, row.xattr_len, &at, &attr)) > 0) {
+		size_t prefix = sizeof(trusted_prefix) - 1;
+		if (!trusted && attr.key_len >= prefix && memcmp(attr.key, trusted_prefix, prefix) == 0)
+			continue;
+		if (lm_buf_append(ret, attr.key, attr.key_len) < 0 || lm_buf_append(ret, "", 1) < 0)
+			return lm_err_oom(err);
+	}
+	if (r < 0)
+		ret->len = before;
+	return 0;
+}
+
+void lm_tree_path(struct lm_tree *tree, uint64_t node, struct lm_buf *ret)
+{
+	CLEANUP(place_done) struct place place = {0};
+	CLEANUP(lm_buf_done) struct lm_buf path = LM_BUF(LM_REPO_PATH_MAX);
+	struct lm_object_ref need;
+	struct lm_hash hash;
+	const char *mountpoint = "";
+	if (enter(tree, node, &place, &need, NULL) == 0) {
+		if (path_of(&place, &path, NULL) == 0) {
+			if (place.open->prefix_len + path.len == 0)
+				(void)!lm_buf_str(ret, "/");
+			else
+				(void)!outer_path(&place, lm_buf_cstr(&path), ret);
+			return;
+		}
+		mountpoint = place.open->mountpoint;
+	} else {
+		(void)!lm_catalogs_describe(tree->catalogs, (uint32_t)(node >> ROW_BITS), &hash, &mountpoint);
+	}
+	(void)!lm_buf_printf(ret, "%s/...", mountpoint);
+}
