@@ -270,6 +270,28 @@ serve_start() {
 }
 
 
+# The same by an ordinary web server.
+nginx_start() {
+	local t=$WORK/tmp/nginx
+	mkdir -p "$t"
+	cat >"$WORK/nginx.conf" <<-END
+		user root;
+		daemon off;
+		pid $t/pid;
+		events {}
+		http {
+			access_log $WORK/log/access.log combined;
+			client_body_temp_path $t/body;
+			proxy_temp_path $t/proxy;
+			fastcgi_temp_path $t/fastcgi;
+			uwsgi_temp_path $t/uwsgi;
+			scgi_temp_path $t/scgi;
+			server { listen $WEB; root $WORK/storage; }
+		}
+	END
+	start_listening nginx "$WEB" nginx -e stderr -c "$WORK/nginx.conf"
+}
+
 # What was asked of the repository from now on.
 web_mark() { WEB_MARK=$(stat -c %s "$WORK/log/access.log"); }
 web_log() { tail -c +$((WEB_MARK + 1)) "$WORK/log/access.log"; }
