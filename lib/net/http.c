@@ -283,9 +283,10 @@ static void drive_curl(struct lm_http *http)
 	}
 }
 
-static void release_easy(struct lm_http *http, CURL *easy)
+/* Kept for reuse only after a success: after some errors curl 7.88 holds on to its buffer and then refuses options. */
+static void release_easy(struct lm_http *http, CURL *easy, bool good)
 {
-	if (http->n_idle == http->max_connections) {
+	if (!good || http->n_idle == http->max_connections) {
 		curl_easy_cleanup(easy);
 		return;
 	}
@@ -297,7 +298,7 @@ static void release(struct lm_http *http, struct lm_http_transfer *t)
 {
 	if (t->easy) {
 		curl_multi_remove_handle(http->multi, t->easy);
-		release_easy(http, STEAL(t->easy));
+		release_easy(http, STEAL(t->easy), t->result.code == 0);
 	}
 	if (t->admitted) {
 		t->host->running--;

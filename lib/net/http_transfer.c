@@ -410,9 +410,8 @@ void lm_http_transfer_complete(struct lm_http_transfer *t, CURLcode code)
 		lm_http_end(t, 0, "%s", "");
 	else if (code == CURLE_OPERATION_TIMEDOUT)
 		lm_http_end(t, -ETIMEDOUT, "%s", t->curl_text[0] ? t->curl_text : "timed out");
-	else if (code != CURLE_OK)
-		lm_http_end(t, code == CURLE_OUT_OF_MEMORY ? -ENOMEM : -EIO, "%s",
-			t->curl_text[0] ? t->curl_text : curl_easy_strerror(code));
+	else if (code != CURLE_OK) /* curl says "out of memory" for a header line that is too long, too */
+		lm_http_end(t, -EIO, "%s", t->curl_text[0] ? t->curl_text : curl_easy_strerror(code));
 	else if (!t->answered)
 		lm_http_end(t, -EIO, "no answer");
 	else if (!t->head && !t->chunked && t->has_length && t->result.body_bytes != t->length)
