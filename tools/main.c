@@ -14,18 +14,10 @@ struct command {
 };
 
 static const struct command commands[] = {
-#ifdef LM_HAVE_CONVERT
 	{"convert", lm_cmd_convert, "put a container image into a repository"},
-#endif
-#ifdef LM_HAVE_MOUNT
 	{"mount", lm_cmd_mount, "mount a repository"},
-#endif
-#ifdef LM_HAVE_REPO
 	{"repo", lm_cmd_repo, "make a repository, show one"},
-#endif
-#ifdef LM_HAVE_SERVE
 	{"serve", lm_cmd_serve, "serve repositories over HTTP, for trials and tests"},
-#endif
 	{NULL, NULL, NULL},
 };
 
