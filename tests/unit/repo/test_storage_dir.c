@@ -299,7 +299,7 @@ static void test_lock_between_processes(void **state)
 	assert_ok(place.storage->ops->lock(place.storage, &err), &err);
 }
 
-enum { SWAP_LEN = 100000, SWAPS = 200, OBJECTS = 100 };
+enum { SWAP_LEN = 100000, SWAPS = 60, OBJECTS = 100 };
 
 static void *swap_manifests(void *arg)
 {
