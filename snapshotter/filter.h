@@ -1,0 +1,38 @@
+/*
+ * Filters of a List: containerd's grammar.
+ *
+ *   filter    := selector ("," selector)*            all must hold; the empty filter always holds
+ *   selector  := fieldpath [op value]                without operator: the field is there
+ *   fieldpath := field ("." field)*                  field: letters, digits and _, or quoted
+ *   op        := "==" | "!=" | "~="                  ~= finds a regular expression in the value
+ *   value     := quoted | anything but comma and blank
+ *   quoted    := a Go string in double quotes; with ~= also between slashes or bars
+ *
+ * Blanks between tokens are skipped. Fields of a snapshot: kind (active, view, committed), name, parent and labels.KEY,
+ * where KEY is the rest of the path, its parts joined by dots. Other fields are absent. An absent field is "" to the
+ * operators, but == never holds for it.
+ *
+ * Regular expressions are POSIX extended ones; containerd's own are Go's. What both have (literals, ., [...], *, +, ?,
+ * {n,m}, |, groups, ^ and $) is the same here; \d, (?i), non-greedy repetition and \p{...} are not there. Counted
+ * repetition is bounded (LM_FILTER_REPEAT_MAX for all counts of one expression multiplied), and there are no
+ * back-references.
+ */
+#ifndef LM_SNAPSHOTTER_FILTER_H
+#define LM_SNAPSHOTTER_FILTER_H
+
+#include "snapshotter/store.h"
+
+#define LM_FILTER_MAX_BYTES 65536
+#define LM_FILTER_REGEX_MAX 1024
+#define LM_FILTER_REPEAT_MAX 1000
+
+struct lm_filter;
+
+/* -EINVAL: syntax; the message says where. */
+int lm_filter_parse(const char *text, struct lm_filter **ret, struct lm_err *err) MUST_CHECK;
+void lm_filter_free(struct lm_filter *filter);
+LM_DEFINE_CLEANUP(struct lm_filter, lm_filter_free, lm_filter_freep)
+
+bool lm_filter_match(const struct lm_filter *filter, const struct lm_snapshot *snapshot);
+
+#endif

@@ -1,0 +1,204 @@
+#include "snapshotter/layout.h"
+
+#include "base/file.h"
+#include "base/str.h"
+
+#include <dirent.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+struct lm_layout {
+	char *prefix;
+	int fd; /* of prefix */
+};
+
+struct name {
+	char text[48];
+};
+
+static struct name name_of(int64_t id, const char *below)
+{
+	struct name name;
+	snprintf(name.text, sizeof(name.text), "%" PRId64 "%s", id, below);
+	return name;
+}
+
+int lm_layout_open(const char *root, struct lm_layout **ret, struct lm_err *err)
+{
+	if (root[0] != '/' || strpbrk(root, ",:\\\"\n"))
+		return lm_err_set(
+			err, -EINVAL, "root \"%s\": must be absolute, without comma, colon, backslash or quote", root);
+	CLEANUP(lm_layout_closep) struct lm_layout *layout = calloc(1, sizeof(*layout));
+	if (!layout)
+		return lm_err_oom(err);
+	layout->fd = -1;
+	layout->prefix = lm_str_printf("%s/snapshots", root);
+	if (!layout->prefix)
+		return lm_err_oom(err);
+	int r = lm_mkdir_p(AT_FDCWD, layout->prefix, 0700, err);
+	if (r < 0)
+		return r;
+	layout->fd = open(layout->prefix, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (layout->fd < 0)
+		return lm_err_sys(err, -errno, "open %s", layout->prefix);
+	*ret = STEAL(layout);
+	return 0;
+}
+
+void lm_layout_close(struct lm_layout *layout)
+{
+	if (!layout)
+		return;
+	lm_closep(&layout->fd);
+	free(layout->prefix);
+	free(layout);
+}
+
+const char *lm_layout_prefix(const struct lm_layout *layout)
+{
+	return layout->prefix;
+}
+
+static int make_directory(struct lm_layout *layout, const char *name, mode_t mode, struct lm_err *err)
+{
+	if (mkdirat(layout->fd, name, 0700) < 0)
+		return lm_err_sys(err, -errno, "make %s/%s", layout->prefix, name);
+	/* Whatever the umask is. */
+	if (fchmodat(layout->fd, name, mode, 0) < 0)
+		return lm_err_sys(err, -errno, "chmod %s/%s", layout->prefix, name);
+	return 0;
+}
+
+/* First what is inside, then the name in the directory above. */
+static int sync_made(struct lm_layout *layout, int64_t id, struct lm_err *err)
+{
+	int r = lm_dir_sync(layout->fd, name_of(id, "").text, err);
+	return r < 0 ? r : lm_dir_sync(layout->fd, ".", err);
+}
+
+int lm_layout_make(
+	struct lm_layout *layout, int64_t id, const struct lm_root_attributes *attributes, struct lm_err *err)
+{
+	struct name fs = name_of(id, "/fs");
+	int r = make_directory(layout, name_of(id, "").text, 0700, err);
+	if (r == 0)
+		r = make_directory(layout, name_of(id, "/work").text, 0711, err);
+	if (r == 0)
+		r = make_directory(layout, fs.text, attributes->mode, err);
+	if (r < 0)
+		return r;
+	if ((attributes->uid || attributes->gid) &&
+		fchownat(layout->fd, fs.text, attributes->uid, attributes->gid, 0) < 0)
+		return lm_err_sys(err, -errno, "chown %s/%s", layout->prefix, fs.text);
+	r = lm_dir_sync(layout->fd, fs.text, err);
+	return r < 0 ? r : sync_made(layout, id, err);
+}
+
+int lm_layout_make_link(struct lm_layout *layout, int64_t id, const char *target, struct lm_err *err)
+{
+	struct name fs = name_of(id, "/fs");
+	int r = make_directory(layout, name_of(id, "").text, 0700, err);
+	if (r < 0)
+		return r;
+	if (symlinkat(target, layout->fd, fs.text) < 0)
+		return lm_err_sys(err, -errno, "link %s/%s", layout->prefix, fs.text);
+	return sync_made(layout, id, err);
+}
+
+int lm_layout_relink(struct lm_layout *layout, int64_t id, const char *target, struct lm_err *err)
+{
+	struct name fs = name_of(id, "/fs"), tmp = name_of(id, "/fs.new");
+	char now[PATH_MAX];
+	ssize_t len = readlinkat(layout->fd, fs.text, now, sizeof(now));
+	if (len == (ssize_t)strlen(target) && memcmp(now, target, (size_t)len) == 0)
+		return 0;
+	(void)unlinkat(layout->fd, tmp.text, 0);
+	if (mkdirat(layout->fd, name_of(id, "").text, 0700) < 0 && errno != EEXIST)
+		return lm_err_sys(err, -errno, "make %s/%" PRId64, layout->prefix, id);
+	if (symlinkat(target, layout->fd, tmp.text) < 0 || renameat(layout->fd, tmp.text, layout->fd, fs.text) < 0)
+		return lm_err_sys(err, -errno, "link %s/%s", layout->prefix, fs.text);
+	return sync_made(layout, id, err);
+}
+
+int lm_layout_root_attributes(struct lm_layout *layout, int64_t id, struct lm_root_attributes *ret, struct lm_err *err)
+{
+	struct stat st;
+	struct name fs = name_of(id, "/fs");
+	if (fstatat(layout->fd, fs.text, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return lm_err_sys(err, -errno, "stat %s/%s", layout->prefix, fs.text);
+	if (!S_ISDIR(st.st_mode))
+		return lm_err_sys(err, -ENOTDIR, "%s/%s", layout->prefix, fs.text);
+	*ret = (struct lm_root_attributes){st.st_mode & 07777, st.st_uid, st.st_gid};
+	return 0;
+}
+
+int lm_layout_remove(struct lm_layout *layout, int64_t id, struct lm_err *err)
+{
+	return lm_remove_tree(layout->fd, name_of(id, "").text, err);
+}
+
+int lm_layout_open_fs(struct lm_layout *layout, int64_t id, struct lm_err *err)
+{
+	struct name fs = name_of(id, "/fs");
+	int fd = openat(layout->fd, fs.text, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	return fd < 0 ? lm_err_sys(err, -errno, "open %s/%s", layout->prefix, fs.text) : fd;
+}
+
+struct ids {
+	int64_t *items;
+	size_t count, cap;
+};
+
+static int ids_add(struct ids *ids, int64_t id)
+{
+	if (ids->count == ids->cap) {
+		size_t cap = ids->cap ? 2 * ids->cap : 256;
+		int64_t *items = reallocarray(ids->items, cap, sizeof(*items));
+		if (!items)
+			return -ENOMEM;
+		ids->items = items;
+		ids->cap = cap;
+	}
+	ids->items[ids->count++] = id;
+	return 0;
+}
+
+static void close_dir(DIR **dir)
+{
+	if (*dir)
+		closedir(*dir);
+}
+
+static void ids_done(struct ids *ids)
+{
+	free(ids->items);
+}
+
+int lm_layout_ids(struct lm_layout *layout, int64_t **ret, size_t *ret_count, struct lm_err *err)
+{
+	CLEANUP(lm_closep) int fd = openat(layout->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	CLEANUP(close_dir) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir)
+		return lm_err_sys(err, -errno, "open %s", layout->prefix);
+	fd = -1;
+	CLEANUP(ids_done) struct ids ids = {0};
+	struct dirent *entry;
+	for (errno = 0; (entry = readdir(dir)); errno = 0) {
+		int64_t id;
+		size_t len = strlen(entry->d_name);
+		/* Only names as we write them: "007" is somebody else's. */
+		if (lm_str_i64(entry->d_name, len, &id) < 0 || id <= 0 ||
+			strcmp(entry->d_name, name_of(id, "").text) != 0)
+			continue;
+		if (ids_add(&ids, id) < 0)
+			return lm_err_oom(err);
+	}
+	if (errno)
+		return lm_err_sys(err, -errno, "list %s", layout->prefix);
+	*ret = STEAL(ids.items);
+	*ret_count = ids.count;
+	return 0;
+}

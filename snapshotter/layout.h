@@ -1,0 +1,53 @@
+/*
+ * The directories of snapshots: ROOT/snapshots/ID/{fs,work}.
+ *
+ * An ordinary snapshot has two real directories. A remote layer has `fs` as a symbolic link to the directory that the
+ * layer is served from: nothing has to be mounted again after a restart or a reboot, lists of lower directories stay
+ * short and under one prefix, and what is served elsewhere is a change of one link. Nothing here follows that link.
+ * Everything made is on disk (fsync) when a function returns. Any thread may call.
+ */
+#ifndef LM_SNAPSHOTTER_LAYOUT_H
+#define LM_SNAPSHOTTER_LAYOUT_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct lm_layout;
+
+struct lm_root_attributes { /* of the directory that becomes a container's / */
+	mode_t mode;
+	uid_t uid;
+	gid_t gid;
+};
+#define LM_ROOT_ATTRIBUTES_DEFAULT ((struct lm_root_attributes){.mode = 0755})
+
+/* root must be absolute and without the bytes that separate a mount's options: -EINVAL. Made if absent. */
+int lm_layout_open(const char *root, struct lm_layout **ret, struct lm_err *err) MUST_CHECK;
+void lm_layout_close(struct lm_layout *layout);
+LM_DEFINE_CLEANUP(struct lm_layout, lm_layout_close, lm_layout_closep)
+
+/* ROOT/snapshots */
+const char *lm_layout_prefix(const struct lm_layout *layout);
+
+/* What a failed make leaves, lm_layout_remove() takes away. */
+int lm_layout_make(struct lm_layout *layout, int64_t id, const struct lm_root_attributes *attributes,
+	struct lm_err *err) MUST_CHECK;
+int lm_layout_make_link(struct lm_layout *layout, int64_t id, const char *target, struct lm_err *err) MUST_CHECK;
+/* Points the link at target, unless it does already. */
+int lm_layout_relink(struct lm_layout *layout, int64_t id, const char *target, struct lm_err *err) MUST_CHECK;
+
+/* Of an ordinary snapshot's fs; -ENOTDIR for a link. */
+int lm_layout_root_attributes(
+	struct lm_layout *layout, int64_t id, struct lm_root_attributes *ret, struct lm_err *err) MUST_CHECK;
+
+int lm_layout_remove(struct lm_layout *layout, int64_t id, struct lm_err *err) MUST_CHECK; /* absent is success */
+
+/* The ids that have directories, in no order; other names are passed over. */
+int lm_layout_ids(struct lm_layout *layout, int64_t **ret, size_t *ret_count, struct lm_err *err) MUST_CHECK;
+
+/* A descriptor of an ordinary snapshot's fs, for counting; -ENOTDIR for a link. */
+int lm_layout_open_fs(struct lm_layout *layout, int64_t id, struct lm_err *err) MUST_CHECK;
+
+#endif

@@ -1,0 +1,123 @@
+#include "snapshotter/overlay.h"
+
+#include "base/buf.h"
+#include "base/file.h"
+#include "base/str.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define LOWERDIR_MAX (1 << 20) /* far beyond what any kernel takes */
+
+struct lm_mount_options lm_overlay_probe(void)
+{
+	struct lm_mount_options options = {.index_off = access("/sys/module/overlay/parameters/index", F_OK) == 0};
+	CLEANUP(lm_buf_done) struct lm_buf map = LM_BUF(4096);
+	/* The initial namespace maps everything to itself in one line. */
+	unsigned long long inside, outside, length;
+	if (lm_file_read(AT_FDCWD, "/proc/self/uid_map", &map, NULL) == 0 &&
+		sscanf(lm_buf_cstr(&map), "%llu %llu %llu", &inside, &outside, &length) == 3)
+		options.user_xattr = inside != 0 || outside != 0 || length != UINT32_MAX;
+	return options;
+}
+
+void lm_mount_done(struct lm_mount *mount)
+{
+	free(mount->source);
+	for (size_t i = 0; i < mount->n_options; i++)
+		free(mount->options[i]);
+	*mount = (struct lm_mount){0};
+}
+
+static int add_option(struct lm_mount *mount, const char *name, const char *value, struct lm_err *err)
+{
+	char *option = NULL;
+	if (mount->n_options == LM_MOUNT_OPTIONS_MAX || asprintf(&option, "%s%s", name, value) < 0)
+		return lm_err_oom(err);
+	mount->options[mount->n_options++] = option;
+	return 0;
+}
+
+static char *path_of(const char *prefix, const struct lm_snapshot *snapshot, const char *below)
+{
+	return lm_str_printf("%s/%" PRId64 "/%s", prefix, snapshot->id, below);
+}
+
+static int bind_mount(
+	const char *prefix, const struct lm_snapshot *shown, bool writable, struct lm_mount *mount, struct lm_err *err)
+{
+	mount->type = "bind";
+	mount->source = path_of(prefix, shown, "fs");
+	if (!mount->source)
+		return lm_err_oom(err);
+	int r = add_option(mount, "", writable ? "rw" : "ro", err);
+	return r < 0 ? r : add_option(mount, "", "rbind", err);
+}
+
+static int add_lower(const char *prefix, const struct lm_snapshot *snapshot, struct lm_mount *mount, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf lower = LM_BUF(LOWERDIR_MAX);
+	for (const struct lm_snapshot *at = snapshot->parent; at; at = at->parent) {
+		int r = lm_buf_printf(&lower, "%s%s/%" PRId64 "/fs", lower.len ? ":" : "", prefix, at->id);
+		if (r < 0)
+			return lm_err_sys(err, r, "list of lower directories");
+	}
+	return add_option(mount, "lowerdir=", lm_buf_cstr(&lower), err);
+}
+
+static int add_upper(const char *prefix, const struct lm_snapshot *snapshot, struct lm_mount *mount, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *work = path_of(prefix, snapshot, "work");
+	CLEANUP(lm_freep) char *fs = path_of(prefix, snapshot, "fs");
+	if (!work || !fs)
+		return lm_err_oom(err);
+	int r = add_option(mount, "workdir=", work, err);
+	return r < 0 ? r : add_option(mount, "upperdir=", fs, err);
+}
+
+/* A client sends these only where the plugin is declared to do id mapping; containerd maps the lower directories. */
+static int add_id_maps(const struct lm_snapshot *snapshot, struct lm_mount *mount, struct lm_err *err)
+{
+	const char *uids = lm_labels_get(&snapshot->labels, LM_LABEL_UIDMAP);
+	const char *gids = lm_labels_get(&snapshot->labels, LM_LABEL_GIDMAP);
+	int r = uids ? add_option(mount, "uidmap=", uids, err) : 0;
+	return r == 0 && gids ? add_option(mount, "gidmap=", gids, err) : r;
+}
+
+static int overlay_mount(const char *prefix, const struct lm_mount_options *options, const struct lm_snapshot *snapshot,
+	struct lm_mount *mount, struct lm_err *err)
+{
+	mount->type = "overlay";
+	mount->source = strdup("overlay");
+	if (!mount->source)
+		return lm_err_oom(err);
+	int r = options->index_off ? add_option(mount, "", "index=off", err) : 0;
+	if (r == 0 && options->user_xattr)
+		r = add_option(mount, "", "userxattr", err);
+	if (r == 0)
+		r = add_id_maps(snapshot, mount, err);
+	if (r == 0 && snapshot->kind == LM_ACTIVE)
+		r = add_upper(prefix, snapshot, mount, err);
+	return r < 0 ? r : add_lower(prefix, snapshot, mount, err);
+}
+
+int lm_overlay_mount(const char *prefix, const struct lm_mount_options *options, const struct lm_snapshot *snapshot,
+	struct lm_mount *ret, struct lm_err *err)
+{
+	if (snapshot->kind == LM_COMMITTED)
+		return lm_err_set(err, -EINVAL, "a committed snapshot has no mounts");
+	CLEANUP(lm_mount_done) struct lm_mount mount = {0};
+	int r;
+	if (!snapshot->parent)
+		r = bind_mount(prefix, snapshot, snapshot->kind == LM_ACTIVE, &mount, err);
+	else if (snapshot->kind == LM_VIEW && !snapshot->parent->parent)
+		r = bind_mount(prefix, snapshot->parent, false, &mount, err);
+	else
+		r = overlay_mount(prefix, options, snapshot, &mount, err);
+	if (r < 0)
+		return r;
+	*ret = mount;
+	mount = (struct lm_mount){0};
+	return 0;
+}

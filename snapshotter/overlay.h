@@ -1,0 +1,38 @@
+/*
+ * What containerd has to mount to show a snapshot: one mount, a bind or an overlay, in containerd's words.
+ *
+ *   ACTIVE without parents   bind fs, rw            VIEW without parents   bind fs (empty), ro
+ *   ACTIVE with parents      overlay                VIEW of one parent     bind the parent's fs, ro
+ *                                                   VIEW of more           overlay of lower directories only
+ *
+ * Paths are only put together here; nothing is looked at, so a layer's file system that hangs can't hold this up.
+ */
+#ifndef LM_SNAPSHOTTER_OVERLAY_H
+#define LM_SNAPSHOTTER_OVERLAY_H
+
+#include "snapshotter/store.h"
+
+struct lm_mount_options {
+	bool index_off;	 /* keeps shared lower directories from EBUSY and ESTALE, where the kernel has the option */
+	bool user_xattr; /* in a user namespace, where trusted.* can't be set */
+};
+
+/* Asks the running kernel. */
+struct lm_mount_options lm_overlay_probe(void);
+
+#define LM_MOUNT_OPTIONS_MAX 8
+
+struct lm_mount {
+	const char *type;
+	char *source;
+	char *options[LM_MOUNT_OPTIONS_MAX];
+	size_t n_options;
+};
+
+void lm_mount_done(struct lm_mount *mount);
+
+/* prefix: the directory of all snapshots. -EINVAL for a committed snapshot, -ENOMEM. */
+int lm_overlay_mount(const char *prefix, const struct lm_mount_options *options, const struct lm_snapshot *snapshot,
+	struct lm_mount *ret, struct lm_err *err) MUST_CHECK;
+
+#endif

@@ -1,0 +1,460 @@
+#include "snapshotter/policy.h"
+
+#include "base/clock.h"
+#include "base/lock.h"
+#include "base/str.h"
+#include "rpc/rpc.h"
+
+#include "lamella/fetcher.pb-c.h"
+
+#include <limits.h>
+#include <search.h>
+#include <stdio.h>
+#include <string.h>
+
+#define DIGEST_PREFIX "sha256:"
+#define DIGEST_LEN (sizeof(DIGEST_PREFIX) - 1 + 64)
+#define RESTART_MS 2000 /* how long a fetcher that is away is waited for */
+#define REASON_MAX 512	/* bytes of the fetcher's words that are passed on */
+
+enum state { NONE, SERVED, ABSENT, UNAVAILABLE };
+
+/* What is known of one layer. Entries are pinned while a thread works with them. */
+struct known {
+	char digest[DIGEST_LEN + 1];
+	enum state state;
+	bool asking; /* some thread is asking */
+	unsigned pins;
+	int64_t answered_ms;
+	char *path, *note, *reason;
+};
+
+struct lm_policy {
+	/* constant */
+	struct lm_rpc_client *client;
+	unsigned timeout_ms;
+	/* under lock */
+	struct lm_lock lock;
+	struct lm_cond answered;
+	void *entries; /* tree by digest */
+	size_t count;
+};
+
+/* For how long an answer of each state will do. */
+struct freshness {
+	int64_t served_ms, absent_ms, unavailable_ms;
+};
+static const struct freshness for_pull = {LM_POLICY_SERVED_MS, LM_POLICY_ABSENT_MS, LM_POLICY_UNAVAILABLE_MS};
+static const struct freshness for_start = {LM_POLICY_CHECK_MS, LM_POLICY_CHECK_FAILED_MS, LM_POLICY_CHECK_FAILED_MS};
+
+bool lm_on_miss_parse(const char *text, enum lm_on_miss *ret)
+{
+	static const char *const names[] = {
+		[LM_ON_MISS_PULL] = "pull", [LM_ON_MISS_WARN] = "warn", [LM_ON_MISS_FAIL] = "fail"};
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		if (strcmp(text, names[i]) == 0) {
+			*ret = (enum lm_on_miss)i;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Labels. */
+
+static bool is_digest(const char *text, size_t len)
+{
+	uint8_t bytes[32];
+	return len == DIGEST_LEN && strncmp(text, DIGEST_PREFIX, sizeof(DIGEST_PREFIX) - 1) == 0 &&
+	       lm_hex_parse(text + sizeof(DIGEST_PREFIX) - 1, bytes, sizeof(bytes)) == 0;
+}
+
+const char *lm_policy_wanted(const struct lm_labels *labels)
+{
+	static const char *const names[] = {LM_LABEL_CRI_LAYER, LM_LABEL_STARGZ_LAYER};
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		const char *value = lm_labels_get(labels, names[i]);
+		if (value && is_digest(value, strlen(value)))
+			return value;
+	}
+	return NULL;
+}
+
+/* The layers to ask for: the wanted one first, then those above it in the image. */
+struct digests {
+	char (*items)[DIGEST_LEN + 1];
+	size_t count;
+};
+
+static void digests_done(struct digests *digests)
+{
+	free(digests->items);
+}
+
+static void add_digest(struct digests *digests, const char *text, size_t len)
+{
+	if (!is_digest(text, len) || digests->count == LM_POLICY_ASK_MAX)
+		return;
+	for (size_t i = 0; i < digests->count; i++)
+		if (memcmp(digests->items[i], text, len) == 0)
+			return;
+	memcpy(digests->items[digests->count], text, len);
+	digests->items[digests->count++][len] = '\0';
+}
+
+static int digests_alloc(struct digests *digests, struct lm_err *err)
+{
+	digests->items = calloc(LM_POLICY_ASK_MAX, sizeof(*digests->items));
+	return digests->items ? 0 : lm_err_oom(err);
+}
+
+static void add_image_layers(struct digests *digests, const struct lm_labels *labels)
+{
+	const char *list = lm_labels_get(labels, LM_LABEL_CRI_LAYERS);
+	if (!list)
+		list = lm_labels_get(labels, LM_LABEL_STARGZ_LAYERS);
+	while (list && *list) {
+		size_t len = strcspn(list, ",");
+		add_digest(digests, list, len);
+		list += len + (list[len] == ',');
+	}
+}
+
+/* The table of answers. */
+
+static int compare_entries(const void *a, const void *b)
+{
+	return strcmp(((const struct known *)a)->digest, ((const struct known *)b)->digest);
+}
+
+static void entry_free(void *p)
+{
+	struct known *entry = p;
+	if (!entry)
+		return;
+	free(entry->path);
+	free(entry->note);
+	free(entry->reason);
+	free(entry);
+}
+
+struct oldest {
+	struct known *entry;
+};
+
+static void find_oldest(const void *tree, VISIT visit, void *arg)
+{
+	struct oldest *oldest = arg;
+	struct known *entry = *(struct known *const *)tree;
+	if (visit != postorder && visit != leaf)
+		return;
+	if (entry->pins == 0 && (!oldest->entry || entry->answered_ms < oldest->entry->answered_ms))
+		oldest->entry = entry;
+}
+
+/* lock held */
+static void make_room(struct lm_policy *policy)
+{
+	struct oldest oldest = {0};
+	if (policy->count < LM_POLICY_CACHE_MAX)
+		return;
+	twalk_r(policy->entries, find_oldest, &oldest);
+	if (!oldest.entry)
+		return; /* all in use by threads, whose number is limited */
+	tdelete(oldest.entry, &policy->entries, compare_entries);
+	entry_free(oldest.entry);
+	policy->count--;
+}
+
+/* lock held; the entry is pinned. NULL: no memory */
+static struct known *pin(struct lm_policy *policy, const char *digest)
+{
+	struct known probe = {0};
+	memcpy(probe.digest, digest, DIGEST_LEN);
+	struct known **found = tfind(&probe, &policy->entries, compare_entries);
+	if (!found) {
+		make_room(policy);
+		struct known *entry = calloc(1, sizeof(*entry));
+		if (!entry)
+			return NULL;
+		memcpy(entry->digest, digest, DIGEST_LEN);
+		found = tsearch(entry, &policy->entries, compare_entries);
+		if (!found) {
+			entry_free(entry);
+			return NULL;
+		}
+		policy->count++;
+	}
+	(*found)->pins++;
+	return *found;
+}
+
+/* lock held */
+static bool is_fresh(const struct known *entry, const struct freshness *fresh)
+{
+	int64_t age_ms = lm_now_ms() - entry->answered_ms;
+	switch (entry->state) {
+	case SERVED:
+		return age_ms < fresh->served_ms;
+	case ABSENT:
+		return age_ms < fresh->absent_ms;
+	case UNAVAILABLE:
+		return age_ms < fresh->unavailable_ms;
+	case NONE:
+		break;
+	}
+	return false;
+}
+
+/* lock held. Without memory for the words, the state still counts. */
+static void set_answer(struct known *entry, enum state state, const char *path, const char *note, const char *reason)
+{
+	free(entry->path);
+	free(entry->note);
+	free(entry->reason);
+	entry->path = path ? strdup(path) : NULL;
+	entry->note = note && *note ? lm_str_printf("%.*s", REASON_MAX, note) : NULL;
+	entry->reason = reason && *reason ? lm_str_printf("%.*s", REASON_MAX, reason) : NULL;
+	entry->state = state == SERVED && !entry->path ? UNAVAILABLE : state;
+	entry->answered_ms = lm_now_ms();
+	entry->asking = false;
+}
+
+/* Asking. */
+
+static void take_answer(struct known *entry, const Lamella__Fetcher__V1__LayerAnswer *answer)
+{
+	bool path_usable = answer->path[0] == '/' && strlen(answer->path) < PATH_MAX;
+	if (strcmp(answer->digest, entry->digest) != 0) {
+		set_answer(entry, UNAVAILABLE, NULL, NULL, "the fetcher answered for another layer");
+		return;
+	}
+	switch (answer->state) {
+	case LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_FAITHFUL:
+	case LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_LOSSY:
+		if (!path_usable)
+			set_answer(entry, UNAVAILABLE, NULL, NULL, "the fetcher named no usable path");
+		else if (answer->state == LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_FAITHFUL)
+			set_answer(entry, SERVED, answer->path, NULL, NULL);
+		else
+			set_answer(entry, SERVED, answer->path, *answer->reason ? answer->reason : "lossy", NULL);
+		break;
+	case LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_ABSENT:
+		set_answer(entry, ABSENT, NULL, NULL, *answer->reason ? answer->reason : "in no configured repository");
+		break;
+	default:
+		set_answer(entry, UNAVAILABLE, NULL, NULL, answer->reason);
+		break;
+	}
+}
+
+static int invoke_resolve(struct lm_policy *policy, const Lamella__Fetcher__V1__ResolveRequest *request,
+	unsigned timeout_ms, bool wait_ready, Lamella__Fetcher__V1__ResolveResponse **ret, struct lm_err *err)
+{
+	return lm_rpc_invoke(policy->client, "/lamella.fetcher.v1.Fetcher/Resolve", &request->base,
+		&lamella__fetcher__v1__resolve_response__descriptor, timeout_ms, wait_ready, (ProtobufCMessage **)ret,
+		NULL, err);
+}
+
+static int call_fetcher(struct lm_policy *policy, struct known **entries, size_t count, unsigned timeout_ms,
+	Lamella__Fetcher__V1__ResolveResponse **ret, struct lm_err *err)
+{
+	CLEANUP(lm_freep) Lamella__Fetcher__V1__LayerQuery *queries = calloc(count, sizeof(*queries));
+	CLEANUP(lm_freep) Lamella__Fetcher__V1__LayerQuery **pointers = calloc(count, sizeof(*pointers));
+	if (!queries || !pointers)
+		return lm_err_oom(err);
+	for (size_t i = 0; i < count; i++) {
+		queries[i] = (Lamella__Fetcher__V1__LayerQuery)LAMELLA__FETCHER__V1__LAYER_QUERY__INIT;
+		queries[i].digest = entries[i]->digest;
+		pointers[i] = &queries[i];
+	}
+	Lamella__Fetcher__V1__ResolveRequest request = LAMELLA__FETCHER__V1__RESOLVE_REQUEST__INIT;
+	request.layers = pointers;
+	request.n_layers = count;
+	int64_t until_ms = lm_now_ms() + timeout_ms;
+	int r = invoke_resolve(policy, &request, timeout_ms, false, ret, err);
+	/* Away: it may just be starting again, which must not cost the download of an image. */
+	int64_t left_ms = until_ms - lm_now_ms();
+	if (r == -EAGAIN && left_ms > 0)
+		r = invoke_resolve(policy, &request, (unsigned)LM_MIN(left_ms, RESTART_MS), true, ret, err);
+	return r;
+}
+
+/* The entries are ours to ask for (pinned, asking). Each has an answer afterwards, if only that there is none. */
+static void ask(struct lm_policy *policy, struct known **entries, size_t count, unsigned timeout_ms)
+{
+	struct lm_err err = LM_ERR_INIT;
+	Lamella__Fetcher__V1__ResolveResponse *response = NULL;
+	int r = call_fetcher(policy, entries, count, timeout_ms, &response, &err);
+	if (r == 0 && response->n_layers != count)
+		r = lm_err_set(&err, -EPROTO, "%zu answers to %zu questions", response->n_layers, count);
+	lm_lock_take(&policy->lock);
+	for (size_t i = 0; i < count; i++) {
+		if (r < 0) {
+			char reason[REASON_MAX];
+			snprintf(reason, sizeof(reason), "the fetcher does not answer: %s", lm_err_text(&err));
+			set_answer(entries[i], UNAVAILABLE, NULL, NULL, reason);
+		} else {
+			take_answer(entries[i], response->layers[i]);
+		}
+	}
+	lm_cond_broadcast(&policy->answered);
+	lm_lock_release(&policy->lock);
+	if (response)
+		lamella__fetcher__v1__resolve_response__free_unpacked(response, NULL);
+}
+
+/* What one thread is resolving: entries pinned in the order of its digests, and those among them that it asks for. */
+struct resolution {
+	struct lm_policy *policy;
+	struct known **entries, **to_ask;
+	size_t count, n_to_ask;
+};
+
+static int resolution_begin(struct resolution *r, struct lm_policy *policy, const struct digests *digests,
+	const struct freshness *fresh, struct lm_err *err)
+{
+	r->policy = policy;
+	r->entries = calloc(digests->count + 1, sizeof(*r->entries));
+	r->to_ask = calloc(digests->count + 1, sizeof(*r->to_ask));
+	if (!r->entries || !r->to_ask)
+		return lm_err_oom(err);
+	LM_LOCKED(&policy->lock);
+	for (; r->count < digests->count; r->count++) {
+		struct known *entry = pin(policy, digests->items[r->count]);
+		if (!entry)
+			return lm_err_oom(err);
+		r->entries[r->count] = entry;
+		if (entry->asking || is_fresh(entry, fresh))
+			continue;
+		entry->asking = true;
+		r->to_ask[r->n_to_ask++] = entry;
+	}
+	return 0;
+}
+
+static void resolution_done(struct resolution *r)
+{
+	if (r->policy) {
+		LM_LOCKED(&r->policy->lock);
+		for (size_t i = 0; i < r->count; i++)
+			r->entries[i]->pins--;
+		/* Only after a failure half-way: nobody will answer these. */
+		for (size_t i = 0; i < r->n_to_ask; i++)
+			if (r->to_ask[i]->asking)
+				set_answer(r->to_ask[i], UNAVAILABLE, NULL, NULL, "out of memory");
+		lm_cond_broadcast(&r->policy->answered);
+	}
+	free(r->entries);
+	free(r->to_ask);
+}
+
+/* Others' questions end by their own deadlines; ours is not put off by them. */
+static void wait_for_others(struct lm_policy *policy, struct known **entries, size_t count, unsigned timeout_ms)
+{
+	int64_t until_ms = lm_now_ms() + timeout_ms;
+	LM_LOCKED(&policy->lock);
+	for (size_t i = 0; i < count; i++)
+		for (int64_t left; entries[i]->asking && (left = until_ms - lm_now_ms()) > 0;)
+			(void)lm_cond_wait_ms(&policy->answered, &policy->lock, left);
+}
+
+/* lock held */
+static int read_answer(const struct known *entry, struct lm_layer *ret, struct lm_err *err)
+{
+	if (entry->asking || entry->state == NONE)
+		return lm_err_set(err, -EAGAIN, "%s: no answer from the fetcher in time", entry->digest);
+	if (entry->state == SERVED) {
+		ret->path = strdup(entry->path);
+		ret->note = entry->note ? strdup(entry->note) : NULL;
+		return ret->path && (ret->note || !entry->note) ? 0 : lm_err_oom(err);
+	}
+	return lm_err_set(err, entry->state == ABSENT ? -ENOENT : -EAGAIN, "%s",
+		entry->reason ? entry->reason : "no reason given");
+}
+
+/* The first `wanted` of the digests are waited for and answered. */
+static int resolve(struct lm_policy *policy, const struct digests *digests, size_t wanted,
+	const struct freshness *fresh, unsigned timeout_ms, struct lm_layer *ret, struct lm_err *err)
+{
+	timeout_ms = LM_MIN(timeout_ms, policy->timeout_ms);
+	CLEANUP(resolution_done) struct resolution resolution = {0};
+	int r = resolution_begin(&resolution, policy, digests, fresh, err);
+	if (r < 0)
+		return r;
+	if (resolution.n_to_ask > 0)
+		ask(policy, resolution.to_ask, resolution.n_to_ask, timeout_ms);
+	wait_for_others(policy, resolution.entries, wanted, timeout_ms);
+	LM_LOCKED(&policy->lock);
+	for (size_t i = 0; i < wanted && r == 0; i++) {
+		r = read_answer(resolution.entries[i], &ret[i], err);
+		if (r < 0 && wanted > 1)
+			(void)lm_err_prefix(err, r, "%s", resolution.entries[i]->digest);
+	}
+	for (size_t i = 0; i < wanted && r < 0; i++)
+		lm_layer_done(&ret[i]);
+	return r;
+}
+
+void lm_layer_done(struct lm_layer *layer)
+{
+	free(layer->path);
+	free(layer->note);
+	*layer = (struct lm_layer){0};
+}
+
+int lm_policy_find(struct lm_policy *policy, const struct lm_labels *labels, unsigned timeout_ms, struct lm_layer *ret,
+	struct lm_err *err)
+{
+	const char *wanted = lm_policy_wanted(labels);
+	if (!wanted)
+		return lm_err_set(err, -ENOENT, "the client does not name the layer's digest");
+	CLEANUP(digests_done) struct digests digests = {0};
+	int r = digests_alloc(&digests, err);
+	if (r < 0)
+		return r;
+	add_digest(&digests, wanted, DIGEST_LEN);
+	add_image_layers(&digests, labels);
+	return resolve(policy, &digests, 1, &for_pull, timeout_ms, ret, err);
+}
+
+int lm_policy_check(struct lm_policy *policy, const char *const *digests, size_t count, unsigned timeout_ms,
+	struct lm_layer *ret, struct lm_err *err)
+{
+	CLEANUP(digests_done) struct digests list = {0};
+	int r = digests_alloc(&list, err);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < count; i++)
+		add_digest(&list, digests[i], strlen(digests[i]));
+	if (list.count != count)
+		return lm_err_set(err, -EAGAIN, "not %zu different layers that could be asked for", count);
+	r = resolve(policy, &list, count, &for_start, timeout_ms, ret, err);
+	return r == -ENOENT ? -EAGAIN : r;
+}
+
+int lm_policy_new(const char *fetcher_socket, unsigned timeout_ms, struct lm_policy **ret, struct lm_err *err)
+{
+	CLEANUP(lm_policy_freep) struct lm_policy *policy = calloc(1, sizeof(*policy));
+	if (!policy)
+		return lm_err_oom(err);
+	lm_lock_init(&policy->lock);
+	lm_cond_init(&policy->answered);
+	policy->timeout_ms = timeout_ms;
+	int r = lm_rpc_client_new(fetcher_socket, &policy->client, err);
+	if (r < 0)
+		return r;
+	*ret = STEAL(policy);
+	return 0;
+}
+
+void lm_policy_free(struct lm_policy *policy)
+{
+	if (!policy)
+		return;
+	lm_rpc_client_free(policy->client);
+	tdestroy(policy->entries, entry_free);
+	lm_cond_done(&policy->answered);
+	lm_lock_done(&policy->lock);
+	free(policy);
+}

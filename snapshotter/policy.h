@@ -1,0 +1,63 @@
+/*
+ * Which layer does a client want, and can the fetcher serve it?
+ *
+ * The fetcher is asked over its control socket, for all layers of an image with the first one, because containerd
+ * prepares them one after another. Its answers are kept for seconds, so that the other layers cost no round trip, and a
+ * fetcher that is away costs its time-out once per image. Several threads that want one layer share one question.
+ * No lock is held while the fetcher thinks. All functions may be called from any thread.
+ */
+#ifndef LM_SNAPSHOTTER_POLICY_H
+#define LM_SNAPSHOTTER_POLICY_H
+
+#include "snapshotter/labels.h"
+
+/* Layer digests, in order of preference, and the lists that come with them: from this layer upwards, cut at a limit. */
+#define LM_LABEL_CRI_LAYER "containerd.io/snapshot/cri.layer-digest"
+#define LM_LABEL_CRI_LAYERS "containerd.io/snapshot/cri.image-layers"
+#define LM_LABEL_STARGZ_LAYER "containerd.io/snapshot/remote/stargz.digest"
+#define LM_LABEL_STARGZ_LAYERS "containerd.io/snapshot/remote/stargz.layers"
+
+/* How old an answer may be. What is served stays served, as layers do not change; but a fetcher can stop. */
+#define LM_POLICY_SERVED_MS 30000 /* while an image is pulled */
+#define LM_POLICY_ABSENT_MS 10000
+#define LM_POLICY_UNAVAILABLE_MS 5000
+#define LM_POLICY_CHECK_MS 3000 /* before a container is started on it */
+#define LM_POLICY_CHECK_FAILED_MS 1000
+
+#define LM_POLICY_CACHE_MAX 4096 /* answers kept */
+#define LM_POLICY_ASK_MAX 512	 /* layers asked for at once */
+
+enum lm_on_miss { LM_ON_MISS_PULL, LM_ON_MISS_WARN, LM_ON_MISS_FAIL };
+bool lm_on_miss_parse(const char *text, enum lm_on_miss *ret); /* "pull", "warn", "fail" */
+
+struct lm_policy;
+
+int lm_policy_new(
+	const char *fetcher_socket, unsigned timeout_ms, struct lm_policy **ret, struct lm_err *err) MUST_CHECK;
+void lm_policy_free(struct lm_policy *policy);
+LM_DEFINE_CLEANUP(struct lm_policy, lm_policy_free, lm_policy_freep)
+
+/* The digest that the labels name, or NULL: the client says nothing, or not in the form sha256:<64 digits>. */
+const char *lm_policy_wanted(const struct lm_labels *labels);
+
+struct lm_layer {
+	char *path; /* of the directory to use */
+	char *note; /* what the publisher lost; NULL for a faithful layer */
+};
+void lm_layer_done(struct lm_layer *layer);
+
+/*
+ * Finds the layer that lm_policy_wanted() names. err says why not: -ENOENT absent; -EAGAIN can't be said or served now.
+ * Takes at most timeout_ms, or the policy's own limit if that is less.
+ */
+int lm_policy_find(struct lm_policy *policy, const struct lm_labels *labels, unsigned timeout_ms, struct lm_layer *ret,
+	struct lm_err *err) MUST_CHECK;
+
+/*
+ * Are these layers (all different, at most LM_POLICY_ASK_MAX) being served, and where? ret gets count layers (all or,
+ * on failure, none). -EAGAIN, with the first one that is not.
+ */
+int lm_policy_check(struct lm_policy *policy, const char *const *digests, size_t count, unsigned timeout_ms,
+	struct lm_layer *ret, struct lm_err *err) MUST_CHECK;
+
+#endif

@@ -1,0 +1,55 @@
+/*
+ * The snapshots service: what containerd asks of a snapshotter, on a Unix socket.
+ *
+ * Methods that answer from memory, those that use the local disk and those that may ask the fetcher have threads of
+ * their own each (lanes of rpc.h), so that Stat, Usage, List, Remove, Commit and Cleanup never wait for a network.
+ *
+ * ROOT/store.db has the records, ROOT/snapshots the directories, ROOT/lock keeps a second process out. A killed process
+ * leaves nothing that matters: a directory is on disk before its record, a record is gone before its directory, and
+ * directories without a record are dropped after the start and at each Cleanup. What a record names is never deleted.
+ */
+#ifndef LM_SNAPSHOTTER_SERVICE_H
+#define LM_SNAPSHOTTER_SERVICE_H
+
+#include "snapshotter/policy.h"
+
+struct lm_service;
+
+struct lm_service_options {
+	const char *root;
+	const char *address; /* socket to listen on */
+	const char *fetcher; /* socket of the fetcher */
+	enum lm_on_miss on_miss;
+	unsigned resolve_timeout_ms;
+};
+
+/*
+ * Opens the state under root and serves. -EBUSY: another process has it. -EUCLEAN: the store was corrupt and is moved
+ * aside. -ENOTEMPTY: there are snapshots but no store that names them. In all of these nothing was deleted.
+ */
+int lm_service_start(const struct lm_service_options *options, struct lm_service **ret, struct lm_err *err) MUST_CHECK;
+/* Mounts, directories and records stay as they are. */
+void lm_service_stop(struct lm_service *service);
+LM_DEFINE_CLEANUP(struct lm_service, lm_service_stop, lm_service_stopp)
+
+/* What happened since the start. */
+enum lm_counter {
+	LM_COUNT_LAYERS_LAZY,	       /* layers answered as there already */
+	LM_COUNT_LAYERS_SHARED,	       /* of these: had been provided before, for another client */
+	LM_COUNT_LAYERS_LOSSY,	       /* of these: the publisher had dropped owners or attributes */
+	LM_COUNT_FALLBACK_UNNAMED,     /* ordinary, because the client named no digest */
+	LM_COUNT_FALLBACK_ABSENT,      /* ordinary, because no repository has the layer */
+	LM_COUNT_FALLBACK_UNAVAILABLE, /* ordinary, because the fetcher could not say or serve it */
+	LM_COUNT_FALLBACK_LOCAL,       /* ordinary, because of a failure here */
+	LM_COUNT_STARTS_REFUSED,       /* mounts refused because a layer is not being served */
+	LM_COUNT_SNAPSHOTS_MADE,       /* active ones and views */
+	LM_COUNT_REMOVED,
+	LM_COUNT_DIRECTORIES_DROPPED,
+	LM_COUNTERS
+};
+uint64_t lm_service_count(const struct lm_service *service, enum lm_counter counter);
+const char *lm_counter_name(enum lm_counter counter);
+/* One line with all of them. */
+void lm_service_log_counters(const struct lm_service *service);
+
+#endif

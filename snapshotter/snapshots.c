@@ -1,0 +1,563 @@
+#include "snapshotter/snapshots.h"
+
+#include "base/file.h"
+#include "base/lock.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "snapshotter/layout.h"
+#include "snapshotter/usage.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+
+struct lm_snapshots {
+	/* constant */
+	int lock_fd;
+	struct lm_store *store;
+	struct lm_layout *layout;
+	struct lm_policy *policy;
+	struct lm_mount_options mount_options;
+	enum lm_on_miss on_miss;
+	/* held while directories are deleted: two clean-ups would trip over each other */
+	struct lm_lock cleaning;
+	_Atomic(uint64_t) counters[LM_COUNTERS];
+};
+
+static void count(struct lm_snapshots *s, enum lm_counter counter)
+{
+	atomic_fetch_add_explicit(&s->counters[counter], 1, memory_order_relaxed);
+}
+
+struct lm_store *lm_snapshots_store(struct lm_snapshots *s)
+{
+	return s->store;
+}
+
+uint64_t lm_snapshots_count(const struct lm_snapshots *s, enum lm_counter counter)
+{
+	return atomic_load_explicit(&s->counters[counter], memory_order_relaxed);
+}
+
+/* Opening. */
+
+static int lock_root(struct lm_snapshots *s, const char *root, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/lock", root);
+	if (!path)
+		return lm_err_oom(err);
+	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (s->lock_fd < 0)
+		return lm_err_sys(err, -errno, "open %s", path);
+	if (flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK
+			       ? lm_err_set(err, -EBUSY, "%s: another process is using this directory", root)
+			       : lm_err_sys(err, -errno, "lock %s", path);
+	return 0;
+}
+
+/* Ids on disk are not given out again, even if their records are gone; and without any records, something is wrong. */
+static int adopt_directories(struct lm_snapshots *s, const char *root, struct lm_err *err)
+{
+	CLEANUP(lm_freep) int64_t *ids = NULL;
+	size_t n = 0;
+	int r = lm_layout_ids(s->layout, &ids, &n, err);
+	if (r < 0)
+		return r;
+	if (n > 0 && lm_store_is_new(s->store))
+		return lm_err_set(err, -ENOTEMPTY,
+			"%s/snapshots holds %zu snapshots, but no store names them: put store.db back, or move the "
+			"directory "
+			"away to start empty",
+			root, n);
+	for (size_t i = 0; i < n; i++)
+		lm_store_reserve_from(s->store, ids[i] + 1);
+	return 0;
+}
+
+/* The record says where a layer is; its link follows, should the two ever differ. */
+static int repair_links(struct lm_snapshots *s, struct lm_err *err)
+{
+	CLEANUP(lm_snapshot_list_done) struct lm_snapshot_list list = {0};
+	int r = lm_store_list(s->store, NULL, &list, err);
+	for (size_t i = 0; i < list.count && r == 0; i++)
+		if (list.items[i]->layer_path)
+			r = lm_layout_relink(s->layout, list.items[i]->id, list.items[i]->layer_path, err);
+	return r;
+}
+
+static int open_store(struct lm_snapshots *s, const char *root, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/store.db", root);
+	return path ? lm_store_open(path, &s->store, err) : lm_err_oom(err);
+}
+
+int lm_snapshots_open(const struct lm_service_options *options, struct lm_snapshots **ret, struct lm_err *err)
+{
+	CLEANUP(lm_snapshots_closep) struct lm_snapshots *s = calloc(1, sizeof(*s));
+	if (!s)
+		return lm_err_oom(err);
+	lm_lock_init(&s->cleaning);
+	s->lock_fd = -1;
+	s->on_miss = options->on_miss;
+	s->mount_options = lm_overlay_probe();
+	int r = lm_layout_open(options->root, &s->layout, err);
+	if (r == 0)
+		r = lock_root(s, options->root, err);
+	if (r == 0)
+		r = open_store(s, options->root, err);
+	if (r == 0)
+		r = adopt_directories(s, options->root, err);
+	if (r == 0)
+		r = repair_links(s, err);
+	if (r == 0)
+		r = lm_policy_new(options->fetcher, options->resolve_timeout_ms, &s->policy, err);
+	if (r < 0)
+		return r;
+	*ret = STEAL(s);
+	return 0;
+}
+
+void lm_snapshots_close(struct lm_snapshots *s)
+{
+	if (!s)
+		return;
+	lm_policy_free(s->policy);
+	lm_store_close(s->store);
+	lm_layout_close(s->layout);
+	lm_closep(&s->lock_fd);
+	lm_lock_done(&s->cleaning);
+	free(s);
+}
+
+/* Mounts. */
+
+/* The different remote layers of a chain. */
+struct remote_layers {
+	const char *digests[LM_POLICY_ASK_MAX];
+	struct lm_layer found[LM_POLICY_ASK_MAX];
+	size_t count;
+};
+
+static void remote_layers_freep(struct remote_layers **layers)
+{
+	for (size_t i = 0; *layers && i < (*layers)->count; i++)
+		lm_layer_done(&(*layers)->found[i]);
+	free(*layers);
+}
+
+static size_t index_of(const struct remote_layers *layers, const char *digest)
+{
+	size_t i = 0;
+	while (i < layers->count && strcmp(layers->digests[i], digest) != 0)
+		i++;
+	return i;
+}
+
+static int collect_remote(const struct lm_snapshot *top, struct remote_layers *layers, struct lm_err *err)
+{
+	for (const struct lm_snapshot *at = top; at; at = at->parent) {
+		if (!at->layer_digest || index_of(layers, at->layer_digest) < layers->count)
+			continue;
+		if (layers->count == LM_POLICY_ASK_MAX)
+			return lm_err_set(err, -EINVAL, "more than %d remote layers", LM_POLICY_ASK_MAX);
+		layers->digests[layers->count++] = at->layer_digest;
+	}
+	return 0;
+}
+
+/* Follows layers that are served from another directory than before; mounts that exist keep the old one. */
+static int follow_moves(
+	struct lm_snapshots *s, const struct lm_snapshot *top, const struct remote_layers *layers, struct lm_err *err)
+{
+	for (const struct lm_snapshot *at = top; at; at = at->parent) {
+		if (!at->layer_digest)
+			continue;
+		CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *now = lm_store_get(s->store, at->plugin, at->key);
+		const char *path = layers->found[index_of(layers, at->layer_digest)].path;
+		if (!now || now->id != at->id || strcmp(now->layer_path, path) == 0)
+			continue;
+		int r = lm_store_set_layer_path(s->store, at, path, err);
+		if (r == 0)
+			r = lm_layout_relink(s->layout, at->id, path, err);
+		if (r < 0)
+			return r;
+		lm_log(LM_LOG_INFO, "layer moved", LM_KV("layer", "%s", at->layer_digest), LM_KV("path", "%s", path));
+	}
+	return 0;
+}
+
+/* Everything below must be served before a mount of it is handed out: a container that only gets EIO is worse than
+ * none. */
+static int check_served(struct lm_snapshots *s, const struct lm_snapshot *top, unsigned timeout_ms, struct lm_err *err)
+{
+	CLEANUP(remote_layers_freep) struct remote_layers *layers = calloc(1, sizeof(*layers));
+	if (!layers)
+		return lm_err_oom(err);
+	int r = collect_remote(top, layers, err);
+	if (r < 0 || layers->count == 0)
+		return r;
+	struct lm_err reason = LM_ERR_INIT;
+	r = lm_policy_check(s->policy, layers->digests, layers->count, timeout_ms, layers->found, &reason);
+	if (r == 0)
+		return follow_moves(s, top, layers, err);
+	count(s, LM_COUNT_STARTS_REFUSED);
+	lm_log(LM_LOG_WARN, "mount refused", LM_KV("snapshot", "%s", top->key),
+		LM_KV("reason", "%s", lm_err_text(&reason)));
+	return lm_err_set(err, r, "a layer is not being served: %s", lm_err_text(&reason));
+}
+
+int lm_snapshots_mount(struct lm_snapshots *s, const char *plugin, const char *key, unsigned timeout_ms,
+	struct lm_mount *ret, struct lm_err *err)
+{
+	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *snapshot = lm_store_get(s->store, plugin, key);
+	if (!snapshot)
+		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", key);
+	if (snapshot->kind == LM_COMMITTED)
+		return lm_err_set(err, -EBUSY, "snapshot %s is committed", key);
+	int r = check_served(s, snapshot->parent, timeout_ms, err);
+	return r < 0 ? r : lm_overlay_mount(lm_layout_prefix(s->layout), &s->mount_options, snapshot, ret, err);
+}
+
+/* Making: an id, a directory for it, a record. */
+
+struct making {
+	struct lm_snapshots *s;
+	int64_t id;
+	bool keep;
+};
+
+static int making_begin(struct making *m, struct lm_snapshots *s, struct lm_err *err)
+{
+	int r = lm_store_reserve(s->store, &m->id, err);
+	if (r == 0)
+		m->s = s;
+	return r;
+}
+
+static void making_done(struct making *m)
+{
+	if (!m->s)
+		return;
+	struct lm_err err = LM_ERR_INIT;
+	if (!m->keep && lm_layout_remove(m->s->layout, m->id, &err) < 0)
+		lm_log(LM_LOG_WARN, "left for the next clean-up", LM_KV("reason", "%s", lm_err_text(&err)));
+	lm_store_release(m->s->store, m->id);
+}
+
+/* The host's id for 0 inside, out of "0:100000:65536[,...]"; 0 where the label says nothing that is understood. */
+static uint32_t mapped_root(const struct lm_labels *labels, const char *label)
+{
+	const char *text = lm_labels_get(labels, label);
+	while (text && *text) {
+		unsigned inside, host, length;
+		if (sscanf(text, "%u:%u:%u", &inside, &host, &length) == 3 && inside == 0 && length > 0)
+			return host;
+		text = strchr(text, ',');
+		text += text != NULL;
+	}
+	return 0;
+}
+
+/*
+ * The new upper directory is the container's /: it gets owner and mode of the topmost parent's. A remote layer is not
+ * looked at, because a stat of it can take as long as a network; its root is taken for 0755 and root's, as images have
+ * it.
+ */
+static int root_attributes(struct lm_snapshots *s, const struct lm_snapshot *parent, const struct lm_labels *labels,
+	struct lm_root_attributes *ret, struct lm_err *err)
+{
+	*ret = LM_ROOT_ATTRIBUTES_DEFAULT;
+	if (lm_labels_get(labels, LM_LABEL_UIDMAP) || lm_labels_get(labels, LM_LABEL_GIDMAP)) {
+		ret->uid = mapped_root(labels, LM_LABEL_UIDMAP);
+		ret->gid = mapped_root(labels, LM_LABEL_GIDMAP);
+		return 0;
+	}
+	return parent && !parent->layer_path ? lm_layout_root_attributes(s->layout, parent->id, ret, err) : 0;
+}
+
+static int make_ordinary(struct lm_snapshots *s, const struct lm_make_request *request,
+	const struct lm_snapshot *parent, struct lm_mount *ret, struct lm_err *err)
+{
+	struct lm_root_attributes attributes;
+	CLEANUP(making_done) struct making making = {0};
+	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *made = NULL;
+	int r = root_attributes(s, parent, request->labels, &attributes, err);
+	if (r == 0)
+		r = making_begin(&making, s, err);
+	if (r == 0)
+		r = lm_layout_make(s->layout, making.id, &attributes, err);
+	if (r < 0)
+		return r;
+	/* The mount is put together before there is a record, so that nothing can fail after. */
+	CLEANUP(lm_mount_done) struct lm_mount mount = {0};
+	struct lm_snapshot preview = {
+		.id = making.id, .kind = request->kind, .parent = parent, .labels = *request->labels};
+	r = lm_overlay_mount(lm_layout_prefix(s->layout), &s->mount_options, &preview, &mount, err);
+	if (r < 0)
+		return r;
+	struct lm_store_new new = {.id = making.id,
+		.plugin = request->plugin,
+		.key = request->key,
+		.parent = request->parent,
+		.kind = request->kind,
+		.labels = request->labels};
+	r = lm_store_create(s->store, &new, NULL, err);
+	if (r < 0)
+		return r;
+	making.keep = true;
+	count(s, LM_COUNT_SNAPSHOTS_MADE);
+	*ret = mount;
+	mount = (struct lm_mount){0};
+	return 0;
+}
+
+/* Remote layers. */
+
+static int add_label(struct lm_labels *labels, const char *key, const char *value, struct lm_err *err)
+{
+	int r = lm_labels_set(labels, key, value);
+	return r < 0 ? lm_err_sys(err, r, "label %s", key) : 0;
+}
+
+/* Text of the fetcher's and ours, cut wherever it was too long. A label that is not UTF-8 would break a Go client's
+ * List. */
+static int add_reason(struct lm_labels *labels, const char *text, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *plain = strdup(text);
+	if (!plain)
+		return lm_err_oom(err);
+	for (char *c = plain; *c; c++)
+		if (*c < ' ' || *c > '~')
+			*c = '?';
+	return add_label(labels, LM_LABEL_REASON, plain, err);
+}
+
+/* "@" can't begin a namespace, and all of containerd's names begin with one. -EEXIST: somebody else has just made it.
+ */
+static int record_layer(struct lm_snapshots *s, const struct lm_make_request *request, const char *ref,
+	const struct lm_layer *layer, struct lm_err *err)
+{
+	CLEANUP(making_done) struct making making = {0};
+	CLEANUP(lm_labels_done) struct lm_labels labels = {0};
+	int r = lm_labels_copy(request->labels, &labels);
+	if (r < 0)
+		return lm_err_sys(err, r, "labels");
+	r = add_label(&labels, LM_LABEL_LAYER, "lazy", err);
+	if (r == 0 && layer->note)
+		r = add_reason(&labels, layer->note, err);
+	if (r == 0)
+		r = making_begin(&making, s, err);
+	if (r == 0)
+		r = lm_layout_make_link(s->layout, making.id, layer->path, err);
+	if (r < 0)
+		return r;
+	CLEANUP(lm_freep) char *name = lm_str_printf("@lamella/%" PRId64 "/%s", making.id, ref);
+	if (!name)
+		return lm_err_oom(err);
+	struct lm_store_new new = {.id = making.id,
+		.plugin = request->plugin,
+		.key = name,
+		.parent = request->parent,
+		.kind = LM_COMMITTED,
+		.labels = &labels,
+		.layer_digest = lm_policy_wanted(request->labels),
+		.layer_path = layer->path,
+		.layer_ref = ref};
+	r = lm_store_create(s->store, &new, NULL, err);
+	making.keep = r == 0;
+	return r;
+}
+
+static bool layer_exists(struct lm_snapshots *s, const struct lm_make_request *request, const char *ref)
+{
+	CLEANUP(lm_snapshot_unrefp)
+	const struct lm_snapshot *layer = lm_store_get_layer(s->store, request->plugin, ref, request->parent);
+	return layer != NULL;
+}
+
+static int provided(struct lm_snapshots *s, const struct lm_make_request *request, const struct lm_layer *layer,
+	bool *ret_provided, struct lm_err *err)
+{
+	const char *digest = lm_policy_wanted(request->labels);
+	count(s, LM_COUNT_LAYERS_LAZY);
+	if (!layer)
+		count(s, LM_COUNT_LAYERS_SHARED);
+	if (layer && layer->note)
+		count(s, LM_COUNT_LAYERS_LOSSY);
+	lm_log(layer && layer->note ? LM_LOG_WARN : LM_LOG_INFO, "layer served lazily",
+		LM_KV("layer", "%s", digest ? digest : lm_labels_get(request->labels, LM_LABEL_REF)),
+		LM_KV("lost", "%s", layer && layer->note ? layer->note : "nothing"));
+	*ret_provided = true;
+	return lm_err_set(err, -EEXIST, "layer %s is there already", lm_labels_get(request->labels, LM_LABEL_REF));
+}
+
+/* Why a layer has to be had the ordinary way: said once in the log, on the snapshot and in a counter. */
+static int fall_back(
+	struct lm_snapshots *s, struct lm_make_request *request, int reason, const char *text, struct lm_err *err)
+{
+	const char *digest = lm_policy_wanted(request->labels);
+	count(s, !digest	     ? LM_COUNT_FALLBACK_UNNAMED
+		 : reason == -ENOENT ? LM_COUNT_FALLBACK_ABSENT
+		 : reason == -EAGAIN ? LM_COUNT_FALLBACK_UNAVAILABLE
+				     : LM_COUNT_FALLBACK_LOCAL);
+	lm_log(s->on_miss == LM_ON_MISS_PULL ? LM_LOG_INFO : LM_LOG_WARN,
+		s->on_miss == LM_ON_MISS_FAIL ? "layer not served, pull refused" : "layer not served, pulling it",
+		LM_KV("layer", "%s", digest ? digest : "unnamed"),
+		LM_KV("chain", "%s", lm_labels_get(request->labels, LM_LABEL_REF)), LM_KV("reason", "%s", text));
+	if (s->on_miss == LM_ON_MISS_FAIL)
+		return lm_err_set(err, reason == -EAGAIN ? -EAGAIN : -EBUSY, "layer %s is not served lazily: %s",
+			digest ? digest : lm_labels_get(request->labels, LM_LABEL_REF), text);
+	int r = add_label(request->labels, LM_LABEL_LAYER, "ordinary", err);
+	return r < 0 ? r : add_reason(request->labels, text, err);
+}
+
+/*
+ * The handshake: 0 means the ordinary way (the labels say why), -EEXIST with *ret_provided that the layer is there.
+ * Requests for one layer may run at once. Whoever records it first wins, and the others look again before they give up,
+ * so that all of them see the one record.
+ */
+static int offer_layer(struct lm_snapshots *s, struct lm_make_request *request, const char *ref, bool *ret_provided,
+	struct lm_err *err)
+{
+	if (layer_exists(s, request, ref))
+		return provided(s, request, NULL, ret_provided, err);
+	CLEANUP(lm_layer_done) struct lm_layer layer = {0};
+	struct lm_err reason = LM_ERR_INIT;
+	int r = lm_policy_find(s->policy, request->labels, request->timeout_ms, &layer, &reason);
+	if (r == 0) {
+		r = record_layer(s, request, ref, &layer, &reason);
+		if (r == 0)
+			return provided(s, request, &layer, ret_provided, err);
+		if (r == -ENOENT || r == -EINVAL) /* the parent went away meanwhile */
+			return lm_err_set(err, r, "%s", lm_err_text(&reason));
+	}
+	if (layer_exists(s, request, ref))
+		return provided(s, request, NULL, ret_provided, err);
+	return fall_back(s, request, r, lm_err_text(&reason), err);
+}
+
+static int find_parent(struct lm_snapshots *s, const struct lm_make_request *request, const struct lm_snapshot **ret,
+	struct lm_err *err)
+{
+	if (!*request->parent)
+		return 0;
+	*ret = lm_store_get(s->store, request->plugin, request->parent);
+	if (!*ret)
+		return lm_err_set(err, -ENOENT, "parent snapshot %s does not exist", request->parent);
+	if ((*ret)->kind != LM_COMMITTED)
+		return lm_err_set(err, -EINVAL, "parent snapshot %s is not committed", request->parent);
+	return 0;
+}
+
+int lm_snapshots_make(struct lm_snapshots *s, struct lm_make_request *request, struct lm_mount *ret, bool *ret_provided,
+	struct lm_err *err)
+{
+	*ret_provided = false;
+	if (!*request->key)
+		return lm_err_set(err, -EINVAL, "a snapshot needs a key");
+	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *parent = NULL;
+	CLEANUP(lm_snapshot_unrefp)
+	const struct lm_snapshot *taken = lm_store_get(s->store, request->plugin, request->key);
+	if (taken)
+		return lm_err_set(err, -EEXIST, "snapshot %s already exists", request->key);
+	int r = find_parent(s, request, &parent, err);
+	if (r < 0)
+		return r;
+	const char *ref = request->kind == LM_ACTIVE ? lm_labels_get(request->labels, LM_LABEL_REF) : NULL;
+	if (ref && *ref)
+		r = offer_layer(s, request, ref, ret_provided, err);
+	if (r == 0)
+		r = check_served(s, parent, request->timeout_ms, err);
+	return r < 0 ? r : make_ordinary(s, request, parent, ret, err);
+}
+
+/* The rest. */
+
+static int count_fs(struct lm_snapshots *s, int64_t id, struct lm_usage *ret, struct lm_err *err)
+{
+	CLEANUP(lm_closep) int fd = lm_layout_open_fs(s->layout, id, err);
+	return fd < 0 ? fd : lm_usage_count(fd, ret, err);
+}
+
+/* What Prepare found out about the layer stays with it; all other labels are the commit's own. */
+static int keep_our_labels(const struct lm_snapshot *active, struct lm_labels *labels, struct lm_err *err)
+{
+	static const char *const ours[] = {LM_LABEL_LAYER, LM_LABEL_REASON};
+	for (size_t i = 0; i < ARRAY_LEN(ours); i++) {
+		const char *value = lm_labels_get(&active->labels, ours[i]);
+		int r = value ? add_label(labels, ours[i], value, err) : 0;
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int lm_snapshots_commit(struct lm_snapshots *s, const char *plugin, const char *key, const char *name,
+	const char *parent, struct lm_labels *labels, struct lm_err *err)
+{
+	if (!*name)
+		return lm_err_set(err, -EINVAL, "a committed snapshot needs a name");
+	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *active = lm_store_get(s->store, plugin, key);
+	if (!active)
+		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", key);
+	if (active->kind != LM_ACTIVE)
+		return lm_err_set(err, -EBUSY, "snapshot %s is not active", key);
+	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *taken = lm_store_get(s->store, plugin, name);
+	if (taken)
+		return lm_err_set(err, -EEXIST, "snapshot %s already exists", name);
+	struct lm_store_commit commit = {
+		.id = active->id, .plugin = plugin, .key = key, .name = name, .parent = parent, .labels = labels};
+	int r = keep_our_labels(active, labels, err);
+	if (r == 0)
+		r = count_fs(s, active->id, &commit.usage, err);
+	return r < 0 ? r : lm_store_commit(s->store, &commit, err);
+}
+
+int lm_snapshots_usage(
+	struct lm_snapshots *s, const char *plugin, const char *key, struct lm_usage *ret, struct lm_err *err)
+{
+	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *snapshot = lm_store_get(s->store, plugin, key);
+	if (!snapshot)
+		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", key);
+	if (snapshot->kind == LM_ACTIVE)
+		return count_fs(s, snapshot->id, ret, err);
+	*ret = snapshot->usage;
+	return 0;
+}
+
+int lm_snapshots_remove(struct lm_snapshots *s, const char *plugin, const char *key, struct lm_err *err)
+{
+	int r = lm_store_remove(s->store, plugin, key, err);
+	if (r == 0)
+		count(s, LM_COUNT_REMOVED);
+	return r;
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+	int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+	return x < y ? -1 : x > y;
+}
+
+int lm_snapshots_cleanup(struct lm_snapshots *s, struct lm_err *err)
+{
+	LM_LOCKED(&s->cleaning);
+	CLEANUP(lm_freep) int64_t *found = NULL;
+	CLEANUP(lm_freep) int64_t *used = NULL;
+	size_t n_found = 0, n_used = 0;
+	/* In this order: a directory that is seen now had its id reserved before, and is in the second list, or was
+	 * given up. */
+	int r = lm_layout_ids(s->layout, &found, &n_found, err);
+	if (r == 0)
+		r = lm_store_ids(s->store, &used, &n_used, err);
+	for (size_t i = 0; r == 0 && i < n_found; i++) {
+		if (bsearch(&found[i], used, n_used, sizeof(*used), compare_ids))
+			continue;
+		r = lm_layout_remove(s->layout, found[i], err);
+		if (r == 0)
+			count(s, LM_COUNT_DIRECTORIES_DROPPED);
+	}
+	return r;
+}

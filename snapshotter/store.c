@@ -1,0 +1,999 @@
+#include "snapshotter/store.h"
+
+#include "base/lock.h"
+#include "base/str.h"
+
+#include <inttypes.h>
+#include <search.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define SCHEMA_VERSION 1
+#define APPLICATION_ID 0x4c6d5373 /* "LmSs" */
+#define BUSY_TIMEOUT_MS 10000	  /* somebody may look into the database with sqlite3(1) */
+
+static const char schema[] = "CREATE TABLE snapshots("
+			     " id INTEGER PRIMARY KEY AUTOINCREMENT," /* an id is never used again */
+			     " plugin TEXT NOT NULL, key TEXT NOT NULL,"
+			     " kind INTEGER NOT NULL CHECK(kind IN (1, 2, 3)),"
+			     " parent INTEGER REFERENCES snapshots(id),"
+			     " created_ns INTEGER NOT NULL, updated_ns INTEGER NOT NULL,"
+			     " size_bytes INTEGER NOT NULL DEFAULT 0, inodes INTEGER NOT NULL DEFAULT 0,"
+			     " layer_digest TEXT, layer_path TEXT, layer_ref TEXT,"
+			     " UNIQUE(plugin, key));"
+			     "CREATE INDEX snapshots_parent ON snapshots(parent);"
+			     "CREATE UNIQUE INDEX snapshots_layer ON snapshots(plugin, layer_ref, ifnull(parent, 0)) "
+			     "WHERE layer_ref NOT NULL;"
+			     "CREATE TABLE labels("
+			     " snapshot INTEGER NOT NULL REFERENCES snapshots(id) ON DELETE CASCADE,"
+			     " key TEXT NOT NULL, value TEXT NOT NULL,"
+			     " PRIMARY KEY(snapshot, key)) WITHOUT ROWID;";
+
+enum statement {
+	BEGIN,
+	COMMIT,
+	ROLLBACK,
+	INSERT,
+	INSERT_LABEL,
+	DELETE_LABELS,
+	SET_COMMITTED,
+	SET_UPDATED,
+	SET_LAYER_PATH,
+	DELETE,
+	STATEMENTS
+};
+
+static const char *const statement_text[STATEMENTS] = {
+	[BEGIN] = "BEGIN IMMEDIATE",
+	[COMMIT] = "COMMIT",
+	[ROLLBACK] = "ROLLBACK",
+	[INSERT] =
+		"INSERT INTO snapshots(id, plugin, key, kind, parent, created_ns, updated_ns, layer_digest, layer_path,"
+		" layer_ref) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8, ?9)",
+	[INSERT_LABEL] = "INSERT INTO labels(snapshot, key, value) VALUES(?1, ?2, ?3)",
+	[DELETE_LABELS] = "DELETE FROM labels WHERE snapshot = ?1",
+	[SET_COMMITTED] = "UPDATE snapshots SET key = ?2, kind = ?3, parent = ?4, created_ns = ?5, updated_ns = ?5,"
+			  " size_bytes = ?6, inodes = ?7 WHERE id = ?1",
+	[SET_UPDATED] = "UPDATE snapshots SET updated_ns = ?2 WHERE id = ?1",
+	[SET_LAYER_PATH] = "UPDATE snapshots SET layer_path = ?2 WHERE id = ?1",
+	[DELETE] = "DELETE FROM snapshots WHERE id = ?1",
+};
+
+/* A place in the mirror. Changes put another record into it; a commit, which changes the key, makes a new place. */
+struct node {
+	struct lm_snapshot *record;
+	struct node *parent;
+	unsigned children;
+};
+
+struct lm_store {
+	bool is_new; /* constant after open */
+	/* under writer: the database, and the right to change the mirror */
+	struct lm_lock writer;
+	sqlite3 *db;
+	sqlite3_stmt *statements[STATEMENTS];
+	/* read under mirror; changed under writer and mirror, so whoever has writer may read without mirror */
+	struct lm_lock mirror;
+	void *by_key;	/* of struct node */
+	void *by_layer; /* of struct node with a remote layer */
+	size_t count;
+	/* under mirror */
+	int64_t next_id;
+	int64_t *reserved;
+	size_t n_reserved;
+};
+
+/* Records. */
+
+void lm_snapshot_unref(const struct lm_snapshot *snapshot)
+{
+	while (snapshot) {
+		struct lm_snapshot *s = (struct lm_snapshot *)snapshot;
+		if (atomic_fetch_sub(&s->references, 1) > 1)
+			return;
+		snapshot = s->parent; /* a loop, because chains are long */
+		lm_labels_done(&s->labels);
+		free(s->plugin);
+		free(s->key);
+		free(s->layer_digest);
+		free(s->layer_path);
+		free(s->layer_ref);
+		free(s);
+	}
+}
+
+static void snapshot_freep(struct lm_snapshot **snapshot)
+{
+	lm_snapshot_unref(*snapshot);
+}
+
+static const struct lm_snapshot *snapshot_ref(const struct lm_snapshot *snapshot)
+{
+	if (snapshot)
+		atomic_fetch_add(&((struct lm_snapshot *)snapshot)->references, 1);
+	return snapshot;
+}
+
+static int copy_text(char **ret, const char *text)
+{
+	*ret = text ? strdup(text) : NULL;
+	return text && !*ret ? -ENOMEM : 0;
+}
+
+/* All but the labels. */
+static struct lm_snapshot *snapshot_new(const struct lm_snapshot *model)
+{
+	CLEANUP(snapshot_freep) struct lm_snapshot *s = calloc(1, sizeof(*s));
+	if (!s)
+		return NULL;
+	s->references = 1;
+	s->id = model->id;
+	s->kind = model->kind;
+	s->created_ns = model->created_ns;
+	s->updated_ns = model->updated_ns;
+	s->usage = model->usage;
+	s->parent = snapshot_ref(model->parent);
+	if (copy_text(&s->plugin, model->plugin) < 0 || copy_text(&s->key, model->key) < 0 ||
+		copy_text(&s->layer_digest, model->layer_digest) < 0 ||
+		copy_text(&s->layer_path, model->layer_path) < 0 || copy_text(&s->layer_ref, model->layer_ref) < 0)
+		return NULL;
+	return STEAL(s);
+}
+
+static struct lm_snapshot *snapshot_new_labelled(const struct lm_snapshot *model, const struct lm_labels *labels)
+{
+	CLEANUP(snapshot_freep) struct lm_snapshot *s = snapshot_new(model);
+	if (!s || lm_labels_copy(labels, &s->labels) < 0)
+		return NULL;
+	return STEAL(s);
+}
+
+static int64_t now_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+/* The mirror. */
+
+static int compare_keys(const void *a, const void *b)
+{
+	const struct lm_snapshot *x = ((const struct node *)a)->record, *y = ((const struct node *)b)->record;
+	int order = strcmp(x->plugin, y->plugin);
+	return order ? order : strcmp(x->key, y->key);
+}
+
+static int64_t parent_id(const struct lm_snapshot *snapshot)
+{
+	return snapshot->parent ? snapshot->parent->id : 0;
+}
+
+static int compare_layers(const void *a, const void *b)
+{
+	const struct lm_snapshot *x = ((const struct node *)a)->record, *y = ((const struct node *)b)->record;
+	int order = strcmp(x->plugin, y->plugin);
+	if (order == 0)
+		order = strcmp(x->layer_ref, y->layer_ref);
+	if (order == 0)
+		order = parent_id(x) < parent_id(y) ? -1 : parent_id(x) > parent_id(y);
+	return order;
+}
+
+/* writer or mirror held */
+static struct node *find(struct lm_store *store, const char *plugin, const char *key)
+{
+	struct lm_snapshot wanted = {.plugin = (char *)plugin, .key = (char *)key};
+	struct node probe = {.record = &wanted};
+	struct node **found = tfind(&probe, &store->by_key, compare_keys);
+	return found ? *found : NULL;
+}
+
+/* writer or mirror held */
+static struct node *find_layer(
+	struct lm_store *store, const char *plugin, const char *ref, const struct lm_snapshot *parent)
+{
+	struct lm_snapshot wanted = {.plugin = (char *)plugin, .layer_ref = (char *)ref, .parent = parent};
+	struct node probe = {.record = &wanted};
+	struct node **found = tfind(&probe, &store->by_layer, compare_layers);
+	return found ? *found : NULL;
+}
+
+/* Both locks held; the node's keys are new. tsearch() needs memory, so this may fail: nothing changed then. */
+static int mirror_insert(struct lm_store *store, struct node *node)
+{
+	if (!tsearch(node, &store->by_key, compare_keys))
+		return -ENOMEM;
+	if (node->record->layer_ref && !tsearch(node, &store->by_layer, compare_layers)) {
+		tdelete(node, &store->by_key, compare_keys);
+		return -ENOMEM;
+	}
+	if (node->parent)
+		node->parent->children++;
+	store->count++;
+	return 0;
+}
+
+/* Both locks held. */
+static void mirror_delete(struct lm_store *store, struct node *node)
+{
+	tdelete(node, &store->by_key, compare_keys);
+	if (node->record->layer_ref)
+		tdelete(node, &store->by_layer, compare_layers);
+	if (node->parent)
+		node->parent->children--;
+	store->count--;
+}
+
+static void node_free(void *p)
+{
+	struct node *node = p;
+	if (node)
+		lm_snapshot_unref(node->record);
+	free(node);
+}
+
+/* Of a tree whose nodes are another tree's too. */
+static void node_keep(void *p)
+{
+	(void)p;
+}
+
+static void node_freep(struct node **node)
+{
+	node_free(*node);
+}
+
+/* The database. */
+
+static int db_error(struct lm_store *store, const char *doing, struct lm_err *err)
+{
+	int code = store->db ? sqlite3_errcode(store->db) : SQLITE_NOMEM;
+	int r = code == SQLITE_FULL				  ? -ENOSPC
+		: code == SQLITE_NOMEM				  ? -ENOMEM
+		: code == SQLITE_CORRUPT || code == SQLITE_NOTADB ? -EUCLEAN
+								  : -EIO;
+	return lm_err_set(err, r, "store: %s: %s", doing, store->db ? sqlite3_errmsg(store->db) : "out of memory");
+}
+
+static int run(struct lm_store *store, enum statement which, struct lm_err *err)
+{
+	sqlite3_stmt *statement = store->statements[which];
+	int rc = sqlite3_step(statement);
+	int r = rc == SQLITE_DONE || rc == SQLITE_ROW ? 0 : db_error(store, statement_text[which], err);
+	sqlite3_reset(statement);
+	sqlite3_clear_bindings(statement);
+	return r;
+}
+
+/* Numbers and text that stays where it is take no memory, so binding them to a parameter that exists can't fail. */
+static void bind_text(sqlite3_stmt *statement, int index, const char *text)
+{
+	sqlite3_bind_text(statement, index, text, -1, SQLITE_STATIC);
+}
+
+static void bind_parent(sqlite3_stmt *statement, int index, const struct lm_snapshot *parent)
+{
+	if (parent)
+		sqlite3_bind_int64(statement, index, parent->id);
+}
+
+static int exec(struct lm_store *store, const char *sql, struct lm_err *err)
+{
+	return sqlite3_exec(store->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : db_error(store, sql, err);
+}
+
+static int write_labels(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
+{
+	int r = 0;
+	for (size_t i = 0; i < s->labels.count && r == 0; i++) {
+		sqlite3_stmt *insert = store->statements[INSERT_LABEL];
+		sqlite3_bind_int64(insert, 1, s->id);
+		bind_text(insert, 2, s->labels.items[i].key);
+		bind_text(insert, 3, s->labels.items[i].value);
+		r = run(store, INSERT_LABEL, err);
+	}
+	return r;
+}
+
+static int rewrite_labels(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
+{
+	sqlite3_bind_int64(store->statements[DELETE_LABELS], 1, s->id);
+	int r = run(store, DELETE_LABELS, err);
+	return r < 0 ? r : write_labels(store, s, err);
+}
+
+static int write_created(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
+{
+	sqlite3_stmt *insert = store->statements[INSERT];
+	sqlite3_bind_int64(insert, 1, s->id);
+	bind_text(insert, 2, s->plugin);
+	bind_text(insert, 3, s->key);
+	sqlite3_bind_int(insert, 4, (int)s->kind);
+	bind_parent(insert, 5, s->parent);
+	sqlite3_bind_int64(insert, 6, s->created_ns);
+	bind_text(insert, 7, s->layer_digest);
+	bind_text(insert, 8, s->layer_path);
+	bind_text(insert, 9, s->layer_ref);
+	int r = run(store, INSERT, err);
+	return r < 0 ? r : write_labels(store, s, err);
+}
+
+static int write_committed(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
+{
+	sqlite3_stmt *update = store->statements[SET_COMMITTED];
+	sqlite3_bind_int64(update, 1, s->id);
+	bind_text(update, 2, s->key);
+	sqlite3_bind_int(update, 3, (int)s->kind);
+	bind_parent(update, 4, s->parent);
+	sqlite3_bind_int64(update, 5, s->created_ns);
+	sqlite3_bind_int64(update, 6, s->usage.size_bytes);
+	sqlite3_bind_int64(update, 7, s->usage.inodes);
+	int r = run(store, SET_COMMITTED, err);
+	return r < 0 ? r : rewrite_labels(store, s, err);
+}
+
+static int write_updated(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
+{
+	sqlite3_bind_int64(store->statements[SET_UPDATED], 1, s->id);
+	sqlite3_bind_int64(store->statements[SET_UPDATED], 2, s->updated_ns);
+	int r = run(store, SET_UPDATED, err);
+	return r < 0 ? r : rewrite_labels(store, s, err);
+}
+
+static int write_layer_path(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
+{
+	sqlite3_bind_int64(store->statements[SET_LAYER_PATH], 1, s->id);
+	bind_text(store->statements[SET_LAYER_PATH], 2, s->layer_path);
+	return run(store, SET_LAYER_PATH, err);
+}
+
+static int write_deleted(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
+{
+	sqlite3_bind_int64(store->statements[DELETE], 1, s->id);
+	return run(store, DELETE, err);
+}
+
+/* One durable change; writer held. After a failure the database is as before. */
+static int transact(struct lm_store *store,
+	int (*write)(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err),
+	const struct lm_snapshot *s, struct lm_err *err)
+{
+	lm_lock_assert(&store->writer);
+	int r = run(store, BEGIN, err);
+	if (r < 0)
+		return r;
+	r = write(store, s, err);
+	if (r == 0)
+		r = run(store, COMMIT, err);
+	if (r < 0 && !sqlite3_get_autocommit(store->db))
+		(void)run(store, ROLLBACK, NULL);
+	return r;
+}
+
+/* Opening. */
+
+static int user_version(struct lm_store *store, int *ret, struct lm_err *err)
+{
+	sqlite3_stmt *query = NULL;
+	int rc = sqlite3_prepare_v2(store->db, "PRAGMA user_version", -1, &query, NULL);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_step(query);
+	if (rc == SQLITE_ROW)
+		*ret = sqlite3_column_int(query, 0);
+	int r = rc == SQLITE_ROW ? 0 : db_error(store, "read its version", err);
+	sqlite3_finalize(query);
+	return r;
+}
+
+static int make_schema(struct lm_store *store, struct lm_err *err)
+{
+	CLEANUP(lm_freep)
+	char *sql = lm_str_printf("BEGIN IMMEDIATE; %s PRAGMA application_id = %d; PRAGMA user_version = %d;"
+				  " COMMIT;",
+		schema, APPLICATION_ID, SCHEMA_VERSION);
+	if (!sql)
+		return lm_err_oom(err);
+	store->is_new = true;
+	return exec(store, sql, err);
+}
+
+/* SQLite's own look at every page and index: seconds for millions of rows, milliseconds for ours. */
+static int check_integrity(struct lm_store *store, struct lm_err *err)
+{
+	sqlite3_stmt *query = NULL;
+	if (sqlite3_prepare_v2(store->db, "PRAGMA integrity_check(1)", -1, &query, NULL) != SQLITE_OK)
+		return db_error(store, "check", err);
+	int r = 0;
+	int rc = sqlite3_step(query);
+	const char *verdict = rc == SQLITE_ROW ? (const char *)sqlite3_column_text(query, 0) : NULL;
+	if (rc != SQLITE_ROW)
+		r = db_error(store, "check", err);
+	else if (!verdict || strcmp(verdict, "ok") != 0)
+		r = lm_err_set(err, -EUCLEAN, "store: %s", verdict ? verdict : "out of memory");
+	sqlite3_finalize(query);
+	return r;
+}
+
+static int open_database(struct lm_store *store, const char *path, struct lm_err *err)
+{
+	/* Our lock keeps threads apart, so SQLite needs none of its own. */
+	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
+	if (sqlite3_open_v2(path, &store->db, flags, NULL) != SQLITE_OK)
+		return db_error(store, "open", err);
+	sqlite3_busy_timeout(store->db, BUSY_TIMEOUT_MS);
+	int version = 0;
+	int r = exec(store, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON", err);
+	if (r == 0)
+		r = user_version(store, &version, err);
+	if (r == 0 && version > SCHEMA_VERSION)
+		r = lm_err_set(err, -EPROTO, "store: %s is of version %d, this program knows %d", path, version,
+			SCHEMA_VERSION);
+	if (r == 0)
+		r = version == 0 ? make_schema(store, err) : check_integrity(store, err);
+	return r;
+}
+
+static int prepare_statements(struct lm_store *store, struct lm_err *err)
+{
+	for (unsigned i = 0; i < STATEMENTS; i++)
+		if (sqlite3_prepare_v3(store->db, statement_text[i], -1, SQLITE_PREPARE_PERSISTENT,
+			    &store->statements[i], NULL) != SQLITE_OK)
+			return db_error(store, statement_text[i], err);
+	return 0;
+}
+
+/* Loading: all rows by id, then parents by looking ids up, then labels. */
+
+struct loading {
+	struct node **nodes;
+	int64_t *parents;
+	size_t count, cap;
+};
+
+static void loading_done(struct loading *loading)
+{
+	for (size_t i = 0; i < loading->count; i++)
+		node_free(loading->nodes[i]);
+	free(loading->nodes);
+	free(loading->parents);
+}
+
+static int loading_grow(struct loading *loading)
+{
+	if (loading->count < loading->cap)
+		return 0;
+	size_t cap = loading->cap ? 2 * loading->cap : 1024;
+	struct node **nodes = reallocarray(loading->nodes, cap, sizeof(*nodes));
+	if (nodes)
+		loading->nodes = nodes;
+	int64_t *parents = reallocarray(loading->parents, cap, sizeof(*parents));
+	if (parents)
+		loading->parents = parents;
+	if (!nodes || !parents)
+		return -ENOMEM;
+	loading->cap = cap;
+	return 0;
+}
+
+static int load_row(struct loading *loading, sqlite3_stmt *row, struct lm_err *err)
+{
+	struct lm_snapshot model = {
+		.id = sqlite3_column_int64(row, 0),
+		.plugin = (char *)sqlite3_column_text(row, 1),
+		.key = (char *)sqlite3_column_text(row, 2),
+		.kind = (enum lm_kind)sqlite3_column_int(row, 3),
+		.created_ns = sqlite3_column_int64(row, 5),
+		.updated_ns = sqlite3_column_int64(row, 6),
+		.usage = {sqlite3_column_int64(row, 7), sqlite3_column_int64(row, 8)},
+		.layer_digest = (char *)sqlite3_column_text(row, 9),
+		.layer_path = (char *)sqlite3_column_text(row, 10),
+		.layer_ref = (char *)sqlite3_column_text(row, 11),
+	};
+	bool remote = model.layer_digest && model.layer_path && model.layer_ref;
+	bool known = model.kind == LM_VIEW || model.kind == LM_ACTIVE || model.kind == LM_COMMITTED;
+	if (!model.plugin || !model.key || model.id <= 0 || !known ||
+		(!remote && (model.layer_digest || model.layer_path || model.layer_ref)))
+		return lm_err_set(err, -EPROTO, "store: record %" PRId64 " is incomplete", model.id);
+	CLEANUP(node_freep) struct node *node = calloc(1, sizeof(*node));
+	if (!node || loading_grow(loading) < 0 || !(node->record = snapshot_new(&model)))
+		return lm_err_oom(err);
+	loading->parents[loading->count] = sqlite3_column_int64(row, 4);
+	loading->nodes[loading->count++] = STEAL(node);
+	return 0;
+}
+
+static struct node *loaded(const struct loading *loading, int64_t id)
+{
+	size_t low = 0, high = loading->count;
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		if (loading->nodes[middle]->record->id < id)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < loading->count && loading->nodes[low]->record->id == id ? loading->nodes[low] : NULL;
+}
+
+/* References upwards must end: records that lead round in a circle would have us follow them for ever. */
+static int link_parents(struct loading *loading, struct lm_err *err)
+{
+	for (size_t i = 0; i < loading->count; i++) {
+		struct node *node = loading->nodes[i];
+		if (loading->parents[i] == 0)
+			continue;
+		node->parent = loaded(loading, loading->parents[i]);
+		if (!node->parent || node->parent->record->kind != LM_COMMITTED)
+			return lm_err_set(
+				err, -EPROTO, "store: record %" PRId64 " has no committed parent", node->record->id);
+	}
+	for (size_t i = 0; i < loading->count; i++) {
+		size_t steps = 0;
+		for (struct node *at = loading->nodes[i]; at; at = at->parent)
+			if (steps++ > loading->count)
+				return lm_err_set(err, -EPROTO, "store: record %" PRId64 " is its own ancestor",
+					loading->nodes[i]->record->id);
+	}
+	for (size_t i = 0; i < loading->count; i++)
+		if (loading->nodes[i]->parent)
+			loading->nodes[i]->record->parent = snapshot_ref(loading->nodes[i]->parent->record);
+	return 0;
+}
+
+static int load_labels(struct lm_store *store, struct loading *loading, struct lm_err *err)
+{
+	sqlite3_stmt *query = NULL;
+	int rc = sqlite3_prepare_v2(store->db, "SELECT snapshot, key, value FROM labels", -1, &query, NULL);
+	int r = 0;
+	while (r == 0 && rc <= SQLITE_ROW && (rc = sqlite3_step(query)) == SQLITE_ROW) {
+		struct node *node = loaded(loading, sqlite3_column_int64(query, 0));
+		const char *key = (const char *)sqlite3_column_text(query, 1);
+		const char *value = (const char *)sqlite3_column_text(query, 2);
+		if (!node || !key || !value)
+			r = lm_err_set(err, -EPROTO, "store: a label of nothing");
+		else if ((r = lm_labels_set(&node->record->labels, key, value)) < 0)
+			r = lm_err_sys(err, r, "store: labels of record %" PRId64, node->record->id);
+	}
+	if (r == 0 && rc != SQLITE_DONE)
+		r = db_error(store, "read labels", err);
+	sqlite3_finalize(query);
+	return r;
+}
+
+static int load_rows(struct lm_store *store, struct loading *loading, struct lm_err *err)
+{
+	sqlite3_stmt *query = NULL;
+	int rc = sqlite3_prepare_v2(store->db,
+		"SELECT id, plugin, key, kind, parent, created_ns, updated_ns, size_bytes, inodes, layer_digest, "
+		"layer_path,"
+		" layer_ref FROM snapshots ORDER BY id",
+		-1, &query, NULL);
+	int r = rc == SQLITE_OK ? 0 : db_error(store, "read", err);
+	while (r == 0 && (rc = sqlite3_step(query)) == SQLITE_ROW)
+		r = load_row(loading, query, err);
+	if (r == 0 && rc != SQLITE_DONE)
+		r = db_error(store, "read", err);
+	sqlite3_finalize(query);
+	return r;
+}
+
+/* The highest id ever given out is SQLite's own note of it. */
+static int load_next_id(struct lm_store *store, struct lm_err *err)
+{
+	sqlite3_stmt *query = NULL;
+	int rc = sqlite3_prepare_v2(store->db,
+		"SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'snapshots'", -1, &query, NULL);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_step(query);
+	int r = rc == SQLITE_ROW ? 0 : db_error(store, "read the last id", err);
+	if (r == 0)
+		lm_store_reserve_from(store, sqlite3_column_int64(query, 0) + 1);
+	sqlite3_finalize(query);
+	return r;
+}
+
+static int load(struct lm_store *store, struct lm_err *err)
+{
+	CLEANUP(loading_done) struct loading loading = {0};
+	int r = load_next_id(store, err);
+	if (r == 0)
+		r = load_rows(store, &loading, err);
+	if (r == 0)
+		r = link_parents(&loading, err);
+	if (r == 0)
+		r = load_labels(store, &loading, err);
+	/* From the end, so that what is not yet in the mirror stays loading's. */
+	while (r == 0 && loading.count > 0) {
+		if (mirror_insert(store, loading.nodes[loading.count - 1]) < 0)
+			r = lm_err_oom(err);
+		else
+			loading.count--;
+	}
+	return r;
+}
+
+/* Keeps what can't be read, with its log, for whoever can repair it. */
+static int move_aside(const char *path, struct lm_err *err)
+{
+	int64_t now_s = now_ns() / 1000000000;
+	static const char *const suffixes[] = {"-wal", "-shm", ""};
+	CLEANUP(lm_freep) char *kept = lm_str_printf("%s.corrupt-%" PRId64, path, now_s);
+	for (unsigned i = 0; i < ARRAY_LEN(suffixes); i++) {
+		CLEANUP(lm_freep) char *from = lm_str_printf("%s%s", path, suffixes[i]);
+		CLEANUP(lm_freep) char *to = lm_str_printf("%s.corrupt-%" PRId64 "%s", path, now_s, suffixes[i]);
+		if (!from || !to)
+			return lm_err_oom(err);
+		if (rename(from, to) < 0 && errno != ENOENT)
+			return lm_err_sys(err, -errno, "move %s aside", from);
+	}
+	return lm_err_prefix(err, -EUCLEAN, "moved aside to %s, nothing was deleted", kept ? kept : path);
+}
+
+int lm_store_open(const char *path, struct lm_store **ret, struct lm_err *err)
+{
+	CLEANUP(lm_store_closep) struct lm_store *store = calloc(1, sizeof(*store));
+	if (!store)
+		return lm_err_oom(err);
+	lm_lock_init(&store->writer);
+	lm_lock_init(&store->mirror);
+	store->next_id = 1;
+	int r = open_database(store, path, err);
+	if (r == 0)
+		r = prepare_statements(store, err);
+	if (r == 0)
+		r = load(store, err);
+	if (r == -EUCLEAN) {
+		lm_store_close(STEAL(store));
+		return move_aside(path, err);
+	}
+	if (r < 0)
+		return r;
+	*ret = STEAL(store);
+	return 0;
+}
+
+void lm_store_close(struct lm_store *store)
+{
+	if (!store)
+		return;
+	for (unsigned i = 0; i < STATEMENTS; i++)
+		sqlite3_finalize(store->statements[i]);
+	sqlite3_close(store->db);
+	tdestroy(store->by_layer, node_keep);
+	tdestroy(store->by_key, node_free);
+	lm_lock_done(&store->mirror);
+	lm_lock_done(&store->writer);
+	free(store->reserved);
+	free(store);
+}
+
+bool lm_store_is_new(const struct lm_store *store)
+{
+	return store->is_new;
+}
+
+/* Reading. */
+
+const struct lm_snapshot *lm_store_get(struct lm_store *store, const char *plugin, const char *key)
+{
+	LM_LOCKED(&store->mirror);
+	struct node *node = find(store, plugin, key);
+	return node ? snapshot_ref(node->record) : NULL;
+}
+
+const struct lm_snapshot *lm_store_get_layer(
+	struct lm_store *store, const char *plugin, const char *ref, const char *parent)
+{
+	LM_LOCKED(&store->mirror);
+	struct node *below = *parent ? find(store, plugin, parent) : NULL;
+	if (*parent && !below)
+		return NULL;
+	struct node *node = find_layer(store, plugin, ref, below ? below->record : NULL);
+	return node ? snapshot_ref(node->record) : NULL;
+}
+
+void lm_snapshot_list_done(struct lm_snapshot_list *list)
+{
+	for (size_t i = 0; i < list->count; i++)
+		lm_snapshot_unref(list->items[i]);
+	free(list->items);
+	*list = (struct lm_snapshot_list){0};
+}
+
+struct listing {
+	struct lm_snapshot_list list;
+	const char *plugin;
+};
+
+static void list_node(const void *tree, VISIT visit, void *arg)
+{
+	struct listing *listing = arg;
+	const struct lm_snapshot *record = (*(struct node *const *)tree)->record;
+	if ((visit == postorder || visit == leaf) && (!listing->plugin || strcmp(listing->plugin, record->plugin) == 0))
+		listing->list.items[listing->list.count++] = snapshot_ref(record);
+}
+
+int lm_store_list(struct lm_store *store, const char *plugin, struct lm_snapshot_list *ret, struct lm_err *err)
+{
+	struct listing listing = {.plugin = plugin};
+	LM_LOCKED(&store->mirror);
+	listing.list.items = calloc(store->count + 1, sizeof(*listing.list.items));
+	if (!listing.list.items)
+		return lm_err_oom(err);
+	twalk_r(store->by_key, list_node, &listing);
+	*ret = listing.list;
+	return 0;
+}
+
+/* Ids. */
+
+int lm_store_reserve(struct lm_store *store, int64_t *ret, struct lm_err *err)
+{
+	LM_LOCKED(&store->mirror);
+	int64_t *reserved = reallocarray(store->reserved, store->n_reserved + 1, sizeof(*reserved));
+	if (!reserved)
+		return lm_err_oom(err);
+	store->reserved = reserved;
+	*ret = reserved[store->n_reserved++] = store->next_id++;
+	return 0;
+}
+
+void lm_store_release(struct lm_store *store, int64_t id)
+{
+	LM_LOCKED(&store->mirror);
+	for (size_t i = 0; i < store->n_reserved; i++)
+		if (store->reserved[i] == id)
+			store->reserved[i--] = store->reserved[--store->n_reserved];
+}
+
+void lm_store_reserve_from(struct lm_store *store, int64_t id)
+{
+	LM_LOCKED(&store->mirror);
+	store->next_id = LM_MAX(store->next_id, id);
+}
+
+struct id_list {
+	int64_t *items;
+	size_t count;
+};
+
+static void list_id(const void *tree, VISIT visit, void *arg)
+{
+	struct id_list *ids = arg;
+	if (visit == postorder || visit == leaf)
+		ids->items[ids->count++] = (*(struct node *const *)tree)->record->id;
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+	int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+	return x < y ? -1 : x > y;
+}
+
+int lm_store_ids(struct lm_store *store, int64_t **ret, size_t *ret_count, struct lm_err *err)
+{
+	struct id_list ids = {0};
+	lm_lock_take(&store->mirror);
+	ids.items = calloc(store->count + store->n_reserved + 1, sizeof(*ids.items));
+	if (ids.items) {
+		twalk_r(store->by_key, list_id, &ids);
+		for (size_t i = 0; i < store->n_reserved; i++)
+			ids.items[ids.count++] = store->reserved[i];
+	}
+	lm_lock_release(&store->mirror);
+	if (!ids.items)
+		return lm_err_oom(err);
+	qsort(ids.items, ids.count, sizeof(*ids.items), compare_ids);
+	*ret = ids.items;
+	*ret_count = ids.count;
+	return 0;
+}
+
+/* Changing. */
+
+static void hand_out(const struct lm_snapshot **ret, const struct lm_snapshot *record)
+{
+	if (ret)
+		*ret = snapshot_ref(record);
+}
+
+/* writer held. The place of a parent that may become one: -ENOENT, or not_committed. */
+static int find_parent(struct lm_store *store, const char *plugin, const char *key, int not_committed,
+	struct node **ret, struct lm_err *err)
+{
+	*ret = find(store, plugin, key);
+	if (!*ret)
+		return lm_err_set(err, -ENOENT, "parent snapshot %s does not exist", key);
+	if ((*ret)->record->kind != LM_COMMITTED)
+		return lm_err_set(err, not_committed, "parent snapshot %s is not committed", key);
+	return 0;
+}
+
+/* writer held. Durable first; then without memory for the mirror it has to go again. */
+static int insert_record(struct lm_store *store, struct node *node, struct lm_err *err)
+{
+	int r = transact(store, write_created, node->record, err);
+	if (r < 0)
+		return r;
+	lm_lock_take(&store->mirror);
+	r = mirror_insert(store, node);
+	lm_lock_release(&store->mirror);
+	if (r == 0)
+		return 0;
+	(void)transact(store, write_deleted, node->record, NULL);
+	return lm_err_oom(err);
+}
+
+int lm_store_create(
+	struct lm_store *store, const struct lm_store_new *new, const struct lm_snapshot **ret, struct lm_err *err)
+{
+	LM_LOCKED(&store->writer);
+	CLEANUP(node_freep) struct node *node = calloc(1, sizeof(*node));
+	if (!node)
+		return lm_err_oom(err);
+	if (find(store, new->plugin, new->key))
+		return lm_err_set(err, -EEXIST, "snapshot %s already exists", new->key);
+	int r = *new->parent ? find_parent(store, new->plugin, new->parent, -EINVAL, &node->parent, err) : 0;
+	if (r < 0)
+		return r;
+	int64_t now = now_ns();
+	struct lm_snapshot model = {
+		.id = new->id,
+		.plugin = (char *)new->plugin,
+		.key = (char *)new->key,
+		.kind = new->kind,
+		.parent = node->parent ? node->parent->record : NULL,
+		.created_ns = now,
+		.updated_ns = now,
+		.layer_digest = (char *)new->layer_digest,
+		.layer_path = (char *)new->layer_path,
+		.layer_ref = (char *)new->layer_ref,
+	};
+	if (new->layer_ref && find_layer(store, new->plugin, new->layer_ref, model.parent))
+		return lm_err_set(err, -EEXIST, "layer %s already exists", new->layer_ref);
+	node->record = snapshot_new_labelled(&model, new->labels);
+	if (!node->record)
+		return lm_err_oom(err);
+	r = insert_record(store, node, err);
+	if (r < 0)
+		return r;
+	hand_out(ret, STEAL(node)->record);
+	return 0;
+}
+
+/* writer held. Puts a new record into its place. */
+static void replace_record(struct lm_store *store, struct node *node, struct lm_snapshot *record)
+{
+	lm_lock_take(&store->mirror);
+	struct lm_snapshot *old = node->record;
+	node->record = record;
+	lm_lock_release(&store->mirror);
+	lm_snapshot_unref(old);
+}
+
+/* writer held. The new parent of a snapshot that is being committed. */
+static int commit_parent(struct lm_store *store, const struct node *node, const struct lm_store_commit *commit,
+	struct node **ret, struct lm_err *err)
+{
+	*ret = node->parent;
+	if (!*commit->parent)
+		return 0;
+	struct node *parent;
+	int r = find_parent(store, commit->plugin, commit->parent, -EBUSY, &parent, err);
+	if (r < 0)
+		return r;
+	if (node->parent && node->parent != parent)
+		return lm_err_set(err, -EINVAL, "snapshot %s has parent %s, not %s", commit->key,
+			node->parent->record->key, commit->parent);
+	*ret = parent;
+	return 0;
+}
+
+/* writer held. The key changes, so the place changes too: out of the tree and in again. */
+static int move_record(struct lm_store *store, struct node *old, struct node *new)
+{
+	LM_LOCKED(&store->mirror);
+	int r = mirror_insert(store, new);
+	if (r == 0)
+		mirror_delete(store, old);
+	return r;
+}
+
+int lm_store_commit(struct lm_store *store, const struct lm_store_commit *commit, struct lm_err *err)
+{
+	LM_LOCKED(&store->writer);
+	struct node *old = find(store, commit->plugin, commit->key);
+	if (!old || old->record->id != commit->id)
+		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", commit->key);
+	if (old->record->kind != LM_ACTIVE)
+		return lm_err_set(err, -EBUSY, "snapshot %s is not active", commit->key);
+	if (find(store, commit->plugin, commit->name))
+		return lm_err_set(err, -EEXIST, "snapshot %s already exists", commit->name);
+	CLEANUP(node_freep) struct node *new = calloc(1, sizeof(*new));
+	if (!new)
+		return lm_err_oom(err);
+	int r = commit_parent(store, old, commit, &new->parent, err);
+	if (r < 0)
+		return r;
+	struct lm_snapshot model = *old->record;
+	model.key = (char *)commit->name;
+	model.kind = LM_COMMITTED;
+	model.parent = new->parent ? new->parent->record : NULL;
+	model.created_ns = model.updated_ns = now_ns();
+	model.usage = commit->usage;
+	new->record = snapshot_new_labelled(&model, commit->labels);
+	if (!new->record)
+		return lm_err_oom(err);
+	/* An active snapshot has no children, so nothing points at the old place. */
+	r = transact(store, write_committed, new->record, err);
+	if (r < 0)
+		return r;
+	if (move_record(store, old, new) < 0) {
+		(void)transact(store, write_committed, old->record, NULL);
+		return lm_err_oom(err);
+	}
+	STEAL(new);
+	node_free(old);
+	return 0;
+}
+
+int lm_store_update(struct lm_store *store, const char *plugin, const char *key, lm_store_edit_fn *edit, void *arg,
+	const struct lm_snapshot **ret, struct lm_err *err)
+{
+	LM_LOCKED(&store->writer);
+	struct node *node = find(store, plugin, key);
+	if (!node)
+		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", key);
+	CLEANUP(snapshot_freep) struct lm_snapshot *record = snapshot_new(node->record);
+	if (!record)
+		return lm_err_oom(err);
+	record->updated_ns = now_ns();
+	int r = edit(&node->record->labels, arg, &record->labels, err);
+	if (r == 0)
+		r = transact(store, write_updated, record, err);
+	if (r < 0)
+		return r;
+	hand_out(ret, record);
+	replace_record(store, node, STEAL(record));
+	return 0;
+}
+
+int lm_store_set_layer_path(
+	struct lm_store *store, const struct lm_snapshot *snapshot, const char *path, struct lm_err *err)
+{
+	LM_LOCKED(&store->writer);
+	struct node *node = find(store, snapshot->plugin, snapshot->key);
+	if (!node || node->record->id != snapshot->id)
+		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", snapshot->key);
+	struct lm_snapshot model = *node->record;
+	model.layer_path = (char *)path;
+	CLEANUP(snapshot_freep) struct lm_snapshot *record = snapshot_new_labelled(&model, &node->record->labels);
+	if (!record)
+		return lm_err_oom(err);
+	int r = transact(store, write_layer_path, record, err);
+	if (r < 0)
+		return r;
+	replace_record(store, node, STEAL(record));
+	return 0;
+}
+
+int lm_store_remove(struct lm_store *store, const char *plugin, const char *key, struct lm_err *err)
+{
+	LM_LOCKED(&store->writer);
+	struct node *node = find(store, plugin, key);
+	if (!node)
+		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", key);
+	if (node->children > 0)
+		return lm_err_set(err, -EBUSY, "snapshot %s has %u children", key, node->children);
+	int r = transact(store, write_deleted, node->record, err);
+	if (r < 0)
+		return r;
+	lm_lock_take(&store->mirror);
+	mirror_delete(store, node);
+	lm_lock_release(&store->mirror);
+	node_free(node);
+	return 0;
+}

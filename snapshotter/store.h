@@ -1,0 +1,116 @@
+/*
+ * The snapshots that exist: a durable table (SQLite) with a mirror in memory.
+ *
+ * Whoever reads, reads the mirror and never waits for the disk. A change is made durable first and shows in the mirror
+ * after that, one change at a time. A record is immutable and shared by reference: what a reader holds stays as it was,
+ * and a list is one consistent view. All functions may be called from any thread.
+ *
+ * Names are kept apart by plugin, the snapshotter name in a request: proxy plugins of several names may share a socket.
+ */
+#ifndef LM_SNAPSHOTTER_STORE_H
+#define LM_SNAPSHOTTER_STORE_H
+
+#include "snapshotter/labels.h"
+
+#include <sys/types.h>
+
+struct lm_store;
+
+enum lm_kind { LM_VIEW = 1, LM_ACTIVE = 2, LM_COMMITTED = 3 }; /* numbers of the wire and of the database */
+
+struct lm_usage {
+	int64_t size_bytes, inodes;
+};
+
+struct lm_snapshot {
+	int64_t id; /* names its directory; never given out twice */
+	char *plugin, *key;
+	enum lm_kind kind;
+	const struct lm_snapshot *parent; /* NULL: none. Its key, kind and layer are for good; its labels may be old. */
+	struct lm_labels labels;
+	int64_t created_ns, updated_ns; /* since the epoch */
+	struct lm_usage usage;		/* of committed ones */
+	char *layer_digest;		/* of a layer that is served remotely; else NULL */
+	char *layer_path;		/* where it was served last */
+	char *layer_ref;		/* its chain id */
+	_Atomic(unsigned) references;	/* of the store only */
+};
+
+void lm_snapshot_unref(const struct lm_snapshot *snapshot);
+LM_DEFINE_CLEANUP(const struct lm_snapshot, lm_snapshot_unref, lm_snapshot_unrefp)
+
+/*
+ * Opens or makes the database. -EUCLEAN: SQLite calls it corrupt; it was moved aside, and the message says where to.
+ * -EPROTO: of a newer version, or its records contradict each other.
+ */
+int lm_store_open(const char *path, struct lm_store **ret, struct lm_err *err) MUST_CHECK;
+void lm_store_close(struct lm_store *store);
+LM_DEFINE_CLEANUP(struct lm_store, lm_store_close, lm_store_closep)
+
+/* True when the database did not exist before lm_store_open(). */
+bool lm_store_is_new(const struct lm_store *store);
+
+/* The caller unrefs; NULL: there is none. */
+const struct lm_snapshot *lm_store_get(struct lm_store *store, const char *plugin, const char *key);
+/* The committed remote layer for (ref, parent); parent is "" for none. */
+const struct lm_snapshot *lm_store_get_layer(
+	struct lm_store *store, const char *plugin, const char *ref, const char *parent);
+
+struct lm_snapshot_list {
+	const struct lm_snapshot **items; /* by key */
+	size_t count;
+};
+void lm_snapshot_list_done(struct lm_snapshot_list *list);
+/* All of a plugin, or of all plugins (NULL). */
+int lm_store_list(
+	struct lm_store *store, const char *plugin, struct lm_snapshot_list *ret, struct lm_err *err) MUST_CHECK;
+
+/*
+ * Making a snapshot takes two steps, so that its directory is there before its record: reserve an id, make the
+ * directory, create, release the id. lm_store_ids() has reserved ids as well, so that a clean-up leaves them alone.
+ */
+int lm_store_reserve(struct lm_store *store, int64_t *ret, struct lm_err *err) MUST_CHECK;
+void lm_store_release(struct lm_store *store, int64_t id);
+/* Ids below this one are never given out: for what is found on disk at the start. */
+void lm_store_reserve_from(struct lm_store *store, int64_t id);
+int lm_store_ids(struct lm_store *store, int64_t **ret, size_t *ret_count, struct lm_err *err) MUST_CHECK; /* sorted */
+
+struct lm_store_new {
+	int64_t id;
+	const char *plugin, *key, *parent; /* parent: "" for none */
+	enum lm_kind kind;
+	const struct lm_labels *labels;
+	const char *layer_digest, *layer_path, *layer_ref; /* all or none; only with LM_COMMITTED */
+};
+/*
+ * -EEXIST: key is taken, or the layer (ref, parent) is there; -ENOENT: no such parent; -EINVAL: it is not committed.
+ * ret may be NULL.
+ */
+int lm_store_create(struct lm_store *store, const struct lm_store_new *new, const struct lm_snapshot **ret,
+	struct lm_err *err) MUST_CHECK;
+
+struct lm_store_commit {
+	int64_t id;				  /* of the snapshot whose usage was counted */
+	const char *plugin, *key, *name, *parent; /* parent: "" leaves it as it is */
+	const struct lm_labels *labels;
+	struct lm_usage usage;
+};
+/*
+ * -ENOENT: no such key, or no such parent; -EEXIST: name is taken; -EBUSY: not active, or the parent is not committed;
+ * -EINVAL: it has another parent.
+ */
+int lm_store_commit(struct lm_store *store, const struct lm_store_commit *commit, struct lm_err *err) MUST_CHECK;
+
+/* edit() makes the new labels of the old ones (its ret is empty); called with the store's writer lock held. */
+typedef int lm_store_edit_fn(const struct lm_labels *old, void *arg, struct lm_labels *ret, struct lm_err *err);
+int lm_store_update(struct lm_store *store, const char *plugin, const char *key, lm_store_edit_fn *edit, void *arg,
+	const struct lm_snapshot **ret, struct lm_err *err) MUST_CHECK;
+
+/* The layer is served from another directory now. -ENOENT. */
+int lm_store_set_layer_path(
+	struct lm_store *store, const struct lm_snapshot *snapshot, const char *path, struct lm_err *err) MUST_CHECK;
+
+/* -ENOENT; -EBUSY: has children. */
+int lm_store_remove(struct lm_store *store, const char *plugin, const char *key, struct lm_err *err) MUST_CHECK;
+
+#endif
