@@ -196,6 +196,11 @@ static int node_edit(struct node *node, struct lm_err *err)
 	return 0;
 }
 
+static void nested_done(struct lm_nested *nested)
+{
+	free(nested->path);
+}
+
 /* The nested catalog whose mountpoint is at path in node; NULL where path is something else or not there. */
 static int node_descend(struct node *node, const char *path, struct node **ret, struct lm_err *err)
 {
@@ -207,13 +212,12 @@ static int node_descend(struct node *node, const char *path, struct node **ret, 
 	int r = node_row(node, path, &row, &why);
 	if (r == -ENOENT || (r == 0 && !(row.flags & LM_ROW_MOUNTPOINT)))
 		return 0;
-	struct lm_nested nested = {0};
+	CLEANUP(nested_done) struct lm_nested nested = {0};
 	if (r == 0)
 		r = node->writer ? lm_catalog_writer_nested(node->writer, path, &nested, &why)
 				 : lm_catalog_nested(node->reader, path, &nested, &why);
 	if (r < 0)
 		return lm_err_set(err, r == -ENOENT ? -EPROTO : r, "%s", lm_err_text(&why));
-	CLEANUP(lm_freep) char *nested_path = nested.path;
 	struct node *child = NULL;
 	r = node_open(node->txn, node, path, &nested.hash, nested.size, &child, err);
 	if (r < 0)
