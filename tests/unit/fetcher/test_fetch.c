@@ -1,0 +1,257 @@
+#include "fetcher_test.h"
+
+#define FQRN "test.example.org"
+enum { MANY = 200 };
+
+struct rig {
+	char *dir; /* DIR/cvmfs/FQRN is the repository, DIR/cache the cache */
+	struct web *web;
+	struct lm_http *http;
+	struct lm_cache *cache;
+	struct lm_work *work;
+	struct lm_origin *origin;
+	struct lm_fetch *fetch;
+};
+
+static void rig_open(struct rig *rig)
+{
+	struct lm_err err = LM_ERR_INIT;
+	const struct lm_http_limits limits = {0};
+	rig->dir = temp_dir();
+	rig->web = web_start(rig->dir);
+	CLEANUP(lm_freep) char *cache = lm_str_printf("%s/cache", rig->dir);
+	CLEANUP(lm_freep) char *url = lm_str_printf("%s/cvmfs/@fqrn@", rig->web->liar->url);
+	const struct lm_origin_config config = {.servers = url,
+		.proxies = "DIRECT",
+		.fqrn = FQRN,
+		.timeout_direct_ms = 2000,
+		.backoff_init_ms = 1,
+		.backoff_max_ms = 1};
+	assert_ok(lm_cache_new(cache, &rig->cache, &err), &err);
+	assert_ok(lm_work_new("test", 4, 100, &rig->work, &err), &err);
+	assert_ok(lm_http_new(&limits, &rig->http, &err), &err);
+	assert_ok(lm_origin_new(rig->http, &config, &rig->origin, &err), &err);
+	assert_ok(lm_fetch_new(rig->cache, rig->origin, rig->work, &rig->fetch, &err), &err);
+}
+
+static void rig_close(struct rig *rig)
+{
+	lm_http_free(rig->http);
+	lm_work_free(rig->work);
+	lm_fetch_free(rig->fetch);
+	lm_origin_free(rig->origin);
+	lm_cache_free(rig->cache);
+	web_stop(&rig->web);
+	temp_dir_remove(&rig->dir);
+}
+
+struct result {
+	struct latch latch;
+	int code, fd;
+	struct lm_err err;
+};
+
+static void on_result(void *arg, int code, int fd, const struct lm_err *err)
+{
+	struct result *result = arg;
+	result->code = code;
+	result->fd = code == 0 ? dup(fd) : -1;
+	if (code < 0)
+		result->err = *err;
+	latch_add(&result->latch);
+}
+
+/* Fetches and waits: the code; *ret_fd on success. */
+static int fetch(struct rig *rig, const struct lm_object_ref *ref, int *ret_fd, struct lm_err *err)
+{
+	struct result result = {.latch = LATCH_INIT, .fd = -1};
+	int r = lm_fetch_object(rig->fetch, ref, LM_HTTP_BLOCKED_READ, on_result, &result, ret_fd, err);
+	if (r != LM_FETCH_LATER)
+		return r;
+	latch_wait(&result.latch, 1);
+	*ret_fd = result.fd;
+	if (result.code < 0)
+		*err = result.err;
+	return result.code;
+}
+
+static void test_fetch_then_cached(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct lm_err err = LM_ERR_INIT;
+	int fd = -1;
+	rig_open(&rig);
+	struct lm_object_ref ref = put_object(rig.dir, FQRN, LM_OBJECT_FILE, "some content", 12);
+	assert_ok(fetch(&rig, &ref, &fd, &err), &err);
+	assert_content(fd, "some content", 12);
+	unsigned requests = liar_requests(rig.web->liar);
+	assert_int_equal(lm_fetch_object(rig.fetch, &ref, LM_HTTP_PREFETCH, on_result, NULL, &fd, &err), 0);
+	assert_content(fd, "some content", 12);
+	assert_int_equal(liar_requests(rig.web->liar), requests);
+	struct lm_fetch_stats stats;
+	lm_fetch_stats(rig.fetch, &stats);
+	assert_int_equal(stats.files, 1);
+	assert_int_equal(stats.failed, 0);
+}
+
+/* However many want it, it is fetched once. */
+static void test_one_download(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct result results[MANY];
+	struct lm_err err = LM_ERR_INIT;
+	rig_open(&rig);
+	uint8_t *content = malloc(3 << 20);
+	for (size_t i = 0; i < 3 << 20; i++)
+		content[i] = (uint8_t)(i * i >> 7);
+	struct lm_object_ref ref = put_object(rig.dir, FQRN, LM_OBJECT_CHUNK, content, 3 << 20);
+	for (size_t i = 0; i < MANY; i++) {
+		results[i] = (struct result){.latch = LATCH_INIT, .fd = -1};
+		int r = lm_fetch_object(
+			rig.fetch, &ref, LM_HTTP_BLOCKED_READ, on_result, &results[i], &results[i].fd, &err);
+		assert_true(r >= 0);
+		if (r == 0)
+			latch_add(&results[i].latch);
+	}
+	for (size_t i = 0; i < MANY; i++) {
+		latch_wait(&results[i].latch, 1);
+		assert_int_equal(results[i].code, 0);
+		assert_content(results[i].fd, content, 3 << 20);
+	}
+	assert_int_equal(liar_requests(rig.web->liar), 1);
+	free(content);
+}
+
+static void test_damage_once_is_repaired(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct lm_err err = LM_ERR_INIT;
+	int fd = -1;
+	rig_open(&rig);
+	struct lm_object_ref ref = put_object(rig.dir, FQRN, LM_OBJECT_FILE, "to be damaged", 13);
+	web_spoil(rig.web, "/data/", WEB_DAMAGED, 1);
+	assert_ok(fetch(&rig, &ref, &fd, &err), &err);
+	assert_content(fd, "to be damaged", 13);
+	assert_int_equal(liar_requests(rig.web->liar), 2);
+}
+
+/* What can't be had says why, leaves nothing, and can be had as soon as the server has it. */
+static void test_failures(void **state)
+{
+	static const struct {
+		enum web_mode mode;
+		int code;
+	} failures[] = {{WEB_DAMAGED, -EBADMSG}, {WEB_ABSENT, -ENOENT}, {WEB_BROKEN, -EIO}, {WEB_LONGER, -EBADMSG}};
+	CLEANUP(rig_close) struct rig rig = {0};
+	rig_open(&rig);
+	struct lm_object_ref ref = put_object(rig.dir, FQRN, LM_OBJECT_FILE, "hard to get", 11);
+	char name[LM_OBJECT_PATH_MAX];
+	lm_object_path(&ref.hash, ref.kind, name);
+	int fd = -1;
+	for (size_t i = 0; i < ARRAY_LEN(failures); i++) {
+		struct lm_err err = LM_ERR_INIT;
+		web_spoil(rig.web, "/data/", failures[i].mode, 0);
+		assert_int_equal(fetch(&rig, &ref, &fd, &err), failures[i].code);
+		if (!strstr(err.msg, name) || !strstr(err.msg, FQRN))
+			fail_msg("\"%s\" does not name %s and " FQRN, err.msg, name);
+		assert_int_equal(lm_cache_open(rig.cache, &ref), -ENOENT);
+	}
+	struct lm_err err = LM_ERR_INIT;
+	web_spoil(rig.web, NULL, WEB_RIGHT, 0);
+	assert_ok(fetch(&rig, &ref, &fd, &err), &err);
+	assert_content(fd, "hard to get", 11);
+}
+
+/* The hash fits, but the catalog that names the object is wrong about its size: never shown. */
+static void test_wrong_size(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	rig_open(&rig);
+	struct lm_object_ref ref = put_object(rig.dir, FQRN, LM_OBJECT_FILE, "twelve bytes", 12);
+	struct lm_object_ref shorter = ref, longer = ref, any = ref;
+	int fd = -1;
+	shorter.size = 11;
+	longer.size = 13;
+	any.size = LM_SIZE_UNKNOWN;
+	struct lm_err err = LM_ERR_INIT;
+	assert_true(fetch(&rig, &shorter, &fd, &err) < 0);
+	assert_int_equal(fetch(&rig, &longer, &fd, &err), -EPROTO);
+	assert_int_equal(lm_cache_open(rig.cache, &any), -ENOENT);
+	assert_ok(fetch(&rig, &ref, &fd, &err), &err);
+	assert_content(fd, "twelve bytes", 12);
+	assert_true(fetch(&rig, &longer, &fd, &err) < 0);
+	assert_ok(fetch(&rig, &ref, &fd, &err), &err); /* the right one is still there */
+	assert_content(fd, "twelve bytes", 12);
+}
+
+static void test_empty_object(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct lm_err err = LM_ERR_INIT;
+	int fd = -1;
+	rig_open(&rig);
+	struct lm_object_ref ref = put_object(rig.dir, FQRN, LM_OBJECT_FILE, "", 0);
+	assert_ok(fetch(&rig, &ref, &fd, &err), &err);
+	assert_content(fd, "", 0);
+}
+
+/* The engine ends in the middle: everybody who waits hears of it. */
+static void test_stop_in_the_middle(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct result results[20];
+	struct lm_err err = LM_ERR_INIT;
+	rig_open(&rig);
+	/* The server takes the request and says nothing. */
+	rig.web->liar->hook = NULL;
+	struct lm_object_ref ref = {.hash = {.bytes = {1}, .set = true}, .kind = LM_OBJECT_FILE, .size = 5};
+	CLEANUP(lm_freep) char *url = lm_str_printf("%s/gate", rig.web->liar->url);
+	lm_fetch_free(rig.fetch);
+	lm_origin_free(rig.origin);
+	const struct lm_origin_config config = {.servers = url, .proxies = "DIRECT", .fqrn = FQRN};
+	assert_ok(lm_origin_new(rig.http, &config, &rig.origin, &err), &err);
+	assert_ok(lm_fetch_new(rig.cache, rig.origin, rig.work, &rig.fetch, &err), &err);
+	for (size_t i = 0; i < ARRAY_LEN(results); i++) {
+		results[i] = (struct result){.latch = LATCH_INIT, .fd = -1};
+		ref.hash.bytes[1] = (uint8_t)(i / 2);
+		assert_int_equal(lm_fetch_object(rig.fetch, &ref, LM_HTTP_BLOCKED_READ, on_result, &results[i],
+					 &results[i].fd, &err),
+			LM_FETCH_LATER);
+	}
+	lm_http_free(STEAL(rig.http));
+	for (size_t i = 0; i < ARRAY_LEN(results); i++) {
+		latch_wait(&results[i].latch, 1);
+		assert_int_equal(results[i].code, -ECANCELED);
+	}
+}
+
+/* An object asked for without anybody waiting just gets into the cache. */
+static void test_read_ahead(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct lm_err err = LM_ERR_INIT;
+	int fd = -1;
+	rig_open(&rig);
+	struct lm_object_ref ref = put_object(rig.dir, FQRN, LM_OBJECT_CHUNK, "next", 4);
+	int r = lm_fetch_object(rig.fetch, &ref, LM_HTTP_READ_AHEAD, NULL, NULL, NULL, &err);
+	assert_int_equal(r, LM_FETCH_LATER);
+	assert_ok(fetch(&rig, &ref, &fd, &err), &err); /* joins it */
+	assert_content(fd, "next", 4);
+	assert_int_equal(liar_requests(rig.web->liar), 1);
+	assert_int_equal(lm_fetch_object(rig.fetch, &ref, LM_HTTP_READ_AHEAD, NULL, NULL, NULL, &err), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_fetch_then_cached),
+		cmocka_unit_test(test_one_download),
+		cmocka_unit_test(test_damage_once_is_repaired),
+		cmocka_unit_test(test_failures),
+		cmocka_unit_test(test_wrong_size),
+		cmocka_unit_test(test_empty_object),
+		cmocka_unit_test(test_stop_in_the_middle),
+		cmocka_unit_test(test_read_ahead),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
