@@ -106,3 +106,42 @@ int lm_history_advance(
 		r = advance(&db, root, previous, err);
 	return r < 0 ? lm_err_prefix(err, r, "history") : 0;
 }
+
+static int read_tag(sqlite3_stmt *stmt, struct lm_tag *ret, struct lm_err *err)
+{
+	const char *name = (const char *)sqlite3_column_text(stmt, 0);
+	const char *hash = (const char *)sqlite3_column_text(stmt, 1);
+	const char *description = (const char *)sqlite3_column_text(stmt, 4);
+	if (!name || !hash || lm_hash_parse(hash, strlen(hash), &ret->hash, NULL) < 0)
+		return lm_err_set(err, -EPROTO, "a tag without a name or a valid hash");
+	ret->name = name;
+	ret->description = description ? description : "";
+	ret->revision = (uint64_t)sqlite3_column_int64(stmt, 2);
+	ret->time_s = sqlite3_column_int64(stmt, 3);
+	return 0;
+}
+
+static int each_tag(struct lm_db *db, lm_tag_fn *fn, void *arg, struct lm_err *err)
+{
+	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
+	int r = lm_db_prepare(db,
+		"SELECT name, hash, revision, timestamp, description FROM tags ORDER BY revision DESC, timestamp DESC",
+		&stmt, err);
+	while (r == 0 && (r = lm_db_step(db, stmt, err)) == 1) {
+		struct lm_tag tag;
+		r = read_tag(stmt, &tag, err);
+		if (r < 0)
+			break;
+		r = fn(arg, &tag);
+	}
+	return r;
+}
+
+int lm_history_each(const char *path, lm_tag_fn *fn, void *arg, struct lm_err *err)
+{
+	CLEANUP(db_done) struct lm_db db = {0};
+	int r = lm_db_open(path, &db, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "history");
+	return each_tag(&db, fn, arg, err);
+}

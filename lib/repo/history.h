@@ -24,4 +24,15 @@ int lm_history_create(const char *path, const char *fqrn, struct lm_err *err) MU
 int lm_history_advance(const char *path, const struct lm_history_root *root, const struct lm_hash *previous,
 	struct lm_err *err) MUST_CHECK;
 
+struct lm_tag { /* strings valid during the call */
+	const char *name, *description;
+	struct lm_hash hash; /* of the root catalog */
+	uint64_t revision;
+	int64_t time_s;
+};
+typedef int lm_tag_fn(void *arg, const struct lm_tag *tag);
+/* The tags, newest first, up to the callback's stop (non-zero return, which is then returned). Read only; names and
+ * descriptions are foreign text. */
+int lm_history_each(const char *path, lm_tag_fn *fn, void *arg, struct lm_err *err) MUST_CHECK;
+
 #endif
