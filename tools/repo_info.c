@@ -3,6 +3,7 @@
 #include "base/str.h"
 #include "common.h"
 #include "repo.h"
+#include "repo/history.h"
 #include "repo/publish.h"
 #include "repo/trust.h"
 
@@ -11,11 +12,18 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PUBLIC_KEY_MAX = 64 << 10, CERTIFICATE_MAX = 1 << 20 };
-#define CATALOG_MAX ((uint64_t)4 << 30)
+enum { PUBLIC_KEY_MAX = 64 << 10, TAGS_MAX = 20 };
+#define DATABASE_MAX ((uint64_t)4 << 30)
 
 enum verdict { VALID, INVALID, UNCHECKED };
 static const char *const verdict_names[] = {"valid", "invalid", "unchecked"};
+
+struct tag {
+	char name[64]; /* cut to that */
+	struct lm_hash hash;
+	uint64_t revision;
+	int64_t time_s;
+};
 
 struct info {
 	struct lm_repo_record record;
@@ -26,7 +34,9 @@ struct info {
 	bool have_whitelist, have_counters;
 	struct lm_whitelist whitelist;
 	struct lm_counters counters;
-	struct lm_err whitelist_err, catalog_err; /* why not */
+	struct tag tags[TAGS_MAX]; /* the newest ones */
+	size_t tag_count, tags_shown;
+	struct lm_err whitelist_err, catalog_err, history_err; /* why not; history_err.code 0: read, or none is there */
 };
 
 static void info_done(struct info *info)
@@ -107,7 +117,7 @@ static int unpack_file(const struct lm_hash *hash, int from, int to, struct lm_e
 	CLEANUP(lm_freep) uint8_t *chunk = malloc(64 << 10);
 	if (!chunk)
 		return lm_err_oom(err);
-	int r = lm_unpack_new(hash, LM_COMPRESSION_ZLIB, CATALOG_MAX, write_sink, &to, &unpack, err);
+	int r = lm_unpack_new(hash, LM_COMPRESSION_ZLIB, DATABASE_MAX, write_sink, &to, &unpack, err);
 	off_t at = 0;
 	for (ssize_t n = 1; r == 0 && n > 0; at += n) {
 		n = pread(from, chunk, 64 << 10, at);
@@ -119,35 +129,35 @@ static int unpack_file(const struct lm_hash *hash, int from, int to, struct lm_e
 	return r < 0 ? r : lm_unpack_finish(unpack, &size, err);
 }
 
-/* A copy of the root catalog in a file of its own; its name goes into path, and the caller removes it. */
-static int copy_catalog(struct info *info, char *path, struct lm_err *err)
+/* A copy of a database object in a file of its own, since SQLite wants a name. It goes with *path. */
+static int copy_database(
+	struct info *info, const struct lm_hash *hash, enum lm_object_kind kind, char **path, struct lm_err *err)
 {
-	CLEANUP(lm_closep) int fd = mkostemp(path, O_CLOEXEC);
+	char object[LM_OBJECT_PATH_MAX];
+	*path = lm_str_printf("%s/lamella.XXXXXX", tmp_dir());
+	if (!*path)
+		return lm_err_oom(err);
+	CLEANUP(lm_closep) int fd = mkostemp(*path, O_CLOEXEC);
 	if (fd < 0) {
-		int r = lm_err_sys(err, -errno, "temporary file %s", path);
-		path[0] = '\0';
+		int r = lm_err_sys(err, -errno, "temporary file %s", *path);
+		(*path)[0] = '\0'; /* nothing to remove */
 		return r;
 	}
 	CLEANUP(lm_closep) int packed = lm_file_tmp(AT_FDCWD, tmp_dir(), err);
 	if (packed < 0)
 		return packed;
-	char object[LM_OBJECT_PATH_MAX];
-	lm_object_path(&info->manifest.catalog, LM_OBJECT_CATALOG, object);
-	int r = info->storage->ops->get_file(info->storage, object, packed, err);
+	int r = info->storage->ops->get_file(info->storage, lm_object_path(hash, kind, object), packed, err);
 	if (r == 0)
-		r = unpack_file(&info->manifest.catalog, packed, fd, err);
-	return r < 0 ? lm_err_prefix(err, r, "root catalog %s", object) : 0;
+		r = unpack_file(hash, packed, fd, err);
+	return r < 0 ? lm_err_prefix(err, r, "object %s", object) : 0;
 }
 
-/* SQLite wants a name, so the copy keeps one until the catalog is closed. */
 static int read_counters(struct info *info, struct lm_err *err)
 {
+	CLEANUP(unlink_freep) char *path = NULL;
 	CLEANUP(lm_catalog_closep) struct lm_catalog *catalog = NULL;
-	CLEANUP(unlink_freep) char *path = lm_str_printf("%s/lamella.XXXXXX", tmp_dir());
 	struct lm_counters below;
-	if (!path)
-		return lm_err_oom(err);
-	int r = copy_catalog(info, path, err);
+	int r = copy_database(info, &info->manifest.catalog, LM_OBJECT_CATALOG, &path, err);
 	if (r == 0)
 		r = lm_catalog_open(path, "", &catalog, err);
 	if (r == 0)
@@ -155,6 +165,28 @@ static int read_counters(struct info *info, struct lm_err *err)
 	if (r == 0)
 		lm_counters_add(&info->counters, &below);
 	return r;
+}
+
+static int keep_tag(void *arg, const struct lm_tag *tag)
+{
+	struct info *info = arg;
+	if (info->tag_count++ < TAGS_MAX) {
+		struct tag *kept = &info->tags[info->tags_shown++];
+		snprintf(kept->name, sizeof(kept->name), "%s", tag->name);
+		kept->hash = tag->hash;
+		kept->revision = tag->revision;
+		kept->time_s = tag->time_s;
+	}
+	return 0;
+}
+
+static int read_tags(struct info *info, struct lm_err *err)
+{
+	CLEANUP(unlink_freep) char *path = NULL;
+	if (!info->manifest.history.set)
+		return 0;
+	int r = copy_database(info, &info->manifest.history, LM_OBJECT_HISTORY, &path, err);
+	return r < 0 ? r : lm_history_each(path, keep_tag, info, err);
 }
 
 static int gather(struct info *info, struct lm_err *err)
@@ -170,6 +202,7 @@ static int gather(struct info *info, struct lm_err *err)
 	verify(info, &text);
 	info->have_whitelist = read_whitelist(info, &info->whitelist_err) == 0;
 	info->have_counters = read_counters(info, &info->catalog_err) == 0;
+	info->history_err.code = read_tags(info, &info->history_err);
 	return 0;
 }
 
@@ -218,6 +251,21 @@ static void print_whitelist(const struct info *info)
 		printf("certificate  %s\n", lm_hash_text(&w->fingerprints[i]).s);
 }
 
+static void print_tags(const struct info *info)
+{
+	if (info->history_err.code < 0)
+		printf("tags         not readable: %s\n", info->history_err.msg);
+	for (size_t i = 0; i < info->tags_shown; i++) {
+		const struct tag *tag = &info->tags[i];
+		CLEANUP(lm_buf_done) struct lm_buf name = LM_BUF(300);
+		if (lm_str_quote(&name, tag->name, strlen(tag->name)) == 0)
+			printf("%-12s %s revision %llu, %s, root %s\n", i ? "" : "tags", lm_buf_cstr(&name),
+				(unsigned long long)tag->revision, utc(tag->time_s).s, lm_hash_text(&tag->hash).s);
+	}
+	if (info->tag_count > info->tags_shown)
+		printf("             and %zu older ones\n", info->tag_count - info->tags_shown);
+}
+
 static void print_text(const struct info *info)
 {
 	const struct lm_manifest *m = &info->manifest;
@@ -230,16 +278,25 @@ static void print_text(const struct info *info)
 		info->record.name, info->record.dir, verdict_names[info->verdict], info->verdict == VALID ? "" : ": ",
 		info->verdict == VALID ? "" : info->reason.msg, (unsigned long long)m->revision, utc(m->published_s).s,
 		lm_hash_text(&m->catalog).s, (unsigned long long)m->ttl_s);
-	if (m->history.set)
-		printf("history      %s\n", lm_hash_text(&m->history).s);
 	print_whitelist(info);
 	print_counters(info);
+	print_tags(info);
+}
+
+/* Foreign text need not be UTF-8, which JSON insists on. */
+static json_t *text_json(const char *text)
+{
+	CLEANUP(lm_buf_done) struct lm_buf quoted = LM_BUF(8 << 10);
+	json_t *string = json_string(text);
+	if (!string && lm_str_quote(&quoted, text, strlen(text)) == 0)
+		string = json_string(lm_buf_cstr(&quoted));
+	return string;
 }
 
 static json_t *whitelist_json(const struct info *info)
 {
 	if (!info->have_whitelist)
-		return json_pack("{s:s}", "error", info->whitelist_err.msg);
+		return json_pack("{s:o}", "error", text_json(info->whitelist_err.msg));
 	json_t *fingerprints = json_array();
 	for (size_t i = 0; i < info->whitelist.count; i++)
 		if (json_array_append_new(fingerprints, json_string(lm_hash_text(&info->whitelist.fingerprints[i]).s)) <
@@ -252,23 +309,37 @@ static json_t *content_json(const struct info *info)
 {
 	const struct lm_counters *c = &info->counters;
 	if (!info->have_counters)
-		return json_pack("{s:s}", "error", info->catalog_err.msg);
+		return json_pack("{s:o}", "error", text_json(info->catalog_err.msg));
 	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "entries", (json_int_t)entries(c), "files",
 		(json_int_t)c->regular, "directories", (json_int_t)c->dir, "symlinks", (json_int_t)c->symlink,
 		"special", (json_int_t)c->special, "bytes", (json_int_t)c->file_size, "nested_catalogs",
 		(json_int_t)c->nested);
 }
 
+static json_t *tags_json(const struct info *info)
+{
+	if (info->history_err.code < 0)
+		return json_pack("{s:o}", "error", text_json(info->history_err.msg));
+	json_t *list = json_array();
+	for (size_t i = 0; i < info->tags_shown; i++) {
+		const struct tag *tag = &info->tags[i];
+		json_t *item = json_pack("{s:o, s:I, s:s, s:s}", "name", text_json(tag->name), "revision",
+			(json_int_t)tag->revision, "time", utc(tag->time_s).s, "root_hash", lm_hash_text(&tag->hash).s);
+		if (item && json_array_append_new(list, item) < 0)
+			break;
+	}
+	return json_pack("{s:o, s:I}", "newest", list, "count", (json_int_t)info->tag_count);
+}
+
 static int print_json(const struct info *info)
 {
 	const struct lm_manifest *m = &info->manifest;
-	const struct lm_hash *history = &m->history;
-	json_t *root = json_pack("{s:s, s:s, s:{s:s, s:s*}, s:I, s:s, s:s, s:s*, s:I, s:o, s:o}", "repository",
-		info->record.name, "directory", info->record.dir, "signatures", "verdict", verdict_names[info->verdict],
-		"reason", info->verdict == VALID ? NULL : info->reason.msg, "revision", (json_int_t)m->revision,
-		"published", utc(m->published_s).s, "root_hash", lm_hash_text(&m->catalog).s, "history",
-		history->set ? lm_hash_text(history).s : NULL, "ttl_s", (json_int_t)m->ttl_s, "whitelist",
-		whitelist_json(info), "content", content_json(info));
+	json_t *root = json_pack("{s:s, s:o, s:{s:s, s:o*}, s:I, s:s, s:s, s:I, s:o, s:o, s:o}", "repository",
+		info->record.name, "directory", text_json(info->record.dir), "signatures", "verdict",
+		verdict_names[info->verdict], "reason", info->verdict == VALID ? NULL : text_json(info->reason.msg),
+		"revision", (json_int_t)m->revision, "published", utc(m->published_s).s, "root_hash",
+		lm_hash_text(&m->catalog).s, "ttl_s", (json_int_t)m->ttl_s, "whitelist", whitelist_json(info),
+		"content", content_json(info), "tags", tags_json(info));
 	int r = root ? json_dumpf(root, stdout, JSON_INDENT(2)) : -1;
 	json_decref(root);
 	printf("\n");
@@ -346,5 +417,7 @@ int lm_cmd_repo_info(int argc, char **argv)
 		print_text(&info);
 	else if (print_json(&info) < 0)
 		return lm_cli_fail(&(struct lm_err){-ENOMEM, "out of memory"});
-	return info.verdict == INVALID || !info.have_whitelist || !info.have_counters ? LM_EXIT_FAILED : LM_EXIT_OK;
+	return info.verdict == INVALID || !info.have_whitelist || !info.have_counters || info.history_err.code < 0
+		       ? LM_EXIT_FAILED
+		       : LM_EXIT_OK;
 }
