@@ -1,0 +1,320 @@
+#include "base/file.h"
+#include "convert/image_json.h"
+#include "convert/layer_catalog.h"
+#include "convert/layer_tar.h"
+#include "convert_test.h"
+#include "repo/xattr.h"
+
+#include <jansson.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#define MOUNTPOINT "/.layers/ab/abcd"
+#define LAYER MOUNTPOINT "/layerfs"
+
+struct fixture {
+	char dir[64], db[80];
+	struct lm_storage *storage;
+	struct lm_store *store;
+	struct lm_buf tar, losses;
+	struct lm_layer_tree *tree;
+	struct lm_catalog *catalog;
+	struct lm_counters counters;
+	struct lm_err err;
+};
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	f->tar = LM_BUF(64 << 20);
+	f->losses = LM_BUF(1 << 20);
+	strcpy(f->dir, "/tmp/lamella-test-XXXXXX");
+	*state = f;
+	if (!mkdtemp(f->dir) || lm_storage_dir_open(f->dir, true, &f->storage, NULL) < 0 ||
+		lm_store_new(f->storage, LM_HASH_SHAKE128, 2, 1 << 20, &f->store, NULL) < 0)
+		return -1;
+	snprintf(f->db, sizeof(f->db), "%s/db", f->dir);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	lm_catalog_close(f->catalog);
+	lm_layer_tree_free(f->tree);
+	lm_store_free(f->store);
+	lm_storage_free(f->storage);
+	lm_buf_done(&f->tar);
+	lm_buf_done(&f->losses);
+	int r = lm_remove_tree(AT_FDCWD, f->dir, NULL);
+	free(f);
+	return r;
+}
+
+static void on_loss(void *arg, const char *path, const char *what)
+{
+	struct fixture *f = arg;
+	assert_int_equal(lm_buf_printf(&f->losses, "%s: %s\n", path, what), 0);
+}
+
+/* Tar to tree to catalog, which is then open for reading. */
+static void convert(struct fixture *f)
+{
+	struct tm_input input = {&f->tar, 0, 65536};
+	tm_end(&f->tar);
+	struct lm_layer_extra extras[] = {
+		{.path = ".cvmfscatalog"}, {.path = ".metadata/"}, {.path = ".metadata/x", .size = 3}};
+	assert_int_equal(lm_store_data(f->store, "", 0, &extras[0].hash, NULL), 0);
+	assert_int_equal(lm_store_data(f->store, "abc", 3, &extras[2].hash, NULL), 0);
+	const struct lm_layer_loss loss = {on_loss, f};
+	int r = lm_layer_read(tm_read, &input, NULL, f->store, &f->tree, &f->err);
+	if (r == 0)
+		r = lm_layer_catalog_write(
+			f->db, MOUNTPOINT, f->tree, extras, ARRAY_LEN(extras), 1234, &loss, &f->counters, &f->err);
+	if (r == 0)
+		r = lm_catalog_open(f->db, MOUNTPOINT, &f->catalog, &f->err);
+	if (r < 0)
+		print_error("%s\n", f->err.msg);
+	assert_int_equal(r, 0);
+}
+
+static struct lm_row row_at(struct fixture *f, const char *path)
+{
+	struct lm_row row = {0};
+	int r = lm_catalog_lookup(f->catalog, lm_path_hash(path, strlen(path)), &row, &f->err);
+	if (r < 0)
+		print_error("%s: %s\n", path, f->err.msg);
+	assert_int_equal(r, 0);
+	return row;
+}
+
+static void test_rows(void **state)
+{
+	struct fixture *f = *state;
+	CLEANUP(lm_buf_done) struct lm_buf pax = LM_BUF(1 << 20);
+	CLEANUP(lm_freep) uint8_t *big = calloc(1, LM_CHUNKED_ABOVE + 100);
+	tm_record(&pax, "mtime", "1600000000.5", 12);
+	tm_record(&pax, "SCHILY.xattr.user.k", "v", 1);
+	tm_extension(&f->tar, 'x', &pax);
+	tm_file(&f->tar, (struct tm_header){.name = "a/file", .mode = 04755, .uid = 1, .gid = 2}, "hello", 5);
+	tm_file(&f->tar, (struct tm_header){.name = "a/big"}, big, LM_CHUNKED_ABOVE + 100);
+	tm_block(&f->tar, (struct tm_header){.name = "link", .type = '2', .link = "$(X)/\xff"});
+	tm_block(&f->tar, (struct tm_header){.name = "dev", .type = '3', .major = 10, .minor = 300});
+	tm_block(&f->tar, (struct tm_header){.name = "fifo", .type = '6'});
+	tm_block(&f->tar, (struct tm_header){.name = "a/.wh.gone"});
+	tm_block(&f->tar, (struct tm_header){.name = "a/.wh..wh..opq"});
+	convert(f);
+
+	CLEANUP(lm_row_done) struct lm_row file = row_at(f, LAYER "/a/file");
+	assert_int_equal(file.mode, S_IFREG | 04755);
+	assert_int_equal(file.uid, 1);
+	assert_int_equal(file.gid, 2);
+	assert_int_equal(file.size, 5);
+	assert_int_equal(file.mtime_s, 1600000000);
+	assert_int_equal(file.mtime_ns, 500000000);
+	assert_int_equal(file.hash.algo, LM_HASH_SHAKE128);
+	assert_int_equal(file.link_group, 0);
+	struct lm_xattr x;
+	assert_int_equal(lm_xattr_find(file.xattr, file.xattr_len, "user.k", &x), 0);
+
+	CLEANUP(lm_row_done) struct lm_row chunked = row_at(f, LAYER "/a/big");
+	struct lm_chunk *chunks = NULL;
+	size_t count;
+	assert_false(chunked.hash.set);
+	assert_int_equal(lm_catalog_chunks(f->catalog, &chunked, 0, UINT64_MAX, &chunks, &count, &f->err), 0);
+	assert_int_equal(count, 3);
+	assert_int_equal(chunks[2].offset + chunks[2].size, LM_CHUNKED_ABOVE + 100);
+	assert_int_equal(chunks[2].hash.algo, LM_HASH_SHAKE128);
+	free(chunks);
+
+	CLEANUP(lm_row_done) struct lm_row link = row_at(f, LAYER "/link");
+	assert_string_equal(link.symlink, "$(X)/\xff");
+	assert_int_equal(link.size, 6);
+	CLEANUP(lm_row_done) struct lm_row dev = row_at(f, LAYER "/dev");
+	assert_int_equal(dev.rdev, makedev(10, 300));
+	CLEANUP(lm_row_done) struct lm_row fifo = row_at(f, LAYER "/fifo");
+	assert_true(S_ISFIFO(fifo.mode));
+	CLEANUP(lm_row_done) struct lm_row gone = row_at(f, LAYER "/a/gone");
+	assert_int_equal(gone.mode, 020000);
+	assert_int_equal(gone.rdev, 0);
+	CLEANUP(lm_row_done) struct lm_row dir = row_at(f, LAYER "/a");
+	assert_int_equal(lm_xattr_find(dir.xattr, dir.xattr_len, LM_OVERLAY_OPAQUE, &x), 0);
+	assert_int_equal(dir.size, 4096);
+
+	CLEANUP(lm_row_done) struct lm_row root = row_at(f, MOUNTPOINT);
+	assert_int_equal(root.rowid, 1);
+	assert_int_equal(root.mtime_s, 1234);
+	CLEANUP(lm_row_done) struct lm_row marker = row_at(f, MOUNTPOINT "/.cvmfscatalog");
+	assert_int_equal(marker.size, 0);
+	CLEANUP(lm_row_done) struct lm_row extra = row_at(f, MOUNTPOINT "/.metadata/x");
+	assert_int_equal(extra.size, 3);
+	assert_int_equal(f->counters.regular, 4);
+	assert_int_equal(f->counters.special, 3);
+	assert_int_equal(f->counters.chunked, 1);
+	assert_int_equal(f->losses.len, 0);
+}
+
+/* Groups may have members in several directories; what had only one name left is no group. */
+static void test_link_groups(void **state)
+{
+	struct fixture *f = *state;
+	tm_file(&f->tar, (struct tm_header){.name = "a/1"}, "x", 1);
+	tm_block(&f->tar, (struct tm_header){.name = "a/2", .type = '1', .link = "a/1"});
+	tm_block(&f->tar, (struct tm_header){.name = "b/3", .type = '1', .link = "a/2"});
+	tm_file(&f->tar, (struct tm_header){.name = "alone"}, "x", 1);
+	tm_block(&f->tar, (struct tm_header){.name = "gone", .type = '1', .link = "alone"});
+	tm_file(&f->tar, (struct tm_header){.name = "gone"}, "y", 1);
+	tm_block(&f->tar, (struct tm_header){.name = "s1", .type = '2', .link = "x"});
+	tm_block(&f->tar, (struct tm_header){.name = "s2", .type = '1', .link = "s1"});
+	convert(f);
+	CLEANUP(lm_row_done)
+	struct lm_row r1 = row_at(f, LAYER "/a/1"), r2 = row_at(f, LAYER "/a/2"), r3 = row_at(f, LAYER "/b/3"),
+		      alone = row_at(f, LAYER "/alone"), s1 = row_at(f, LAYER "/s1"), s2 = row_at(f, LAYER "/s2");
+	assert_int_not_equal(r1.link_group, 0);
+	assert_int_equal(r1.link_group, r2.link_group);
+	assert_int_equal(r1.link_group, r3.link_group);
+	assert_int_equal(alone.link_group, 0);
+	assert_int_not_equal(s1.link_group, 0);
+	assert_int_not_equal(s1.link_group, r1.link_group);
+	assert_int_equal(s1.link_group, s2.link_group);
+	uint64_t first;
+	uint32_t members;
+	assert_int_equal(lm_catalog_group(f->catalog, r1.link_group, &first, &members, NULL), 0);
+	assert_int_equal(members, 3);
+}
+
+static int note_rowid(void *arg, struct lm_row *row)
+{
+	uint64_t **next = arg;
+	*(*next)++ = row->rowid;
+	return 0;
+}
+
+static void test_children_are_neighbours(void **state)
+{
+	struct fixture *f = *state;
+	static const char *const names[] = {"a/x/1", "b/1", "a/2", "c", "a/x/2", "b/2", "a/3"};
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		tm_file(&f->tar, (struct tm_header){.name = names[i]}, "", 0);
+	convert(f);
+	static const char *const dirs[] = {LAYER, LAYER "/a", LAYER "/a/x", LAYER "/b"};
+	static const size_t counts[] = {3, 3, 2, 2};
+	for (size_t i = 0; i < ARRAY_LEN(dirs); i++) {
+		uint64_t rowids[8], *next = rowids;
+		assert_int_equal(
+			lm_catalog_list(f->catalog, lm_path_hash(dirs[i], strlen(dirs[i])), 0, note_rowid, &next, NULL),
+			0);
+		assert_int_equal(next - rowids, counts[i]);
+		for (size_t k = 1; k < counts[i]; k++)
+			assert_int_equal(rowids[k], rowids[k - 1] + 1);
+	}
+}
+
+static void test_losses(void **state)
+{
+	struct fixture *f = *state;
+	CLEANUP(lm_buf_done) struct lm_buf pax = LM_BUF(1 << 20);
+	char value[300], key[64];
+	memset(value, 'v', sizeof(value));
+	tm_record(&pax, "SCHILY.xattr.user.fits", value, 255);
+	tm_record(&pax, "SCHILY.xattr.user.long", value, 256);
+	tm_extension(&f->tar, 'x', &pax);
+	tm_file(&f->tar, (struct tm_header){.name = "a"}, "", 0);
+	tm_block(&f->tar, (struct tm_header){.name = "b", .type = '1', .link = "a"});
+	lm_buf_clear(&pax);
+	for (int i = 0; i < 257; i++) {
+		snprintf(key, sizeof(key), "SCHILY.xattr.user.%d", i);
+		tm_record(&pax, key, "", 0);
+	}
+	tm_extension(&f->tar, 'x', &pax);
+	tm_file(&f->tar, (struct tm_header){.name = "many"}, "", 0);
+	/* What is not there any more is no loss. */
+	tm_extension(&f->tar, 'x', &pax);
+	tm_file(&f->tar, (struct tm_header){.name = "replaced"}, "", 0);
+	tm_file(&f->tar, (struct tm_header){.name = "replaced"}, "", 0);
+	convert(f);
+	const char *text = lm_buf_cstr(&f->losses);
+	assert_non_null(
+		strstr(text, "/a: attribute user.long left out: its value has 256 bytes, the format holds 255\n"));
+	assert_non_null(strstr(text, "/b: attribute user.long left out"));
+	assert_non_null(strstr(text, "/many: attribute user.255 left out"));
+	assert_non_null(strstr(text, "/many: attribute user.256 left out"));
+	assert_null(strstr(text, "/replaced"));
+	CLEANUP(lm_row_done) struct lm_row a = row_at(f, LAYER "/a");
+	struct lm_xattr x;
+	assert_int_equal(lm_xattr_find(a.xattr, a.xattr_len, "user.fits", &x), 0);
+	assert_int_equal(x.value_len, 255);
+	assert_int_equal(lm_xattr_find(a.xattr, a.xattr_len, "user.long", &x), -ENODATA);
+	CLEANUP(lm_row_done) struct lm_row many = row_at(f, LAYER "/many");
+	assert_int_equal(lm_xattr_find(many.xattr, many.xattr_len, "user.254", &x), 0);
+}
+
+/* --- the JSON files beside the tree --- */
+
+#define D "sha256:"
+#define H(c) c c c c c c c c c c c c c c c c
+#define A D H("aaaa")
+#define B D H("bbbb")
+
+static void test_layers_json(void **state)
+{
+	const struct lm_layer layer = {.digest = A, .diff_id = B};
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(10000);
+	assert_int_equal(lm_layers_json(&layer, "2026-01-02T03:04:05Z", 12345, &text, NULL), 0);
+	assert_string_equal(lm_buf_cstr(&text),
+		"[\n {\n  \"id\": \"" H("bbbb") "\",\n  \"created\": \"2026-01-02T03:04:05Z\",\n"
+						"  \"compressed-diff-digest\": \"" A "\",\n  \"diff-digest\": \"" B
+						"\",\n  \"diff-size\": 12345\n }\n]");
+}
+
+static void test_origin_json(void **state)
+{
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(10000);
+	bool changed = false;
+	assert_int_equal(lm_origin_json_add(&text, A, &changed, NULL), 0);
+	assert_true(changed);
+	assert_string_equal(lm_buf_cstr(&text), "{\"origin\":[\"" A "\"]}");
+	assert_int_equal(lm_origin_json_add(&text, B, &changed, NULL), 0);
+	assert_true(changed);
+	assert_string_equal(lm_buf_cstr(&text), "{\"origin\":[\"" A "\",\"" B "\"]}");
+	assert_int_equal(lm_origin_json_add(&text, A, &changed, NULL), 0);
+	assert_false(changed);
+	static const char *const bad[] = {"x", "{}", "[]", "{\"origin\":{}}"};
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		lm_buf_clear(&text);
+		tm_append(&text, bad[i], strlen(bad[i]));
+		assert_int_equal(lm_origin_json_add(&text, A, &changed, NULL), -EPROTO);
+	}
+}
+
+static void test_manifest_json(void **state)
+{
+	struct lm_layer layer = {.digest = B, .size = 7, .media_type = (char *)"layer/type"};
+	const struct lm_image image = {.config_digest = A,
+		.config_size = 5,
+		.manifest_type = (char *)"manifest/type",
+		.config_type = (char *)"config/type",
+		.layers = &layer,
+		.layer_count = 1};
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(10000);
+	assert_int_equal(lm_manifest_json(&image, &text, NULL), 0);
+	assert_string_equal(lm_buf_cstr(&text),
+		"{\"SchemaVersion\":2,\"MediaType\":\"manifest/type\",\"Config\":{\"MediaType\":\"config/"
+		"type\",\"Size\":5,"
+		"\"Digest\":\"" A "\"},\"Layers\":[{\"MediaType\":\"layer/type\",\"Size\":7,\"Digest\":\"" B "\"}]}");
+}
+
+int main(void)
+{
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(test_rows),
+		TEST(test_link_groups),
+		TEST(test_children_are_neighbours),
+		TEST(test_losses),
+		cmocka_unit_test(test_layers_json),
+		cmocka_unit_test(test_origin_json),
+		cmocka_unit_test(test_manifest_json),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
