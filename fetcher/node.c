@@ -45,7 +45,7 @@ static void on_end(void *arg)
 	lm_lock_take(&m->lock);
 	m->ended = true;
 	lm_lock_release(&m->lock);
-	lm_log(LM_LOG_WARN, "unmounted from outside", LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
+	lm_log(LM_LOG_INFO, "unmounted from outside", LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
 		LM_KV("mountpoint", "%s", m->mountpoint));
 	if (atomic_fetch_sub(&m->node->living, 1) == 1)
 		(void)!eventfd_write(m->node->idle_fd, 1);

@@ -45,7 +45,7 @@ static inline enum web_mode web_mode_of(struct web *web, const struct liar_reque
 
 static inline enum liar_next web_hook(struct liar *liar, int fd, const struct liar_request *request)
 {
-	struct web *web = liar->hook_arg;
+	struct web *web = (struct web *)liar->hook_arg;
 	if (strncmp(request->path, "/gate", 5) == 0)
 		return LIAR_PASS;
 	enum web_mode mode = web_mode_of(web, request);
@@ -72,7 +72,7 @@ static inline struct web *web_start(const char *dir)
 	web->dir = strdup(dir);
 	pthread_mutex_init(&web->lock, NULL);
 	web->liar = liar_start();
-	web->liar->hook_arg = web;
+	web->liar->hook_arg = (char *)web;
 	web->liar->hook = web_hook;
 	return web;
 }

@@ -1,0 +1,196 @@
+#include "tree_test.h"
+
+#include "repo/manifest.h"
+
+static struct lm_hash hash_of(uint8_t n)
+{
+	return (struct lm_hash){.bytes = {n, 1, 2, 3}, .set = true};
+}
+
+static uint32_t number(struct tree_rig *rig, uint8_t hash, const char *mountpoint, size_t prefix_len)
+{
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_hash h = hash_of(hash);
+	uint32_t ret = 0;
+	assert_ok(lm_catalogs_number(rig->catalogs, &h, mountpoint, prefix_len, &ret, &err), &err);
+	return ret;
+}
+
+static void test_numbers(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	tree_rig_open(&rig, NULL);
+	assert_int_equal(number(&rig, 1, "", 0), 1);
+	assert_int_equal(number(&rig, 1, "/a", 0), 2);
+	assert_int_equal(number(&rig, 1, "/a", 2), 3); /* a root catalog bound at /a */
+	assert_int_equal(number(&rig, 2, "", 0), 4);
+	assert_int_equal(number(&rig, 1, "/a", 0), 2);
+	const char *mountpoint;
+	struct lm_hash hash, expected = hash_of(1);
+	assert_int_equal(lm_catalogs_describe(rig.catalogs, 2, &hash, &mountpoint), 0);
+	assert_string_equal(mountpoint, "/a");
+	assert_true(lm_hash_equal(&hash, &expected));
+	assert_int_equal(lm_catalogs_describe(rig.catalogs, 5, &hash, &mountpoint), -ESTALE);
+	assert_int_equal(lm_catalogs_describe(rig.catalogs, 0, &hash, &mountpoint), -ESTALE);
+}
+
+static void test_numbers_survive(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	char mountpoint[32];
+	tree_rig_open(&rig, NULL);
+	for (unsigned i = 0; i < 200; i++) {
+		snprintf(mountpoint, sizeof(mountpoint), "/m%u\n\xff", i);
+		assert_int_equal(number(&rig, (uint8_t)i, mountpoint, i % 3), i + 1);
+	}
+	tree_rig_reopen(&rig, 16);
+	assert_int_equal(lm_catalogs_count(rig.catalogs), 200);
+	for (unsigned i = 200; i-- > 0;) {
+		snprintf(mountpoint, sizeof(mountpoint), "/m%u\n\xff", i);
+		assert_int_equal(number(&rig, (uint8_t)i, mountpoint, i % 3), i + 1);
+	}
+}
+
+/* Whatever a crash or a bad disk leaves of the last records: those before them stay, and numbers go on after these. */
+static void test_torn_table(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	CLEANUP(lm_buf_done) struct lm_buf whole = {0};
+	tree_rig_open(&rig, NULL);
+	for (uint8_t i = 0; i < 5; i++)
+		number(&rig, i, "/some/where", 0);
+	CLEANUP(lm_freep) char *table = lm_str_printf("%s/catalogs", rig.dir);
+	read_whole(table, &whole);
+	size_t record = whole.len / 5;
+	for (size_t cut = 0; cut <= whole.len; cut++) {
+		write_file(table, whole.data, cut);
+		tree_rig_reopen(&rig, 16);
+		size_t left = cut / record;
+		assert_int_equal(lm_catalogs_count(rig.catalogs), left);
+		assert_int_equal(number(&rig, 77, "/new", 0), left + 1);
+		tree_rig_reopen(&rig, 16);
+		assert_int_equal(lm_catalogs_count(rig.catalogs), left + 1);
+		assert_int_equal(number(&rig, 77, "/new", 0), left + 1);
+	}
+	for (size_t bad = 0; bad < whole.len; bad++) {
+		whole.data[bad] ^= 0x10;
+		write_file(table, whole.data, whole.len);
+		tree_rig_reopen(&rig, 16);
+		assert_int_equal(lm_catalogs_count(rig.catalogs), bad / record);
+		whole.data[bad] ^= 0x10;
+	}
+}
+
+static void test_need_and_open(void **state)
+{
+	if (!fixtures_present())
+		skip();
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	CLEANUP(lm_buf_done) struct lm_buf text = {0};
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_manifest manifest;
+	struct lm_open_catalog *open = NULL, *again = NULL;
+	struct lm_object_ref need;
+	uint32_t n;
+	tree_rig_open(&rig, "fixture.cern.ch");
+	read_fixture("published/fixture.cern.ch.cvmfspublished.rev3", &text);
+	assert_ok(lm_manifest_parse(lm_buf_cstr(&text), text.len, &manifest, &err), &err);
+	assert_ok(lm_catalogs_number(rig.catalogs, &manifest.catalog, "", 0, &n, &err), &err);
+	assert_int_equal(lm_catalogs_get(rig.catalogs, n, &open, &need, &err), LM_NEED);
+	assert_true(lm_hash_equal(&need.hash, &manifest.catalog));
+	assert_int_equal(need.kind, LM_OBJECT_CATALOG);
+	provide(&rig, &need);
+	assert_ok(lm_catalogs_get(rig.catalogs, n, &open, &need, &err), &err);
+	assert_int_equal(lm_catalog_revision(open->catalog), 3);
+	assert_ok(lm_catalogs_get(rig.catalogs, n, &again, &need, &err), &err);
+	assert_ptr_equal(open, again);
+	lm_catalogs_put(rig.catalogs, open);
+	lm_catalogs_put(rig.catalogs, again);
+	lm_catalogs_put(rig.catalogs, NULL);
+	assert_int_equal(lm_catalogs_get(rig.catalogs, n + 1, &open, &need, &err), -ESTALE);
+
+	/* The same database where it does not belong: its own root_prefix says otherwise. */
+	assert_ok(lm_catalogs_number(rig.catalogs, &manifest.catalog, "/elsewhere", 0, &n, &err), &err);
+	assert_int_equal(lm_catalogs_get(rig.catalogs, n, &open, &need, &err), -EPROTO);
+	/* As a bind mountpoint it does. */
+	assert_ok(lm_catalogs_number(rig.catalogs, &manifest.catalog, "/elsewhere", 10, &n, &err), &err);
+	assert_ok(lm_catalogs_get(rig.catalogs, n, &open, &need, &err), &err);
+	lm_catalogs_put(rig.catalogs, open);
+}
+
+/* A catalog that is no database is an error each time, not a crash and not a need. */
+static void test_no_catalog(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_open_catalog *open;
+	struct lm_object_ref need;
+	tree_rig_open(&rig, NULL);
+	uint32_t n = number(&rig, 9, "", 0);
+	assert_int_equal(lm_catalogs_get(rig.catalogs, n, &open, &need, &err), LM_NEED);
+	CLEANUP(lm_freep) char *path = lm_cache_path(rig.cache, &need);
+	write_file(path, "this is no database", 19);
+	assert_int_equal(lm_catalogs_get(rig.catalogs, n, &open, &need, &err), -EPROTO);
+	assert_int_equal(lm_catalogs_get(rig.catalogs, n, &open, &need, &err), -EPROTO);
+}
+
+/* Threads that open the same few catalogs while only one may stay open. */
+struct user {
+	struct tree_rig *rig;
+	uint32_t numbers[3];
+};
+
+static void *use_catalogs(void *arg)
+{
+	struct user *user = arg;
+	struct lm_open_catalog *open;
+	struct lm_object_ref need;
+	struct lm_err err = LM_ERR_INIT;
+	for (unsigned i = 0; i < 300; i++) {
+		assert_ok(lm_catalogs_get(user->rig->catalogs, user->numbers[i % 3], &open, &need, &err), &err);
+		CLEANUP(lm_row_done) struct lm_row row = {0};
+		assert_ok(lm_catalog_row(open->catalog, 1, &row, &err), &err);
+		lm_catalogs_put(user->rig->catalogs, open);
+	}
+	return NULL;
+}
+
+static void test_few_stay_open(void **state)
+{
+	if (!fixtures_present())
+		skip();
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	struct lm_err err = LM_ERR_INIT;
+	struct user user = {.rig = &rig};
+	tree_rig_open(&rig, "fixture.cern.ch");
+	tree_rig_reopen(&rig, 1);
+	for (int i = 0; i < 3; i++) {
+		CLEANUP(lm_buf_done) struct lm_buf text = {0};
+		CLEANUP(lm_freep) char *name = lm_str_printf("published/fixture.cern.ch.cvmfspublished.rev%d", i + 1);
+		struct lm_manifest manifest;
+		read_fixture(name, &text);
+		assert_ok(lm_manifest_parse(lm_buf_cstr(&text), text.len, &manifest, &err), &err);
+		assert_ok(lm_catalogs_number(rig.catalogs, &manifest.catalog, "", 0, &user.numbers[i], &err), &err);
+		struct lm_object_ref ref = {
+			.hash = manifest.catalog, .kind = LM_OBJECT_CATALOG, .size = LM_SIZE_UNKNOWN};
+		provide(&rig, &ref);
+	}
+	pthread_t threads[4];
+	for (size_t i = 0; i < ARRAY_LEN(threads); i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, use_catalogs, &user), 0);
+	for (size_t i = 0; i < ARRAY_LEN(threads); i++)
+		pthread_join(threads[i], NULL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_numbers),
+		cmocka_unit_test(test_numbers_survive),
+		cmocka_unit_test(test_torn_table),
+		cmocka_unit_test(test_need_and_open),
+		cmocka_unit_test(test_no_catalog),
+		cmocka_unit_test(test_few_stay_open),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,455 @@
+#include "tree_test.h"
+
+#include "repo/manifest.h"
+
+/* The catalog number of a published revision of fixture.cern.ch. */
+static uint32_t root_of(struct tree_rig *rig, const char *published)
+{
+	CLEANUP(lm_buf_done) struct lm_buf text = {0};
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_manifest manifest;
+	uint32_t number;
+	read_fixture(published, &text);
+	assert_ok(lm_manifest_parse(lm_buf_cstr(&text), text.len, &manifest, &err), &err);
+	assert_ok(lm_catalogs_number(rig->catalogs, &manifest.catalog, "", 0, &number, &err), &err);
+	return number;
+}
+
+#define REV(n) "published/fixture.cern.ch.cvmfspublished.rev" #n
+
+static bool open_rig(struct tree_rig *rig, const char *fqrn, const char *published)
+{
+	if (!fixtures_present())
+		return false;
+	tree_rig_open(rig, fqrn);
+	lm_tree_set_root(rig->tree, root_of(rig, published));
+	return true;
+}
+
+/* Looks a whole path up; the result of the last step. */
+static int walk(struct tree_rig *rig, const char *path, struct lm_entry *ret)
+{
+	CLEANUP(lm_freep) char *copy = strdup(path);
+	char *save = NULL;
+	struct lm_object_ref need;
+	*ret = (struct lm_entry){.node = LM_NODE_ROOT};
+	for (char *name = strtok_r(copy, "/", &save); name; name = strtok_r(NULL, "/", &save)) {
+		int r = PROVIDED(rig, lm_tree_lookup(rig->tree, ret->node, name, ret, &need, NULL));
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static uint64_t node_of(struct tree_rig *rig, const char *path)
+{
+	struct lm_entry entry;
+	int r = walk(rig, path, &entry);
+	if (r < 0)
+		fail_msg("%s: %d", path, r);
+	return entry.node;
+}
+
+static void test_no_root(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	struct lm_object_ref need;
+	struct stat st;
+	tree_rig_open(&rig, NULL);
+	assert_int_equal(lm_tree_getattr(rig.tree, LM_NODE_ROOT, &st, &need, NULL), -EIO);
+	assert_int_equal(lm_tree_getattr(rig.tree, 7, &st, &need, NULL), -ESTALE);
+	assert_int_equal(lm_tree_getattr(rig.tree, UINT64_MAX, &st, &need, NULL), -ESTALE);
+}
+
+static void test_lookup(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	struct lm_entry entry;
+	struct lm_object_ref need;
+	if (!open_rig(&rig, "fixture.cern.ch", REV(3)))
+		skip();
+	/* The first question needs the root catalog, and says so without doing anything. */
+	assert_int_equal(lm_tree_lookup(rig.tree, LM_NODE_ROOT, "files", &entry, &need, NULL), LM_NEED);
+	assert_int_equal(need.kind, LM_OBJECT_CATALOG);
+	assert_int_equal(walk(&rig, "/files/hello.txt", &entry), 0);
+	assert_int_equal(rig.provided, 1);
+	assert_int_equal(entry.attr.st_ino, entry.node);
+	assert_int_equal(entry.attr.st_size, 19);
+	assert_int_equal(entry.attr.st_uid, 1000);
+	assert_int_equal(entry.attr.st_mtim.tv_sec, 1700000000);
+	assert_int_equal(entry.attr.st_mtim.tv_nsec, 5);
+	assert_int_equal(entry.attr.st_blocks, 1);
+	assert_int_equal(walk(&rig, "/files/absent", &entry), -ENOENT);
+	assert_int_equal(walk(&rig, "/files/hello.txt/below", &entry), -ENOENT);
+	char name[1025];
+	memset(name, 'n', sizeof(name) - 1);
+	name[1024] = '\0';
+	assert_int_equal(lm_tree_lookup(rig.tree, LM_NODE_ROOT, name, &entry, &need, NULL), -ENAMETOOLONG);
+	name[256] = '\0';
+	assert_int_equal(lm_tree_lookup(rig.tree, LM_NODE_ROOT, name, &entry, &need, NULL), -ENAMETOOLONG);
+	name[255] = '\0';
+	assert_int_equal(lm_tree_lookup(rig.tree, LM_NODE_ROOT, name, &entry, &need, NULL), -ENOENT);
+}
+
+/* A mountpoint is known by its parent; only what is inside needs the nested catalog. */
+static void test_nested(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	struct lm_entry entry;
+	struct stat st;
+	struct lm_object_ref need;
+	if (!open_rig(&rig, "fixture.cern.ch", REV(3)))
+		skip();
+	assert_int_equal(walk(&rig, "/nested", &entry), 0);
+	assert_int_equal(rig.provided, 1);
+	assert_int_equal(PROVIDED(&rig, lm_tree_getattr(rig.tree, entry.node, &st, &need, NULL)), 0);
+	assert_int_equal(rig.provided, 2);
+	assert_memory_equal(&st, &entry.attr, sizeof(st)); /* the child's root row says the same as its parent's row */
+	assert_int_equal(walk(&rig, "/nested/a/b/c/leaf", &entry), 0);
+	assert_int_equal(rig.provided, 4);
+	assert_int_equal(walk(&rig, "/nested-prefix/f", &entry), 0);
+	assert_int_equal(rig.provided, 4);
+	CLEANUP(lm_buf_done) struct lm_buf path = LM_BUF(LM_REPO_PATH_MAX);
+	lm_tree_path(rig.tree, node_of(&rig, "/nested/a/b/c/leaf"), &path);
+	assert_string_equal(lm_buf_cstr(&path), "/nested/a/b/c/leaf");
+	lm_buf_clear(&path);
+	lm_tree_path(rig.tree, LM_NODE_ROOT, &path);
+	assert_string_equal(lm_buf_cstr(&path), "/");
+}
+
+static void test_hard_links(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	struct lm_entry a, b, c;
+	if (!open_rig(&rig, "fixture.cern.ch", REV(3)))
+		skip();
+	assert_int_equal(walk(&rig, "/hard/a", &a), 0);
+	assert_int_equal(walk(&rig, "/hard/b", &b), 0);
+	assert_int_equal(walk(&rig, "/hard/c", &c), 0);
+	assert_int_equal(a.attr.st_nlink, 3);
+	assert_int_equal(a.node, b.node);
+	assert_int_equal(a.node, c.node);
+	assert_int_not_equal(a.node, node_of(&rig, "/hard/pair1"));
+	assert_int_equal(node_of(&rig, "/nested/a/hl1"), node_of(&rig, "/nested/a/hl2"));
+	assert_int_not_equal(node_of(&rig, "/hard/d1/cross"), node_of(&rig, "/hard/d2/cross"));
+}
+
+/* Numbers mean the same in another process, and in a later revision where the catalog stayed the same. */
+static void test_numbers_last(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	struct lm_object_ref need;
+	struct stat st;
+	if (!open_rig(&rig, "fixture.cern.ch", REV(2)))
+		skip();
+	uint32_t second = lm_tree_root(rig.tree);
+	uint64_t leaf = node_of(&rig, "/nested/a/b/c/leaf"), hello = node_of(&rig, "/files/hello.txt");
+	lm_tree_set_root(rig.tree, root_of(&rig, REV(3)));
+	assert_int_equal(node_of(&rig, "/nested/a/b/c/leaf"), leaf);
+	uint64_t new_hello = node_of(&rig, "/files/hello.txt");
+	assert_int_not_equal(new_hello, hello);
+	/* The old number still is the old file. */
+	assert_int_equal(lm_tree_getattr(rig.tree, hello, &st, &need, NULL), 0);
+	assert_int_equal(st.st_uid, 0);
+	assert_int_equal(lm_tree_getattr(rig.tree, new_hello, &st, &need, NULL), 0);
+	assert_int_equal(st.st_uid, 1000);
+
+	tree_rig_reopen(&rig, 16);
+	assert_int_equal(lm_tree_getattr(rig.tree, new_hello, &st, &need, NULL), 0);
+	assert_int_equal(st.st_uid, 1000);
+	lm_tree_set_root(rig.tree, second);
+	assert_int_equal(node_of(&rig, "/nested/a/b/c/leaf"), leaf);
+	assert_int_equal(node_of(&rig, "/files/hello.txt"), hello);
+}
+
+static void note_name(void *arg, const char *name)
+{
+	struct lm_buf *names = arg;
+	assert_int_equal(lm_buf_printf(names, "%s ", name), 0);
+}
+
+static void test_root_changes(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	CLEANUP(lm_buf_done) struct lm_buf names = LM_BUF(10000);
+	struct lm_object_ref need;
+	struct lm_err err = LM_ERR_INIT;
+	if (!open_rig(&rig, "fixture.cern.ch", REV(1)))
+		skip();
+	uint32_t one = root_of(&rig, REV(1)), three = root_of(&rig, REV(3));
+	assert_int_equal(lm_tree_root_changes(rig.tree, one, three, note_name, &names, &need, &err), LM_NEED);
+	assert_ok(PROVIDED(&rig, lm_tree_root_changes(rig.tree, one, three, note_name, &names, &need, &err)), &err);
+	/* Rows of the root catalog have new nodes; nested catalogs only where they were rewritten. */
+	assert_non_null(strstr(lm_buf_cstr(&names), "files "));
+	assert_non_null(strstr(lm_buf_cstr(&names), "nested "));
+	lm_buf_clear(&names);
+	assert_ok(lm_tree_root_changes(rig.tree, three, three, note_name, &names, &need, &err), &err);
+	assert_int_equal(names.len, 0);
+
+	uint32_t two = root_of(&rig, REV(2));
+	assert_ok(PROVIDED(&rig, lm_tree_root_changes(rig.tree, two, three, note_name, &names, &need, &err)), &err);
+	assert_non_null(strstr(lm_buf_cstr(&names), "files "));
+	assert_null(strstr(lm_buf_cstr(&names), "nested ")); /* revision 3 left it alone */
+}
+
+static void test_links(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	struct lm_object_ref need;
+	struct lm_entry entry;
+	if (!open_rig(&rig, "fixture.cern.ch", REV(3)))
+		skip();
+	setenv("FIXTURE_ARCH", "x86_64", 1);
+	CLEANUP(lm_buf_done) struct lm_buf target = LM_BUF(LM_SYMLINK_MAX);
+	assert_int_equal(walk(&rig, "/links/variant", &entry), 0);
+	assert_int_equal(lm_tree_readlink(rig.tree, entry.node, &target, &need, NULL), 0);
+	assert_string_equal(lm_buf_cstr(&target), "arch-x86_64/lib");
+	assert_int_equal(entry.attr.st_size, target.len);
+	unsetenv("FIXTURE_ARCH");
+	assert_int_equal(walk(&rig, "/links/variant", &entry), 0);
+	assert_int_equal(entry.attr.st_size, strlen("arch-/lib"));
+	assert_int_equal(lm_tree_readlink(rig.tree, node_of(&rig, "/files"), &target, &need, NULL), -EINVAL);
+}
+
+static void test_expand(void **state)
+{
+	static const struct {
+		const char *raw, *expanded;
+	} cases[] = {
+		{"", ""}, {"plain", "plain"}, {"$(A)", "1"}, {"x$(A)y$(A:-2)z", "x1y1z"}, {"$(UNSET)", ""},
+		{"$(UNSET:-d)/e", "d/e"}, {"$(UNSET:-)", ""}, {"$(UNSET:-a:-b)", "a:-b"}, {"$(EMPTY:-d)", ""},
+		{"$A $(", "$A $("}, {"$(A", "$(A"}, {"$()", ""},
+		{"$($(A))", ")"}, /* the first ) ends it: the variable `$(A` is not set */
+	};
+	setenv("A", "1", 1);
+	setenv("EMPTY", "", 1);
+	unsetenv("UNSET");
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		CLEANUP(lm_buf_done) struct lm_buf out = LM_BUF(100);
+		assert_int_equal(lm_tree_expand(cases[i].raw, &out), 0);
+		assert_string_equal(lm_buf_cstr(&out), cases[i].expanded);
+	}
+	CLEANUP(lm_buf_done) struct lm_buf little = LM_BUF(3);
+	assert_int_equal(lm_tree_expand("1234", &little), -EMSGSIZE);
+}
+
+/* Directories, one entry per call, so that every cursor is resumed from. */
+struct one {
+	char name[256];
+	struct lm_entry entry;
+	uint64_t next;
+	bool taken;
+};
+
+static int take_one(void *arg, const char *name, const struct lm_entry *entry, uint64_t next)
+{
+	struct one *one = arg;
+	if (one->taken)
+		return 1;
+	snprintf(one->name, sizeof(one->name), "%s", name);
+	one->entry = *entry;
+	one->next = next;
+	one->taken = true;
+	return 0;
+}
+
+static unsigned list_dir(struct tree_rig *rig, uint64_t node, struct lm_buf *names)
+{
+	struct lm_object_ref need;
+	struct lm_err err = LM_ERR_INIT;
+	unsigned count = 0;
+	for (uint64_t cursor = 0;; count++) {
+		struct one one = {.taken = false};
+		assert_ok(PROVIDED(rig, lm_tree_readdir(rig->tree, node, cursor, take_one, &one, &need, &err)), &err);
+		if (!one.taken)
+			return count;
+		assert_true(one.next > cursor);
+		cursor = one.next;
+		assert_int_equal(lm_buf_printf(names, "%s\n", one.name), 0);
+		if (strcmp(one.name, ".") == 0) {
+			assert_int_equal(one.entry.node, node);
+		} else if (strcmp(one.name, "..") != 0) {
+			struct lm_entry looked_up;
+			assert_int_equal(lm_tree_lookup(rig->tree, node, one.name, &looked_up, &need, NULL), 0);
+			assert_memory_equal(&looked_up, &one.entry, sizeof(looked_up));
+		}
+	}
+}
+
+static void test_readdir(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	CLEANUP(lm_buf_done) struct lm_buf names = LM_BUF(1 << 20);
+	struct lm_object_ref need;
+	struct one one = {.taken = false};
+	if (!open_rig(&rig, "fixture.cern.ch", REV(3)))
+		skip();
+	assert_int_equal(list_dir(&rig, node_of(&rig, "/many"), &names), 2 + 299);
+	assert_int_equal(strncmp(lm_buf_cstr(&names), ".\n..\n", 5), 0);
+	lm_buf_clear(&names);
+	list_dir(&rig, LM_NODE_ROOT, &names);
+	assert_non_null(strstr(lm_buf_cstr(&names), "\nnested\n"));
+	lm_buf_clear(&names);
+	list_dir(&rig, node_of(&rig, "/nested/a"), &names);
+	assert_non_null(strstr(lm_buf_cstr(&names), "\nhl1\n"));
+	assert_non_null(strstr(lm_buf_cstr(&names), "\n.cvmfscatalog\n"));
+	assert_int_equal(
+		lm_tree_readdir(rig.tree, node_of(&rig, "/files/hello.txt"), 0, take_one, &one, &need, NULL), -ENOTDIR);
+}
+
+/* Hidden folders are found by name only; inside, tags of old revisions hang as whole trees. */
+static void test_hidden_and_bound(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	CLEANUP(lm_buf_done) struct lm_buf names = LM_BUF(1 << 20);
+	struct lm_entry entry;
+	struct lm_object_ref need;
+	if (!fixtures_present())
+		skip();
+	tree_rig_open(&rig, "options.fixture.cern.ch");
+	lm_tree_set_root(rig.tree, root_of(&rig, "published/options.fixture.cern.ch.cvmfspublished.rev2"));
+	CLEANUP(lm_freep) char *current = lm_str_printf("%s/options.fixture.cern.ch/.cvmfspublished", rig.dir);
+	CLEANUP(lm_buf_done) struct lm_buf text = {0};
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_manifest manifest;
+	uint32_t number;
+	read_whole(current, &text);
+	assert_ok(lm_manifest_parse(lm_buf_cstr(&text), text.len, &manifest, &err), &err);
+	assert_ok(lm_catalogs_number(rig.catalogs, &manifest.catalog, "", 0, &number, &err), &err);
+	lm_tree_set_root(rig.tree, number);
+
+	list_dir(&rig, LM_NODE_ROOT, &names);
+	assert_null(strstr(lm_buf_cstr(&names), ".cvmfs\n"));
+	assert_int_equal(walk(&rig, "/.cvmfs/snapshots/one/gone-in-2", &entry), 0);
+	assert_int_equal(walk(&rig, "/gone-in-2", &entry), -ENOENT);
+	assert_int_equal(walk(&rig, "/.cvmfs/snapshots/one/nested/deeper/g", &entry), 0);
+	uint64_t inside = entry.node;
+	assert_int_not_equal(inside, node_of(&rig, "/nested/deeper/g"));
+	CLEANUP(lm_buf_done) struct lm_buf path = LM_BUF(LM_REPO_PATH_MAX);
+	lm_tree_path(rig.tree, inside, &path);
+	assert_string_equal(lm_buf_cstr(&path), "/.cvmfs/snapshots/one/nested/deeper/g");
+	/* The same directory in two places must not be one node: the kernel would move it to and fro. */
+	assert_int_not_equal(node_of(&rig, "/.cvmfs/snapshots/two/dir"), node_of(&rig, "/dir"));
+	assert_int_equal(PROVIDED(&rig, lm_tree_getattr(rig.tree, inside, &entry.attr, &need, NULL)), 0);
+}
+
+static void check_plan(const struct lm_read_plan *plan, uint64_t len)
+{
+	uint64_t sum = 0;
+	for (size_t i = 0; i < plan->count; i++) {
+		assert_true(plan->pieces[i].len > 0);
+		assert_true(plan->pieces[i].offset + plan->pieces[i].len <= plan->pieces[i].ref.size);
+		sum += plan->pieces[i].len;
+	}
+	assert_int_equal(sum, len);
+}
+
+static void test_read_plan(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	struct lm_object_ref need;
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_read_plan plan;
+	if (!open_rig(&rig, "fixture.cern.ch", REV(3)))
+		skip();
+	uint64_t large = node_of(&rig, "/chunked/large.bin"), hello = node_of(&rig, "/files/hello.txt");
+	const uint64_t size = 1500000;
+
+	assert_ok(lm_tree_read_plan(rig.tree, large, 0, size, false, &plan, &need, &err), &err);
+	assert_true(plan.count > 5);
+	check_plan(&plan, size);
+	uint64_t first = plan.pieces[0].ref.size;
+	struct lm_hash second = plan.pieces[1].ref.hash, third = plan.pieces[2].ref.hash;
+	assert_int_equal(plan.pieces[0].ref.kind, LM_OBJECT_CHUNK);
+	lm_read_plan_done(&plan);
+
+	/* Over a chunk's end, one byte each side; and what follows. */
+	assert_ok(lm_tree_read_plan(rig.tree, large, first - 1, 2, false, &plan, &need, &err), &err);
+	assert_int_equal(plan.count, 2);
+	assert_int_equal(plan.ahead_count, 0);
+	assert_int_equal(plan.pieces[0].offset, first - 1);
+	assert_int_equal(plan.pieces[1].offset, 0);
+	check_plan(&plan, 2);
+	lm_read_plan_done(&plan);
+	assert_ok(lm_tree_read_plan(rig.tree, large, first - 1, 1, true, &plan, &need, &err), &err);
+	assert_int_equal(plan.count, 1);
+	assert_true(plan.ahead_count >= 1);
+	assert_true(lm_hash_equal(&plan.ahead[0].hash, &second));
+	if (plan.ahead_count > 1)
+		assert_true(lm_hash_equal(&plan.ahead[1].hash, &third));
+	lm_read_plan_done(&plan);
+
+	/* Around the end of the file. */
+	assert_ok(lm_tree_read_plan(rig.tree, large, size - 10, 4096, true, &plan, &need, &err), &err);
+	check_plan(&plan, 10);
+	assert_int_equal(plan.ahead_count, 0);
+	lm_read_plan_done(&plan);
+	assert_ok(lm_tree_read_plan(rig.tree, large, size, 4096, true, &plan, &need, &err), &err);
+	assert_int_equal(plan.count, 0);
+	lm_read_plan_done(&plan);
+	assert_ok(lm_tree_read_plan(rig.tree, large, UINT64_MAX - 5, 4096, true, &plan, &need, &err), &err);
+	assert_int_equal(plan.count, 0);
+	lm_read_plan_done(&plan);
+
+	assert_ok(lm_tree_read_plan(rig.tree, hello, 5, 4096, true, &plan, &need, &err), &err);
+	assert_int_equal(plan.count, 1);
+	assert_int_equal(plan.pieces[0].ref.kind, LM_OBJECT_FILE);
+	assert_int_equal(plan.pieces[0].offset, 5);
+	check_plan(&plan, 14);
+	lm_read_plan_done(&plan);
+	assert_int_equal(lm_tree_read_plan(rig.tree, LM_NODE_ROOT, 0, 1, false, &plan, &need, &err), -EISDIR);
+	uint64_t link = node_of(&rig, "/links/rel");
+	assert_int_equal(lm_tree_read_plan(rig.tree, link, 0, 1, false, &plan, &need, &err), -EINVAL);
+}
+
+static bool has_name(const struct lm_buf *names, const char *name)
+{
+	for (size_t at = 0; at < names->len; at += strlen((char *)names->data + at) + 1)
+		if (strcmp((char *)names->data + at, name) == 0)
+			return true;
+	return false;
+}
+
+static void test_attributes(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	CLEANUP(lm_buf_done) struct lm_buf value = LM_BUF(65536);
+	struct lm_object_ref need;
+	struct lm_err err = LM_ERR_INIT;
+	if (!open_rig(&rig, "fixture.cern.ch", REV(3)))
+		skip();
+	uint64_t user = node_of(&rig, "/xattr/user"), trusted = node_of(&rig, "/xattr/trusted");
+	assert_ok(lm_tree_getxattr(rig.tree, user, "user.one", &value, &need, &err), &err);
+	assert_string_equal(lm_buf_cstr(&value), "changed");
+	lm_buf_clear(&value);
+	assert_ok(lm_tree_getxattr(rig.tree, user, "user.empty", &value, &need, &err), &err);
+	assert_int_equal(value.len, 0);
+	assert_int_equal(lm_tree_getxattr(rig.tree, user, "user.two", &value, &need, &err), -ENODATA);
+	assert_int_equal(lm_tree_getxattr(rig.tree, LM_NODE_ROOT, "user.one", &value, &need, &err), -ENODATA);
+	assert_ok(lm_tree_listxattr(rig.tree, user, false, &value, &need, &err), &err);
+	assert_true(has_name(&value, "user.binary") && has_name(&value, "user.empty") && has_name(&value, "user.one"));
+	lm_buf_clear(&value);
+	assert_ok(lm_tree_listxattr(rig.tree, trusted, false, &value, &need, &err), &err);
+	assert_int_equal(value.len, 0);
+	assert_ok(lm_tree_listxattr(rig.tree, trusted, true, &value, &need, &err), &err);
+	assert_true(has_name(&value, "trusted.fixture"));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_no_root),
+		cmocka_unit_test(test_lookup),
+		cmocka_unit_test(test_nested),
+		cmocka_unit_test(test_hard_links),
+		cmocka_unit_test(test_numbers_last),
+		cmocka_unit_test(test_root_changes),
+		cmocka_unit_test(test_links),
+		cmocka_unit_test(test_expand),
+		cmocka_unit_test(test_readdir),
+		cmocka_unit_test(test_hidden_and_bound),
+		cmocka_unit_test(test_read_plan),
+		cmocka_unit_test(test_attributes),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
