@@ -298,7 +298,7 @@ static void release(struct lm_http *http, struct lm_http_transfer *t)
 {
 	if (t->easy) {
 		curl_multi_remove_handle(http->multi, t->easy);
-		release_easy(http, STEAL(t->easy), t->result.code == 0);
+		release_easy(http, STEAL(t->easy), t->curl_ok);
 	}
 	if (t->admitted) {
 		t->host->running--;

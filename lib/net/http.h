@@ -89,8 +89,8 @@ int lm_http_call(struct lm_http *http, unsigned delay_ms, void (*fn)(void *arg),
 
 /* Blocking helper for programs (not for the engine's thread; callbacks of request are replaced, except on_answer and
  * on_header, whose arg stays): body appended to body, whose max bounds it. Result's code
- * is returned, and statuses other than 2xx are made errors: 404 -ENOENT, 401/403 -EACCES, others -EIO. result may be
- * NULL; it is filled in whenever a request was started. */
+ * is returned, and statuses other than 2xx are made errors: 404 -ENOENT, 401/403 -EACCES, others -EIO. After an
+ * error body is as before. result may be NULL; it is filled in whenever a request was started. */
 int lm_http_get(struct lm_http *http, const struct lm_http_request *request, struct lm_buf *body,
 	struct lm_http_result *result, struct lm_err *err) MUST_CHECK;
 

@@ -75,7 +75,12 @@ int lm_http_get(struct lm_http *http, const struct lm_http_request *request, str
 	struct get get = {.request = request, .body = body};
 	lm_lock_init(&get.lock);
 	lm_cond_init(&get.cond);
+	size_t len_before = body->len;
 	int r = run(http, &get, err);
+	if (r < 0 && body->data) {
+		body->len = len_before;
+		body->data[len_before] = '\0';
+	}
 	if (result)
 		*result = get.result;
 	lm_cond_done(&get.cond);

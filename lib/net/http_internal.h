@@ -73,6 +73,7 @@ struct lm_http_transfer {
 	struct lm_http_host *host;
 	bool admitted; /* counted in host->running */
 	CURL *easy;
+	bool curl_ok;	/* curl itself met no error */
 	bool connected; /* the request went out, or part of it */
 	bool paused;
 	struct lm_http_call stall;

@@ -305,9 +305,8 @@ static void tell_answer(struct lm_http_transfer *t)
 	const struct lm_http_request *request = &t->request;
 	if (request->on_answer)
 		request->on_answer(request->arg, t->result.status);
-	const char *end = (const char *)t->answer.data + t->answer.len;
-	for (const char *name = (const char *)t->answer.data, *value;
-		request->on_header && name < end && t->state != TRANSFER_ENDED; name = value + strlen(value) + 1) {
+	const char *name = lm_buf_cstr(&t->answer), *end = name + t->answer.len, *value;
+	for (; request->on_header && name < end && t->state != TRANSFER_ENDED; name = value + strlen(value) + 1) {
 		value = name + strlen(name) + 1;
 		request->on_header(request->arg, name, value);
 	}
@@ -405,6 +404,7 @@ int lm_http_transfer_setup(struct lm_http_transfer *t, const char *user_agent)
 
 void lm_http_transfer_complete(struct lm_http_transfer *t, CURLcode code)
 {
+	t->curl_ok = code == CURLE_OK;
 	/* What becomes of a refusal's body is nobody's business. */
 	if (t->answered && !is_success(t))
 		lm_http_end(t, 0, "%s", "");

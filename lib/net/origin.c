@@ -297,10 +297,16 @@ struct get_buf {
 	bool done;
 };
 
+static void forget_bytes(struct get_buf *get)
+{
+	get->body->len = get->len_before;
+	if (get->body->data)
+		get->body->data[get->len_before] = '\0';
+}
+
 static int buf_begin(void *arg, struct lm_err *err)
 {
-	struct get_buf *get = arg;
-	get->body->len = get->len_before;
+	forget_bytes(arg);
 	return 0;
 }
 
@@ -337,6 +343,8 @@ int lm_origin_get_buf(struct lm_origin *origin, const char *path, struct lm_buf 
 			lm_cond_wait(&get.cond, &get.lock);
 		lm_lock_release(&get.lock);
 		r = get.code;
+		if (r < 0)
+			forget_bytes(&get);
 		if (r < 0 && err)
 			*err = get.err;
 	}

@@ -60,7 +60,8 @@ struct lm_origin_consumer {
 int lm_origin_get(struct lm_origin *origin, const char *path, enum lm_http_priority priority, bool no_cache,
 	const struct lm_origin_consumer *consumer, struct lm_err *err) MUST_CHECK;
 
-/* Blocking, for programs (not on the engine's thread): appends to body, whose max bounds it (-EMSGSIZE). */
+/* Blocking, for programs (not on the engine's thread): appends to body, whose max bounds it (-EMSGSIZE); after
+ * an error body is as before. */
 int lm_origin_get_buf(struct lm_origin *origin, const char *path, struct lm_buf *body, struct lm_err *err) MUST_CHECK;
 
 struct lm_origin_stats {

@@ -55,12 +55,14 @@ struct liar_request {
 
 enum liar_next { LIAR_PASS, LIAR_KEEP, LIAR_CLOSE };
 
+typedef enum liar_next liar_hook(struct liar *liar, int fd, const struct liar_request *request);
+
 struct liar {
 	int fd, stop[2];
 	unsigned port;
 	char url[64]; /* "http://127.0.0.1:PORT" */
-	enum liar_next (*hook)(struct liar *liar, int fd, const struct liar_request *request);
-	void *hook_arg;
+	_Atomic(liar_hook *) hook;
+	_Atomic(const char *) hook_arg;
 	pthread_t thread;
 
 	pthread_mutex_t lock;
@@ -301,7 +303,8 @@ static void *liar_serve(void *arg)
 		liar->log[liar->n_requests++] = strdup(request->target);
 		pthread_cond_broadcast(&liar->changed);
 		pthread_mutex_unlock(&liar->lock);
-		enum liar_next next = liar->hook ? liar->hook(liar, connection.fd, request) : LIAR_PASS;
+		liar_hook *hook = liar->hook;
+		enum liar_next next = hook ? hook(liar, connection.fd, request) : LIAR_PASS;
 		keep = next == LIAR_PASS ? liar_answer(liar, connection.fd, request) : next == LIAR_KEEP;
 	}
 	free(request);

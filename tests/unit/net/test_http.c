@@ -251,7 +251,9 @@ static void test_body_limit(void **state)
 	struct lm_http_request request = request_for(url);
 	CLEANUP(lm_buf_done) struct lm_buf small = LM_BUF(1000);
 	struct lm_err err = LM_ERR_INIT;
+	assert_int_equal(lm_buf_str(&small, "before"), 0);
 	assert_int_equal(lm_http_get(http, &request, &small, NULL, &err), -EMSGSIZE);
+	assert_string_equal(lm_buf_cstr(&small), "before");
 	assert_int_equal(get("/ok"), 0);
 }
 

@@ -1,0 +1,450 @@
+/* The rules of choosing servers and proxies, step by step, with time and dice in our hands. */
+#include "net/origin_policy.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+/* after the above */
+#include <cmocka.h>
+
+enum { PROXY_RESET_MS = 300000, HOST_RESET_MS = 1800000 };
+
+/* The dice say this, cut to what is possible. */
+static uint32_t dice;
+static uint32_t roll(uint32_t bound)
+{
+	assert_true(bound > 0);
+	return LM_MIN(dice, bound - 1);
+}
+
+static struct lm_origin_rules rules = {
+	.max_retries = 1,
+	.backoff_init_ms = 2000,
+	.backoff_max_ms = 10000,
+	.proxy_reset_ms = PROXY_RESET_MS,
+	.host_reset_ms = HOST_RESET_MS,
+	.random_below = roll,
+};
+
+static struct lm_origin_policy *policy;
+static struct lm_origin_try try;
+static unsigned delay_ms;
+
+static void make(const char *servers, const char *proxies)
+{
+	struct lm_err err = LM_ERR_INIT;
+	lm_origin_policy_freep(&policy);
+	if (lm_origin_policy_new(servers, proxies, "repo.example.org", &rules, &policy, &err) < 0)
+		fail_msg("%s", err.msg);
+}
+
+static int set_up(void **state)
+{
+	dice = 0;
+	rules.max_retries = 1;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	lm_origin_policy_freep(&policy);
+	return 0;
+}
+
+static void start(int64_t now_ms)
+{
+	lm_origin_try_start(policy, &try, false, now_ms);
+}
+
+static bool again(enum lm_origin_fault fault)
+{
+	return lm_origin_try_again(policy, &try, fault, 1000, &delay_ms);
+}
+
+static void assert_at(const char *server, const char *proxy, bool no_cache)
+{
+	const char *have = lm_origin_policy_proxy(policy, try.proxy);
+	assert_string_equal(lm_origin_policy_server(policy, try.server), server);
+	if (proxy)
+		assert_string_equal(have, proxy);
+	else
+		assert_null(have);
+	assert_int_equal(try.no_cache, no_cache);
+}
+
+static void test_lists(void **state)
+{
+	make(" http://a/cvmfs/@fqrn@/ ; https://b:1/@org@/@fqrn@,,http://c",
+		"http://p1:3128|p2:3128; ;DIRECT|http://p3:1");
+	assert_string_equal(lm_origin_policy_server(policy, 0), "http://a/cvmfs/repo.example.org");
+	assert_string_equal(lm_origin_policy_server(policy, 1), "https://b:1/repo/repo.example.org");
+	assert_string_equal(lm_origin_policy_server(policy, 2), "http://c");
+	assert_string_equal(lm_origin_policy_proxy(policy, 0), "http://p1:3128");
+	assert_string_equal(lm_origin_policy_proxy(policy, 1), "http://p2:3128");
+	assert_null(lm_origin_policy_proxy(policy, 2));
+	assert_string_equal(lm_origin_policy_proxy(policy, 3), "http://p3:1");
+}
+
+static void test_bad_lists(void **state)
+{
+	static const struct {
+		const char *servers, *proxies, *named;
+	} cases[] = {{"", "DIRECT", "no server"}, {" ; ,", "DIRECT", "no server"}, {NULL, "DIRECT", "no server"},
+		{"http://a", "", "no proxy"}, {"http://a", " | ;", "no proxy"}, {"http://a", NULL, "no proxy"},
+		{"ftp://a", "DIRECT", "ftp://a"}, {"a.example", "DIRECT", "a.example"},
+		{"file:///srv", "DIRECT", "file:///srv"}, {"http://a b", "DIRECT", "a b"},
+		{"http://a:99999", "DIRECT", "99999"}, {"http://", "DIRECT", "http://"},
+		{"http://a", "socks5://p:1", "socks5"}, {"http://a", "auto", "auto"},
+		{"http://a", "http://p:1|:", "proxy"}, {"http://a\x01", "DIRECT", "server"}};
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct lm_err err = LM_ERR_INIT;
+		struct lm_origin_policy *none = NULL;
+		assert_int_equal(lm_origin_policy_new(
+					 cases[i].servers, cases[i].proxies, "repo.example.org", &rules, &none, &err),
+			-EINVAL);
+		assert_null(none);
+		assert_non_null(strstr(err.msg, cases[i].named));
+		assert_non_null(strstr(err.msg, "repo.example.org"));
+	}
+}
+
+static void test_too_many(void **state)
+{
+	char list[100 * 12] = "";
+	struct lm_origin_policy *none = NULL;
+	for (unsigned i = 0; i < 65; i++)
+		snprintf(list + strlen(list), sizeof(list) - strlen(list), "http://a%02u;", i);
+	assert_int_equal(lm_origin_policy_new(list, "DIRECT", "r", &rules, &none, NULL), -EINVAL);
+	assert_int_equal(lm_origin_policy_new("http://a", list, "r", &rules, &none, NULL), -EINVAL);
+	list[64 * 11] = '\0';
+	make(list, list);
+	start(0);
+	for (unsigned i = 1; i < 64; i++)
+		assert_true(again(LM_ORIGIN_SERVER));
+	assert_false(again(LM_ORIGIN_SERVER));
+}
+
+static void test_good_changes_nothing(void **state)
+{
+	make("http://a;http://b", "DIRECT");
+	for (unsigned i = 0; i < 3; i++) {
+		start(0);
+		assert_at("http://a", NULL, false);
+		lm_origin_try_good(policy, &try, 0);
+	}
+}
+
+/* A server that fails is left, by the others, too; after the reset time the first one is asked again. */
+static void test_server_sticks(void **state)
+{
+	make("http://a;http://b", "DIRECT");
+	start(1000);
+	assert_true(again(LM_ORIGIN_SERVER));
+	assert_int_equal(delay_ms, 0);
+	assert_at("http://b", NULL, false);
+	lm_origin_try_good(policy, &try, 1000);
+	start(1000 + HOST_RESET_MS - 1);
+	assert_at("http://b", NULL, false);
+	start(1000 + HOST_RESET_MS);
+	assert_at("http://a", NULL, false);
+}
+
+static void test_all_servers_fail(void **state)
+{
+	make("http://a;http://b;http://c", "DIRECT");
+	start(0);
+	assert_true(again(LM_ORIGIN_SERVER));
+	assert_true(again(LM_ORIGIN_ABSENT));
+	assert_at("http://c", NULL, false);
+	assert_false(again(LM_ORIGIN_DAMAGED) && again(LM_ORIGIN_DAMAGED));
+	assert_int_equal(lm_origin_try_code(&try), -EIO);
+}
+
+/* Another request that left the server before does not make this one leave the next. */
+static void test_server_is_left_once(void **state)
+{
+	struct lm_origin_try other;
+	make("http://a;http://b;http://c", "DIRECT");
+	start(0);
+	lm_origin_try_start(policy, &other, false, 0);
+	assert_true(again(LM_ORIGIN_SERVER));
+	assert_true(lm_origin_try_again(policy, &other, LM_ORIGIN_SERVER, 0, &delay_ms));
+	assert_string_equal(lm_origin_policy_server(policy, other.server), "http://b");
+	start(0);
+	assert_at("http://b", NULL, false);
+}
+
+/* One object that is absent says nothing about the server, unless the next one has it. */
+static void test_absent(void **state)
+{
+	make("http://a;http://b", "DIRECT");
+	start(0);
+	assert_true(again(LM_ORIGIN_ABSENT));
+	assert_at("http://b", NULL, false);
+	assert_false(again(LM_ORIGIN_ABSENT));
+	assert_int_equal(lm_origin_try_code(&try), -ENOENT);
+	start(0);
+	assert_at("http://a", NULL, false);
+	assert_true(again(LM_ORIGIN_ABSENT));
+	lm_origin_try_good(policy, &try, 0);
+	start(0);
+	assert_at("http://b", NULL, false);
+	assert_true(again(LM_ORIGIN_ABSENT)); /* and around to the first */
+	assert_at("http://a", NULL, false);
+}
+
+static void test_absent_beside_other_faults(void **state)
+{
+	make("http://a;http://b", "DIRECT");
+	rules.max_retries = 0;
+	make("http://a;http://b", "DIRECT");
+	start(0);
+	assert_true(again(LM_ORIGIN_TIMEOUT));
+	assert_false(again(LM_ORIGIN_ABSENT)); /* the one that did not answer may have it */
+	assert_int_equal(lm_origin_try_code(&try), -ETIMEDOUT);
+	start(0);
+	assert_true(again(LM_ORIGIN_TIMEOUT));
+	assert_false(again(LM_ORIGIN_TRANSFER));
+	assert_int_equal(lm_origin_try_code(&try), -EIO);
+}
+
+/* Past the caches first, then elsewhere, where caches may be asked again. */
+static void test_damaged(void **state)
+{
+	make("http://a;http://b", "http://p:1");
+	start(0);
+	assert_true(again(LM_ORIGIN_DAMAGED));
+	assert_int_equal(delay_ms, 0);
+	assert_at("http://a", "http://p:1", true);
+	assert_true(again(LM_ORIGIN_DAMAGED));
+	assert_at("http://b", "http://p:1", false);
+	assert_true(again(LM_ORIGIN_DAMAGED));
+	assert_at("http://b", "http://p:1", true);
+	assert_false(again(LM_ORIGIN_DAMAGED));
+	assert_int_equal(lm_origin_try_code(&try), -EBADMSG);
+	start(0);
+	assert_at("http://a", "http://p:1", false);
+
+	lm_origin_try_start(policy, &try, true, 0); /* asked for fresh from the beginning */
+	assert_at("http://a", "http://p:1", true);
+	assert_true(again(LM_ORIGIN_DAMAGED));
+	assert_at("http://b", "http://p:1", true);
+	assert_false(again(LM_ORIGIN_DAMAGED));
+}
+
+static void test_damaged_and_absent(void **state)
+{
+	make("http://a;http://b", "DIRECT");
+	start(0);
+	assert_true(again(LM_ORIGIN_ABSENT));
+	assert_true(again(LM_ORIGIN_DAMAGED));
+	assert_false(again(LM_ORIGIN_DAMAGED));
+	assert_int_equal(lm_origin_try_code(&try), -EBADMSG);
+}
+
+static void test_back_off(void **state)
+{
+	rules.max_retries = 5;
+	make("http://a", "DIRECT");
+	dice = 1500;
+	start(0);
+	static const unsigned expected[] = {1500, 3000, 6000, 10000, 10000};
+	for (size_t i = 0; i < ARRAY_LEN(expected); i++) {
+		assert_true(again(i % 2 ? LM_ORIGIN_OVERLOAD : LM_ORIGIN_TRANSFER));
+		assert_int_equal(delay_ms, expected[i]);
+		assert_at("http://a", NULL, false);
+	}
+	assert_false(again(LM_ORIGIN_TRANSFER));
+	dice = UINT32_MAX;
+	start(0);
+	assert_true(again(LM_ORIGIN_TIMEOUT));
+	assert_int_equal(delay_ms, 2000);
+}
+
+/* Without a proxy it is the server's fault; retries belong to the request, not to the path. */
+static void test_transfer_direct(void **state)
+{
+	make("http://a;http://b", "DIRECT");
+	start(0);
+	assert_true(again(LM_ORIGIN_TRANSFER));
+	assert_at("http://a", NULL, false);
+	assert_true(again(LM_ORIGIN_TRANSFER));
+	assert_int_equal(delay_ms, 0);
+	assert_at("http://b", NULL, false);
+	assert_false(again(LM_ORIGIN_TRANSFER));
+}
+
+static void test_overload_is_the_servers(void **state)
+{
+	make("http://a;http://b", "http://p1:1;http://p2:1");
+	start(0);
+	assert_true(again(LM_ORIGIN_OVERLOAD));
+	assert_at("http://a", "http://p1:1", false);
+	assert_true(again(LM_ORIGIN_OVERLOAD));
+	assert_at("http://b", "http://p1:1", false);
+}
+
+/* Groups: burned inside, then the next, then the next server with nothing burned. */
+static void test_proxies(void **state)
+{
+	rules.max_retries = 0;
+	make("http://a;http://b", "http://p1:1|http://p2:1;http://p3:1");
+	start(0);
+	assert_at("http://a", "http://p1:1", false);
+	assert_true(again(LM_ORIGIN_TRANSFER));
+	assert_at("http://a", "http://p2:1", false);
+	assert_true(again(LM_ORIGIN_PROXY));
+	assert_at("http://a", "http://p3:1", false);
+	assert_true(again(LM_ORIGIN_TIMEOUT));
+	assert_at("http://b", "http://p1:1", false);
+	assert_true(again(LM_ORIGIN_PROXY));
+	assert_true(again(LM_ORIGIN_PROXY));
+	assert_at("http://b", "http://p3:1", false);
+	assert_false(again(LM_ORIGIN_PROXY));
+	assert_int_equal(lm_origin_try_code(&try), -EIO);
+	start(0);
+	assert_at("http://a", "http://p1:1", false);
+}
+
+static void test_proxy_balancing(void **state)
+{
+	dice = 1;
+	make("http://a", "http://p1:1|http://p2:1|http://p3:1");
+	start(0);
+	assert_at("http://a", "http://p2:1", false); /* picked once, */
+	dice = 2;
+	start(0);
+	assert_at("http://a", "http://p2:1", false); /* not for each request */
+	assert_true(again(LM_ORIGIN_PROXY));
+	assert_at("http://a", "http://p3:1", false);
+	assert_true(again(LM_ORIGIN_PROXY));
+	assert_at("http://a", "http://p1:1", false); /* the last that is not burned */
+}
+
+static void test_proxy_is_burned_once(void **state)
+{
+	struct lm_origin_try other;
+	make("http://a", "http://p1:1|http://p2:1|http://p3:1");
+	start(0);
+	lm_origin_try_start(policy, &other, false, 0);
+	assert_true(again(LM_ORIGIN_PROXY));
+	assert_true(lm_origin_try_again(policy, &other, LM_ORIGIN_PROXY, 0, &delay_ms));
+	assert_string_equal(lm_origin_policy_proxy(policy, other.proxy), "http://p2:1");
+}
+
+static void test_proxy_reset(void **state)
+{
+	make("http://a", "http://p1:1;http://p2:1");
+	start(1000);
+	assert_true(again(LM_ORIGIN_PROXY)); /* at 1000 */
+	lm_origin_try_good(policy, &try, 1000);
+	start(1000 + PROXY_RESET_MS - 1);
+	assert_at("http://a", "http://p2:1", false);
+	start(1000 + PROXY_RESET_MS);
+	assert_at("http://a", "http://p1:1", false);
+}
+
+/* With DIRECT in the list the request goes there when the proxy is down, and faults there are the server's. */
+static void test_direct_after_proxy(void **state)
+{
+	rules.max_retries = 0;
+	make("http://a;http://b", "http://p1:1;DIRECT");
+	start(0);
+	assert_true(again(LM_ORIGIN_TRANSFER));
+	assert_at("http://a", NULL, false);
+	assert_true(again(LM_ORIGIN_TRANSFER));
+	assert_at("http://b", NULL, false);
+	assert_false(again(LM_ORIGIN_TRANSFER));
+}
+
+/* A proxy's answer without a proxy can't be; it does not loop either. */
+static void test_proxy_fault_direct(void **state)
+{
+	make("http://a", "DIRECT");
+	start(0);
+	assert_false(again(LM_ORIGIN_PROXY));
+}
+
+/* Whatever happens, the number of attempts is bounded as the header of origin.h says. */
+static void test_bound(void **state)
+{
+	enum { SERVERS = 3, PROXIES = 4, RETRIES = 2, ROUNDS = 20000 };
+	unsigned seed = 1, most = 0;
+	rules.max_retries = RETRIES;
+	make("http://a;http://b;http://c", "http://p1:1|http://p2:1;DIRECT;http://p3:1");
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		int64_t now = (int64_t)round * 1000;
+		unsigned attempts = 1;
+		dice = (uint32_t)rand_r(&seed);
+		lm_origin_try_start(policy, &try, rand_r(&seed) % 4 == 0, now);
+		for (; attempts < 1000; attempts++) {
+			enum lm_origin_fault fault =
+				LM_ORIGIN_TRANSFER + (unsigned)rand_r(&seed) % (LM_ORIGIN_FAULTS - 1);
+			if (rand_r(&seed) % 16 == 0) {
+				lm_origin_try_good(policy, &try, now);
+				break;
+			}
+			if (!lm_origin_try_again(policy, &try, fault, now, &delay_ms)) {
+				assert_true(lm_origin_try_code(&try) < 0);
+				break;
+			}
+			assert_in_range(delay_ms, 0, 10000);
+		}
+		most = LM_MAX(most, attempts);
+	}
+	assert_in_range(most, SERVERS, SERVERS * 2 * PROXIES + RETRIES);
+}
+
+static void test_judge(void **state)
+{
+	static const struct {
+		unsigned status;
+		bool proxied, proxy_error;
+		enum lm_origin_fault fault;
+	} cases[] = {{200, false, false, LM_ORIGIN_FINE}, {206, true, true, LM_ORIGIN_FINE},
+		{404, false, false, LM_ORIGIN_ABSENT}, {404, true, false, LM_ORIGIN_ABSENT},
+		{404, true, true, LM_ORIGIN_PROXY}, {404, false, true, LM_ORIGIN_ABSENT},
+		{500, true, false, LM_ORIGIN_SERVER}, {503, true, true, LM_ORIGIN_PROXY},
+		{503, false, true, LM_ORIGIN_SERVER}, {400, true, false, LM_ORIGIN_SERVER},
+		{403, true, false, LM_ORIGIN_PROXY}, {403, false, false, LM_ORIGIN_SERVER},
+		{407, true, false, LM_ORIGIN_PROXY}, {429, true, false, LM_ORIGIN_OVERLOAD},
+		{429, false, false, LM_ORIGIN_OVERLOAD}, {302, true, false, LM_ORIGIN_SERVER},
+		{999, true, false, LM_ORIGIN_SERVER}};
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+		if (lm_origin_judge(cases[i].status, cases[i].proxied, cases[i].proxy_error) != cases[i].fault)
+			fail_msg("case %zu", i);
+	for (unsigned i = 0; i < LM_ORIGIN_FAULTS; i++)
+		assert_non_null(lm_origin_fault_name(i));
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_lists),
+		TEST(test_bad_lists),
+		TEST(test_too_many),
+		TEST(test_good_changes_nothing),
+		TEST(test_server_sticks),
+		TEST(test_all_servers_fail),
+		TEST(test_server_is_left_once),
+		TEST(test_absent),
+		TEST(test_absent_beside_other_faults),
+		TEST(test_damaged),
+		TEST(test_damaged_and_absent),
+		TEST(test_back_off),
+		TEST(test_transfer_direct),
+		TEST(test_overload_is_the_servers),
+		TEST(test_proxies),
+		TEST(test_proxy_balancing),
+		TEST(test_proxy_is_burned_once),
+		TEST(test_proxy_reset),
+		TEST(test_direct_after_proxy),
+		TEST(test_proxy_fault_direct),
+		TEST(test_bound),
+		TEST(test_judge),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
