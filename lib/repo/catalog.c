@@ -244,7 +244,7 @@ static int walk_up(struct lm_catalog *c, sqlite3_stmt *stmt, struct path_builder
 
 static int walk_to_root(struct lm_catalog *c, uint64_t rowid, struct path_builder *path, struct lm_err *err)
 {
-	struct lm_path_hash first, self, parent;
+	struct lm_path_hash first = {0, 0}, self, parent = {0, 0};
 	LM_LOCKED(&c->lock);
 	CLEANUP(lm_stmt_resetp) sqlite3_stmt *from = c->up_rowid;
 	sqlite3_bind_int64(from, 1, (int64_t)rowid);

@@ -836,7 +836,7 @@ static int store_counters(
 		snprintf(name, sizeof(name), "%s_%s", prefix, lm_counter_names[i].name);
 		if (value > INT64_MAX)
 			return lm_err_set(err, -EPROTO, "%s of this and of its nested catalogs do not fit", name);
-		sqlite3_bind_text(stmt, 1, name, -1, SQLITE_TRANSIENT);
+		sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
 		sqlite3_bind_int64(stmt, 2, (int64_t)value);
 		r = lm_db_run(&w->db.db, stmt, err);
 	}

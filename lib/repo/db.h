@@ -51,6 +51,8 @@ static inline void lm_stmt_finalizep(sqlite3_stmt **stmt)
 /* For CLEANUP on a second pointer to a kept statement: ends its use, whatever happened. */
 static inline void lm_stmt_resetp(sqlite3_stmt **stmt)
 {
+	if (!*stmt)
+		return;
 	sqlite3_reset(*stmt);
 	sqlite3_clear_bindings(*stmt);
 }
