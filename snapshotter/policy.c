@@ -273,11 +273,16 @@ static int call_fetcher(struct lm_policy *policy, struct known **entries, size_t
 	request.n_layers = count;
 	int64_t until_ms = lm_now_ms() + timeout_ms;
 	int r = invoke_resolve(policy, &request, timeout_ms, false, ret, err);
-	/* Away: it may just be starting again, which must not cost the download of an image. */
 	int64_t left_ms = until_ms - lm_now_ms();
-	if (r == -EAGAIN && left_ms > 0)
-		r = invoke_resolve(policy, &request, (unsigned)LM_MIN(left_ms, RESTART_MS), true, ret, err);
-	return r;
+	if (r != -EAGAIN || left_ms <= 0)
+		return r;
+	/* Away: it may just be starting again, which must not cost the download of an image. If not, the first error
+	 * says more than the end of waiting. */
+	struct lm_err late = LM_ERR_INIT;
+	int again = invoke_resolve(policy, &request, (unsigned)LM_MIN(left_ms, RESTART_MS), true, ret, &late);
+	if (again == 0 || again == -ETIMEDOUT)
+		return again == 0 ? 0 : r;
+	return lm_err_set(err, again, "%s", lm_err_text(&late));
 }
 
 /* The entries are ours to ask for (pinned, asking). Each has an answer afterwards, if only that there is none. */

@@ -57,20 +57,29 @@ static int lock_root(struct lm_snapshots *s, const char *root, struct lm_err *er
 	return 0;
 }
 
-/* Ids on disk are not given out again, even if their records are gone; and without any records, something is wrong. */
-static int adopt_directories(struct lm_snapshots *s, const char *root, struct lm_err *err)
+/*
+ * Opens the records of the directories that are there. Directories without any records would all be dropped as
+ * left-overs: somebody lost the store, and has to say what becomes of the containers' data.
+ */
+static int open_store(struct lm_snapshots *s, const char *root, struct lm_err *err)
 {
 	CLEANUP(lm_freep) int64_t *ids = NULL;
 	size_t n = 0;
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/store.db", root);
+	if (!path)
+		return lm_err_oom(err);
 	int r = lm_layout_ids(s->layout, &ids, &n, err);
 	if (r < 0)
 		return r;
-	if (n > 0 && lm_store_is_new(s->store))
+	if (n > 0 && access(path, F_OK) < 0)
 		return lm_err_set(err, -ENOTEMPTY,
 			"%s/snapshots holds %zu snapshots, but no store names them: put store.db back, or move the "
 			"directory "
 			"away to start empty",
 			root, n);
+	r = lm_store_open(path, &s->store, err);
+	if (r < 0)
+		return r;
 	for (size_t i = 0; i < n; i++)
 		lm_store_reserve_from(s->store, ids[i] + 1);
 	return 0;
@@ -87,12 +96,6 @@ static int repair_links(struct lm_snapshots *s, struct lm_err *err)
 	return r;
 }
 
-static int open_store(struct lm_snapshots *s, const char *root, struct lm_err *err)
-{
-	CLEANUP(lm_freep) char *path = lm_str_printf("%s/store.db", root);
-	return path ? lm_store_open(path, &s->store, err) : lm_err_oom(err);
-}
-
 int lm_snapshots_open(const struct lm_service_options *options, struct lm_snapshots **ret, struct lm_err *err)
 {
 	CLEANUP(lm_snapshots_closep) struct lm_snapshots *s = calloc(1, sizeof(*s));
@@ -107,8 +110,6 @@ int lm_snapshots_open(const struct lm_service_options *options, struct lm_snapsh
 		r = lock_root(s, options->root, err);
 	if (r == 0)
 		r = open_store(s, options->root, err);
-	if (r == 0)
-		r = adopt_directories(s, options->root, err);
 	if (r == 0)
 		r = repair_links(s, err);
 	if (r == 0)
@@ -282,7 +283,6 @@ static int make_ordinary(struct lm_snapshots *s, const struct lm_make_request *r
 {
 	struct lm_root_attributes attributes;
 	CLEANUP(making_done) struct making making = {0};
-	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *made = NULL;
 	int r = root_attributes(s, parent, request->labels, &attributes, err);
 	if (r == 0)
 		r = making_begin(&making, s, err);

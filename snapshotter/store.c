@@ -69,7 +69,6 @@ struct node {
 };
 
 struct lm_store {
-	bool is_new; /* constant after open */
 	/* under writer: the database, and the right to change the mirror */
 	struct lm_lock writer;
 	sqlite3 *db;
@@ -396,7 +395,6 @@ static int make_schema(struct lm_store *store, struct lm_err *err)
 		schema, APPLICATION_ID, SCHEMA_VERSION);
 	if (!sql)
 		return lm_err_oom(err);
-	store->is_new = true;
 	return exec(store, sql, err);
 }
 
@@ -668,11 +666,6 @@ void lm_store_close(struct lm_store *store)
 	lm_lock_done(&store->writer);
 	free(store->reserved);
 	free(store);
-}
-
-bool lm_store_is_new(const struct lm_store *store)
-{
-	return store->is_new;
 }
 
 /* Reading. */

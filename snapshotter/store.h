@@ -47,9 +47,6 @@ int lm_store_open(const char *path, struct lm_store **ret, struct lm_err *err) M
 void lm_store_close(struct lm_store *store);
 LM_DEFINE_CLEANUP(struct lm_store, lm_store_close, lm_store_closep)
 
-/* True when the database did not exist before lm_store_open(). */
-bool lm_store_is_new(const struct lm_store *store);
-
 /* The caller unrefs; NULL: there is none. */
 const struct lm_snapshot *lm_store_get(struct lm_store *store, const char *plugin, const char *key);
 /* The committed remote layer for (ref, parent); parent is "" for none. */

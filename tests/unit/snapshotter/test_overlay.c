@@ -1,0 +1,97 @@
+/* Mounts, word for word as containerd gets them. */
+#include "snapshotter/overlay.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const struct lm_mount_options plain = {0};
+
+/* "type source option option ..." */
+static char *mount_text(const struct lm_mount_options *options, const struct lm_snapshot *snapshot)
+{
+	struct lm_mount mount = {0};
+	assert_int_equal(lm_overlay_mount("/r/snapshots", options, snapshot, &mount, NULL), 0);
+	char *text = NULL;
+	assert_true(asprintf(&text, "%s %s", mount.type, mount.source) > 0);
+	for (size_t i = 0; i < mount.n_options; i++) {
+		char *longer = NULL;
+		assert_true(asprintf(&longer, "%s %s", text, mount.options[i]) > 0);
+		free(text);
+		text = longer;
+	}
+	lm_mount_done(&mount);
+	return text;
+}
+
+#define EXPECT(options, snapshot, text)                                       \
+	do {                                                                  \
+		CLEANUP(lm_freep) char *got_ = mount_text(options, snapshot); \
+		assert_string_equal(got_, text);                              \
+	} while (0)
+
+static void shapes(void **state)
+{
+	struct lm_snapshot one = {.id = 1, .kind = LM_COMMITTED}, two = {.id = 2, .kind = LM_COMMITTED, .parent = &one};
+	struct lm_snapshot s = {.id = 9, .kind = LM_ACTIVE};
+	EXPECT(&plain, &s, "bind /r/snapshots/9/fs rw rbind");
+	s.parent = &one;
+	EXPECT(&plain, &s,
+		"overlay overlay workdir=/r/snapshots/9/work upperdir=/r/snapshots/9/fs lowerdir=/r/snapshots/1/fs");
+	s.parent = &two;
+	EXPECT(&plain, &s,
+		"overlay overlay workdir=/r/snapshots/9/work upperdir=/r/snapshots/9/fs "
+		"lowerdir=/r/snapshots/2/fs:/r/snapshots/1/fs");
+	s.kind = LM_VIEW;
+	EXPECT(&plain, &s, "overlay overlay lowerdir=/r/snapshots/2/fs:/r/snapshots/1/fs");
+	s.parent = &one;
+	EXPECT(&plain, &s, "bind /r/snapshots/1/fs ro rbind");
+	s.parent = NULL;
+	EXPECT(&plain, &s, "bind /r/snapshots/9/fs ro rbind");
+	struct lm_mount mount = {0};
+	s.kind = LM_COMMITTED;
+	assert_int_equal(lm_overlay_mount("/r", &plain, &s, &mount, NULL), -EINVAL);
+}
+
+static void options(void **state)
+{
+	struct lm_snapshot one = {.id = 1, .kind = LM_COMMITTED}, s = {.id = 9, .kind = LM_ACTIVE, .parent = &one};
+	struct lm_mount_options all = {.index_off = true, .user_xattr = true};
+	assert_int_equal(lm_labels_set(&s.labels, LM_LABEL_UIDMAP, "0:1000:10"), 0);
+	assert_int_equal(lm_labels_set(&s.labels, LM_LABEL_GIDMAP, "0:2000:10"), 0);
+	EXPECT(&all, &s,
+		"overlay overlay index=off userxattr uidmap=0:1000:10 gidmap=0:2000:10 workdir=/r/snapshots/9/work "
+		"upperdir=/r/snapshots/9/fs lowerdir=/r/snapshots/1/fs");
+	lm_labels_done(&s.labels);
+	/* Whatever this machine says, it is said without failing. */
+	struct lm_mount_options here = lm_overlay_probe();
+	assert_int_equal(here.index_off, access("/sys/module/overlay/parameters/index", F_OK) == 0);
+}
+
+/* The kernel's limit of a mount's options is containerd's affair: it uses relative paths. Ours is the full list. */
+static void many_layers(void **state)
+{
+	static struct lm_snapshot layers[128];
+	for (int i = 0; i < 128; i++)
+		layers[i] =
+			(struct lm_snapshot){.id = i + 1, .kind = LM_COMMITTED, .parent = i ? &layers[i - 1] : NULL};
+	struct lm_snapshot s = {.id = 500, .kind = LM_ACTIVE, .parent = &layers[127]};
+	CLEANUP(lm_freep) char *text = mount_text(&plain, &s);
+	const char *lower = strstr(text, "lowerdir=/r/snapshots/128/fs:/r/snapshots/127/fs:");
+	assert_non_null(lower);
+	assert_string_equal(text + strlen(text) - strlen(":/r/snapshots/1/fs"), ":/r/snapshots/1/fs");
+	unsigned colons = 0;
+	for (const char *c = lower; *c; c++)
+		colons += *c == ':';
+	assert_int_equal(colons, 127);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(shapes), cmocka_unit_test(options), cmocka_unit_test(many_layers)};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

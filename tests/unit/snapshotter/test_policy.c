@@ -1,0 +1,266 @@
+/* Which layer is wanted, and what the fetcher's answers, late answers and silences become. */
+#include "base/clock.h"
+#include "base/file.h"
+#include "snapshotter/policy.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "fake_fetcher.h"
+
+struct fixture {
+	char dir[32];
+	struct fake_fetcher fetcher;
+	struct lm_policy *policy;
+};
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	strcpy(f->dir, "/tmp/lm-policy.XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	fake_init(&f->fetcher, f->dir);
+	assert_int_equal(lm_policy_new(f->fetcher.socket, 3000, &f->policy, NULL), 0);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	lm_policy_free(f->policy);
+	fake_done(&f->fetcher);
+	assert_int_equal(lm_remove_tree(AT_FDCWD, f->dir, NULL), 0);
+	free(f);
+	return 0;
+}
+
+static void words(void **state)
+{
+	enum lm_on_miss on_miss = LM_ON_MISS_PULL;
+	assert_true(lm_on_miss_parse("fail", &on_miss));
+	assert_int_equal(on_miss, LM_ON_MISS_FAIL);
+	assert_true(lm_on_miss_parse("warn", &on_miss));
+	assert_true(lm_on_miss_parse("pull", &on_miss));
+	assert_false(lm_on_miss_parse("", &on_miss));
+	assert_false(lm_on_miss_parse("Fail", &on_miss));
+}
+
+static void wanted(void **state)
+{
+	CLEANUP(lm_labels_done) struct lm_labels labels = {0};
+	assert_null(lm_policy_wanted(&labels));
+	assert_int_equal(lm_labels_set(&labels, LM_LABEL_STARGZ_LAYER, fake_digest(2)), 0);
+	assert_string_equal(lm_policy_wanted(&labels), fake_digest(2));
+	assert_int_equal(lm_labels_set(&labels, LM_LABEL_CRI_LAYER, fake_digest(1)), 0);
+	assert_string_equal(lm_policy_wanted(&labels), fake_digest(1));
+	static const char *const broken[] = {"", "sha256:", "md5:0", "sha256:00", "../../etc",
+		"sha256:000000000000000000000000000000000000000000000000000000000000000G",
+		"sha256:00000000000000000000000000000000000000000000000000000000000000000",
+		"sha512:0000000000000000000000000000000000000000000000000000000000000000"};
+	for (size_t i = 0; i < ARRAY_LEN(broken); i++) {
+		assert_int_equal(lm_labels_set(&labels, LM_LABEL_CRI_LAYER, broken[i]), 0);
+		assert_string_equal(lm_policy_wanted(&labels), fake_digest(2));
+	}
+}
+
+static int find(struct fixture *f, unsigned number, const char *layers, struct lm_layer *layer, struct lm_err *err)
+{
+	CLEANUP(lm_labels_done) struct lm_labels labels = {0};
+	*layer = (struct lm_layer){0};
+	assert_int_equal(lm_labels_set(&labels, LM_LABEL_CRI_LAYER, fake_digest(number)), 0);
+	if (layers)
+		assert_int_equal(lm_labels_set(&labels, LM_LABEL_CRI_LAYERS, layers), 0);
+	return lm_policy_find(f->policy, &labels, 10000, layer, err);
+}
+
+static void answers(void **state)
+{
+	struct fixture *f = *state;
+	struct lm_layer layer;
+	struct lm_err err = LM_ERR_INIT;
+	char path[128];
+	assert_int_equal(find(f, 101, NULL, &layer, &err), 0);
+	snprintf(path, sizeof(path), "%s/101", f->fetcher.prefix);
+	assert_string_equal(layer.path, path);
+	assert_null(layer.note);
+	lm_layer_done(&layer);
+	assert_int_equal(find(f, 201, NULL, &layer, &err), 0);
+	assert_string_equal(layer.note, "owners dropped");
+	lm_layer_done(&layer);
+	assert_int_equal(find(f, 301, NULL, &layer, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, "not published"));
+	assert_int_equal(find(f, 401, NULL, &layer, &err), -EAGAIN);
+	assert_non_null(strstr(err.msg, "route"));
+	CLEANUP(lm_labels_done) struct lm_labels none = {0};
+	assert_int_equal(lm_policy_find(f->policy, &none, 1000, &layer, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, "does not name"));
+	assert_null(layer.path);
+}
+
+/* One question for a whole image; broken entries of the list are passed over. */
+static void whole_image(void **state)
+{
+	struct fixture *f = *state;
+	struct lm_layer layer;
+	char list[600];
+	snprintf(list, sizeof(list), "%s,%s,,nonsense,%s,%s,sha256:cut", fake_digest(101), fake_digest(102),
+		fake_digest(102), fake_digest(303));
+	assert_int_equal(find(f, 101, list, &layer, NULL), 0);
+	lm_layer_done(&layer);
+	assert_int_equal(find(f, 102, NULL, &layer, NULL), 0);
+	lm_layer_done(&layer);
+	assert_int_equal(find(f, 303, NULL, &layer, NULL), -ENOENT);
+	assert_int_equal(fake_calls(&f->fetcher), 1);
+	assert_int_equal(fake_asked(&f->fetcher), 3);
+}
+
+static void nonsense(void **state)
+{
+	struct fixture *f = *state;
+	static const struct {
+		enum fake_mode mode;
+		const char *words;
+	} cases[] = {{FAKE_TOO_FEW, "0 answers to 1"}, {FAKE_OTHER_LAYER, "another layer"},
+		{FAKE_BAD_PATH, "no usable path"}, {FAKE_FAILS, "broken"}};
+	for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
+		struct lm_err err = LM_ERR_INIT;
+		struct lm_layer layer;
+		fake_set_mode(&f->fetcher, cases[i].mode);
+		assert_int_equal(find(f, 101 + i, NULL, &layer, &err), -EAGAIN);
+		if (!strstr(err.msg, cases[i].words))
+			fail_msg("%s: %s is missing", err.msg, cases[i].words);
+	}
+}
+
+/* A fetcher that does not answer costs its time-out once, not once for each layer. */
+static void stalls(void **state)
+{
+	struct fixture *f = *state;
+	struct lm_layer layer;
+	char list[300];
+	fake_set_mode(&f->fetcher, FAKE_STALLS);
+	lm_policy_free(STEAL(f->policy));
+	assert_int_equal(lm_policy_new(f->fetcher.socket, 500, &f->policy, NULL), 0);
+	snprintf(list, sizeof(list), "%s,%s", fake_digest(101), fake_digest(102));
+	int64_t start_ms = lm_now_ms();
+	assert_int_equal(find(f, 101, list, &layer, NULL), -EAGAIN);
+	assert_in_range(lm_now_ms() - start_ms, 400, 2500);
+	start_ms = lm_now_ms();
+	assert_int_equal(find(f, 102, NULL, &layer, NULL), -EAGAIN);
+	assert_in_range(lm_now_ms() - start_ms, 0, 300);
+}
+
+/* Away, and back in time: the layer is served. Away for good: soon said. */
+static void away(void **state)
+{
+	struct fixture *f = *state;
+	struct lm_layer layer;
+	struct lm_err err = LM_ERR_INIT;
+	fake_stop(&f->fetcher);
+	int64_t start_ms = lm_now_ms();
+	assert_int_equal(find(f, 101, NULL, &layer, &err), -EAGAIN);
+	assert_non_null(strstr(err.msg, "the fetcher does not answer"));
+	assert_in_range(lm_now_ms() - start_ms, 0, 4000);
+	fake_start(&f->fetcher);
+	assert_int_equal(find(f, 102, NULL, &layer, NULL), 0);
+	lm_layer_done(&layer);
+}
+
+struct asker {
+	struct fixture *f;
+	int result;
+	pthread_t thread;
+};
+
+static void *ask_one(void *arg)
+{
+	struct asker *asker = arg;
+	struct lm_layer layer;
+	asker->result = find(asker->f, 105, NULL, &layer, NULL);
+	lm_layer_done(&layer);
+	return NULL;
+}
+
+static void shared_question(void **state)
+{
+	struct fixture *f = *state;
+	struct asker askers[16];
+	fake_set_mode(&f->fetcher, FAKE_STALLS);
+	for (unsigned i = 0; i < ARRAY_LEN(askers); i++) {
+		askers[i] = (struct asker){.f = f, .result = -1};
+		assert_int_equal(pthread_create(&askers[i].thread, NULL, ask_one, &askers[i]), 0);
+	}
+	lm_lock_take(&f->fetcher.lock);
+	while (f->fetcher.waiting == 0)
+		lm_cond_wait(&f->fetcher.changed, &f->fetcher.lock);
+	lm_lock_release(&f->fetcher.lock);
+	fake_set_mode(&f->fetcher, FAKE_RIGHT);
+	for (unsigned i = 0; i < ARRAY_LEN(askers); i++) {
+		pthread_join(askers[i].thread, NULL);
+		assert_int_equal(askers[i].result, 0);
+	}
+	assert_int_equal(fake_calls(&f->fetcher), 1);
+}
+
+static void checks(void **state)
+{
+	struct fixture *f = *state;
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_layer layers[3] = {0};
+	const char *good[] = {fake_digest(101), fake_digest(202)};
+	assert_int_equal(lm_policy_check(f->policy, good, 2, 5000, layers, &err), 0);
+	assert_non_null(strstr(layers[1].path, "/202"));
+	lm_layer_done(&layers[0]);
+	lm_layer_done(&layers[1]);
+	assert_int_equal(lm_policy_check(f->policy, good, 2, 5000, layers, &err), 0);
+	assert_int_equal(fake_calls(&f->fetcher), 1);
+	lm_layer_done(&layers[0]);
+	lm_layer_done(&layers[1]);
+	const char *bad[] = {fake_digest(101), fake_digest(301), fake_digest(102)};
+	assert_int_equal(lm_policy_check(f->policy, bad, 3, 5000, layers, &err), -EAGAIN);
+	assert_non_null(strstr(err.msg, fake_digest(301)));
+	for (unsigned i = 0; i < 3; i++)
+		assert_null(layers[i].path);
+	const char *foreign[] = {"sha512:1"};
+	assert_int_equal(lm_policy_check(f->policy, foreign, 1, 5000, layers, &err), -EAGAIN);
+}
+
+/* More layers than are remembered. */
+static void bounded(void **state)
+{
+	struct fixture *f = *state;
+	for (unsigned i = 0; i < LM_POLICY_CACHE_MAX + 100; i += 400) {
+		CLEANUP(lm_labels_done) struct lm_labels labels = {0};
+		char *list = calloc(1, 400 * 80 + 1), *at = list;
+		struct lm_layer layer;
+		for (unsigned k = 0; k < 400; k++)
+			at += sprintf(at, "%ssha256:%056u%08u", k ? "," : "", i + k + 1, 101);
+		assert_int_equal(lm_labels_set(&labels, LM_LABEL_CRI_LAYER, fake_digest(101)), 0);
+		assert_int_equal(lm_labels_set(&labels, LM_LABEL_CRI_LAYERS, list), 0);
+		assert_int_equal(lm_policy_find(f->policy, &labels, 5000, &layer, NULL), 0);
+		lm_layer_done(&layer);
+		free(list);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(words),
+		cmocka_unit_test(wanted),
+		cmocka_unit_test_setup_teardown(answers, setup, teardown),
+		cmocka_unit_test_setup_teardown(whole_image, setup, teardown),
+		cmocka_unit_test_setup_teardown(nonsense, setup, teardown),
+		cmocka_unit_test_setup_teardown(stalls, setup, teardown),
+		cmocka_unit_test_setup_teardown(away, setup, teardown),
+		cmocka_unit_test_setup_teardown(shared_question, setup, teardown),
+		cmocka_unit_test_setup_teardown(checks, setup, teardown),
+		cmocka_unit_test_setup_teardown(bounded, setup, teardown),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
