@@ -79,12 +79,6 @@ static int make_dirs(struct lm_cache *cache, struct lm_err *err)
 				return lm_err_sys(err, -errno, "open %s", path);
 		}
 	}
-	for (unsigned i = 0; i < FOLDERS && r == 0; i++) {
-		char name[3];
-		snprintf(name, sizeof(name), "%02x", i);
-		if (mkdirat(cache->objects_fd, name, 0700) < 0 && errno != EEXIST)
-			r = lm_err_sys(err, -errno, "mkdir %s/cache/%s", cache->dir, name);
-	}
 	return r;
 }
 
@@ -100,6 +94,8 @@ static void count_folder(struct lm_cache *cache, unsigned folder)
 	char name[3];
 	snprintf(name, sizeof(name), "%02x", folder);
 	int fd = openat(cache->objects_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT)
+		return; /* made when something comes into it */
 	CLEANUP(closedirp) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	if (!dir) {
 		lm_log(LM_LOG_WARN, "cache folder can't be counted", LM_KV("folder", "%s/cache/%s", cache->dir, name),
@@ -293,7 +289,7 @@ int lm_cache_txn_fd(const struct lm_cache_txn *txn)
 	return txn->fd;
 }
 
-static int give_name(struct lm_cache_txn *txn, const char *name, struct lm_err *err)
+static int link_or_rename(struct lm_cache_txn *txn, const char *name, struct lm_err *err)
 {
 	if (!txn->name)
 		return lm_file_link(txn->fd, txn->cache->objects_fd, name, true, err);
@@ -301,6 +297,18 @@ static int give_name(struct lm_cache_txn *txn, const char *name, struct lm_err *
 		return lm_err_sys(err, -errno, "rename %s to %s", txn->name, name);
 	free(STEAL(txn->name));
 	return 0;
+}
+
+/* Folders are made when they are needed: 256 at once would be a good part of a first start. */
+static int give_name(struct lm_cache_txn *txn, const char *name, struct lm_err *err)
+{
+	const char folder[3] = {name[0], name[1], '\0'};
+	int r = link_or_rename(txn, name, err);
+	if (r != -ENOENT)
+		return r;
+	if (mkdirat(txn->cache->objects_fd, folder, 0700) < 0 && errno != EEXIST)
+		return lm_err_sys(err, -errno, "mkdir %s/cache/%s", txn->cache->dir, folder);
+	return link_or_rename(txn, name, err);
 }
 
 int lm_cache_commit(struct lm_cache_txn *txn, const struct lm_object_ref *ref, struct lm_err *err)

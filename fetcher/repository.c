@@ -507,8 +507,10 @@ int lm_repository_look(struct lm_repository *repository, bool past_caches, void 
 	if (!stop) {
 		repository->look_now = true;
 		repository->past_caches |= past_caches;
-		if (fn)
-			STAILQ_INSERT_TAIL(&repository->wishes, STEAL(wish), entry);
+		if (fn) {
+			STAILQ_INSERT_TAIL(&repository->wishes, wish, entry);
+			wish = NULL; /* the macro names its argument more than once: no STEAL there */
+		}
 		lm_cond_broadcast(&repository->changed);
 	}
 	lm_lock_release(&repository->lock);
