@@ -2,17 +2,24 @@
  * A registry, by its HTTP API v2: /v2/NAME/manifests/REFERENCE and /v2/NAME/blobs/DIGEST.
  *
  * What a registry says about content (Docker-Content-Digest, Content-Length) is not believed: digests are computed. A
- * request that is refused is tried once more after the registry's challenge was answered.
+ * request that is refused is tried once more after the registry's challenge was answered. A blob whose connection
+ * breaks is gone on with where it broke.
  */
 #include "base/str.h"
 #include "oci/auth.h"
 #include "oci/source_internal.h"
 
 #include <arpa/inet.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
-enum { STALL_MS = 30000, BLOB_WINDOW = 4 << 20 };
+enum {
+	STALL_MS = 30000,
+	BLOB_WINDOW = 4 << 20,
+	RESUMPTIONS_MAX = 3, /* in a row, without PROGRESS_MIN bytes between them */
+	PROGRESS_MIN = 1 << 20,
+};
 
 static const char accept_manifests[] = "Accept: application/vnd.oci.image.index.v1+json, "
 				       "application/vnd.oci.image.manifest.v1+json, "
@@ -30,9 +37,15 @@ struct registry {
 	char *authorization; /* a header line, or NULL */
 };
 
+/* A blob that is being read. Has all it needs to ask for its rest, since another thread may read it. */
 struct stream_blob {
 	struct lm_blob blob;
+	struct lm_http *http;
+	char *url, *authorization; /* authorization: NULL when none */
 	struct lm_http_stream *stream;
+	unsigned status; /* of the last answer */
+	unsigned resumptions;
+	uint64_t resumed_at;
 };
 
 static void registry_free(struct lm_source *source)
@@ -182,53 +195,115 @@ static int registry_manifest(
 	return get_manifest((struct registry *)source, digest, ret, err);
 }
 
-static ssize_t stream_read(struct lm_blob *blob, void *ret, size_t len, struct lm_err *err)
-{
-	return lm_http_stream_read(((struct stream_blob *)blob)->stream, ret, len, err);
-}
-
 static void stream_close(struct lm_blob *blob)
 {
-	lm_http_stream_close(((struct stream_blob *)blob)->stream);
-	free(blob);
+	struct stream_blob *b = (struct stream_blob *)blob;
+	lm_http_stream_close(b->stream);
+	free(b->url);
+	free(b->authorization);
+	free(b);
+}
+
+static void stream_closep(struct stream_blob **b)
+{
+	if (*b)
+		stream_close(&(*b)->blob);
+}
+
+/* Called on the engine's thread, before lm_http_stream_open() returns. */
+static void note_status(void *arg, unsigned status)
+{
+	((struct stream_blob *)arg)->status = status;
+}
+
+/* Asks for the blob from the first byte that has not been seen. */
+static int open_stream(struct stream_blob *b, struct lm_err *err)
+{
+	char range[48];
+	const char *lines[3] = {0};
+	size_t count = 0;
+	if (b->authorization)
+		lines[count++] = b->authorization;
+	if (b->blob.seen > 0) {
+		snprintf(range, sizeof(range), "Range: bytes=%llu-", (unsigned long long)b->blob.seen);
+		lines[count++] = range;
+	}
+	const struct lm_http_request request = {
+		.url = b->url,
+		.headers = lines,
+		.stall_timeout_ms = STALL_MS,
+		.follow_redirects = true,
+		.on_answer = note_status,
+		.arg = b,
+	};
+	return lm_http_stream_open(b->http, &request, BLOB_WINDOW, &b->stream, err);
+}
+
+/* After a connection broke. False: the rest can't be had, and the break is what the reader is told. */
+static bool resume(struct stream_blob *b)
+{
+	if (b->blob.seen - b->resumed_at >= PROGRESS_MIN)
+		b->resumptions = 0;
+	while (b->blob.seen > 0 && b->resumptions < RESUMPTIONS_MAX) {
+		b->resumptions++;
+		b->resumed_at = b->blob.seen;
+		lm_http_stream_closep(&b->stream);
+		int r = open_stream(b, NULL);
+		if (r == 0)
+			return b->status == 206; /* 200: the server began anew */
+		if (r != -EIO && r != -ETIMEDOUT)
+			return false;
+	}
+	return false;
+}
+
+static ssize_t stream_read(struct lm_blob *blob, void *ret, size_t len, struct lm_err *err)
+{
+	struct stream_blob *b = (struct stream_blob *)blob;
+	for (;;) {
+		struct lm_err broken = LM_ERR_INIT;
+		ssize_t n = lm_http_stream_read(b->stream, ret, len, &broken);
+		if (n >= 0)
+			return n;
+		if ((n != -EIO && n != -ETIMEDOUT) || !resume(b))
+			return lm_err_set(err, (int)n, "%s", broken.msg);
+	}
 }
 
 static const struct lm_blob_ops stream_ops = {stream_read, stream_close};
 
-static int open_stream(struct registry *registry, const char *url, struct lm_http_stream **ret, struct lm_err *err)
+static int set_authorization(struct stream_blob *b, const struct registry *registry, struct lm_err *err)
 {
-	const char *lines[] = {registry->authorization, NULL};
-	const struct lm_http_request request = {
-		.url = url,
-		.headers = lines,
-		.stall_timeout_ms = STALL_MS,
-		.follow_redirects = true,
-	};
-	return lm_http_stream_open(registry->http, &request, BLOB_WINDOW, ret, err);
+	free(b->authorization);
+	b->authorization = registry->authorization ? strdup(registry->authorization) : NULL;
+	return registry->authorization && !b->authorization ? lm_err_oom(err) : 0;
 }
 
 static int registry_blob(
 	struct lm_source *source, const char *digest, uint64_t size, struct lm_blob **ret, struct lm_err *err)
 {
 	struct registry *registry = (struct registry *)source;
-	CLEANUP(lm_freep) char *url = url_of(registry, "blobs", digest);
-	struct stream_blob *blob;
-	CLEANUP(lm_http_stream_closep) struct lm_http_stream *stream = NULL;
-	if (!url)
+	CLEANUP(stream_closep) struct stream_blob *b = calloc(1, sizeof(*b));
+	if (!b)
 		return lm_err_oom(err);
-	int r = open_stream(registry, url, &stream, err);
-	if (r == -EACCES && renew_authorization(registry, NULL) == 0)
-		r = open_stream(registry, url, &stream, err);
+	b->blob.ops = &stream_ops;
+	b->http = registry->http;
+	b->url = url_of(registry, "blobs", digest);
+	if (!b->url)
+		return lm_err_oom(err);
+	int r = set_authorization(b, registry, err);
+	if (r == 0)
+		r = open_stream(b, err);
+	if (r == -EACCES && renew_authorization(registry, NULL) == 0) {
+		r = set_authorization(b, registry, err);
+		if (r == 0)
+			r = open_stream(b, err);
+	}
 	if (r == -ENOENT)
 		return lm_err_set(err, r, "%s has no blob %s of %s", registry->host, digest, registry->repository);
 	if (r < 0)
 		return r;
-	blob = calloc(1, sizeof(*blob));
-	if (!blob)
-		return lm_err_oom(err);
-	blob->blob.ops = &stream_ops;
-	blob->stream = STEAL(stream);
-	*ret = &blob->blob;
+	*ret = &STEAL(b)->blob;
 	return 0;
 }
 

@@ -16,6 +16,9 @@ enum lie {
 	LONG_BLOB,
 	WRONG_BLOB,
 	CUT_OFF,
+	CUT_ONCE,
+	CUT_AGAIN_AND_AGAIN,
+	CUT_WITH_OTHER_REST,
 	SERVER_ERROR,
 	FORBIDDEN,
 	BASIC_ONLY,
@@ -32,7 +35,7 @@ static struct {
 	struct fixture fixture;
 	struct lm_http *http;
 	char text[200];
-	enum lie lie;
+	_Atomic(int) lie; /* enum lie */
 	/* the server's thread; read after an answer came */
 	_Atomic(unsigned) requests, tokens_given, leaks;
 	_Atomic(bool) first_expired;
@@ -59,7 +62,7 @@ static void say_manifest(int fd)
 {
 	static char huge[LM_MANIFEST_JSON_MAX + 1];
 	const char *digest = t.fixture.images[0].manifest;
-	switch (t.lie) {
+	switch ((int)t.lie) {
 	case WRONG_MANIFEST:
 		say_file(fd, "200 OK", t.fixture.images[1].manifest, 0, 0);
 		return;
@@ -81,10 +84,28 @@ static void say_manifest(int fd)
 	}
 }
 
+/* From where the range begins: half of the blob, a byte, or all that is left but shifted; then silence. */
+static void say_part(int fd, const struct liar_request *request, const char *digest)
+{
+	char name[96];
+	size_t from = 0;
+	const char *range = strstr(request->head, "Range: bytes=");
+	CLEANUP(lm_buf_done) struct lm_buf blob = LM_BUF(1 << 20);
+	fixture_blob_path(digest, name);
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/%s", t.fixture.dir, name);
+	if (lm_file_read(AT_FDCWD, path, &blob, NULL) < 0 || (range && sscanf(range, "Range: bytes=%zu-", &from) != 1))
+		return;
+	size_t left = blob.len - from, give = t.lie == CUT_AGAIN_AND_AGAIN && range ? 1 : range ? left : left / 2;
+	size_t at = t.lie == CUT_WITH_OTHER_REST && range ? 0 : from;
+	dprintf(fd, "HTTP/1.1 %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n", range ? "206 Partial" : "200 OK",
+		left);
+	(void)!lm_write_all(fd, blob.data + at, give, NULL);
+}
+
 static void say_layer(const struct liar *liar, int fd, const struct liar_request *request, const char *digest)
 {
 	char head[1200];
-	switch (t.lie) {
+	switch ((int)t.lie) {
 	case SHORT_BLOB:
 		say_file(fd, "200 OK", digest, 1, 0);
 		return;
@@ -96,6 +117,11 @@ static void say_layer(const struct liar *liar, int fd, const struct liar_request
 		return;
 	case CUT_OFF:
 		dprintf(fd, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nbeginning", FIXTURE_LAYER_BYTES);
+		return;
+	case CUT_ONCE:
+	case CUT_AGAIN_AND_AGAIN:
+	case CUT_WITH_OTHER_REST:
+		say_part(fd, request, digest);
 		return;
 	case REDIRECT:
 		if (request->elsewhere) {
@@ -256,6 +282,19 @@ static void blobs(void **state)
 	assert_int_equal(try_layer(CUT_OFF, &err), -EIO);
 }
 
+static void broken_connections(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	if (try_layer(CUT_ONCE, &err) != FIXTURE_LAYER_BYTES)
+		fail_msg("%s", err.msg);
+	assert_int_equal(t.requests, 4); /* manifest, config, the layer in two */
+	assert_int_equal(try_layer(CUT_AGAIN_AND_AGAIN, &err), -EIO);
+	assert_int_equal(t.requests, 6);
+	assert_int_equal(try_layer(CUT_WITH_OTHER_REST, &err), -EBADMSG);
+	assert_int_equal(try_layer(CUT_OFF, &err), -EIO); /* ranges are not understood there */
+	assert_int_equal(t.requests, 4);
+}
+
 static void refusals(void **state)
 {
 	struct lm_err err = LM_ERR_INIT;
@@ -356,6 +395,7 @@ int main(void)
 		cmocka_unit_test(honest),
 		cmocka_unit_test(manifests),
 		cmocka_unit_test(blobs),
+		cmocka_unit_test(broken_connections),
 		cmocka_unit_test(refusals),
 		cmocka_unit_test(tokens),
 		cmocka_unit_test(tokens_expire),
