@@ -13,19 +13,21 @@
 struct lm_source;
 struct lm_blob;
 
-/* http: for docker sources; must outlive the source. Loopback registries are spoken to by plain HTTP, others by https.
- */
+/* http: for docker sources, NULL does for others; must outlive the source and its blobs. Loopback registries are spoken
+ * to by plain HTTP, others by https. */
 int lm_source_open(const struct lm_reference *reference, struct lm_http *http, struct lm_source **ret,
 	struct lm_err *err) MUST_CHECK;
 void lm_source_free(struct lm_source *source);
 LM_DEFINE_CLEANUP(struct lm_source, lm_source_free, lm_source_freep)
 
-/* Manifest (through an index by platform) and config, digests verified. -ENOENT no such name, tag or platform. */
+/* Manifest (through an index by platform) and config, digests verified. platform NULL: this machine's, in an index; an
+ * image that stands alone is then taken for what it is. -ENOENT no such name, tag or platform; -EBADMSG a digest does
+ * not fit; -EPROTO no image that is understood; -EACCES the registry refuses. */
 int lm_source_image(struct lm_source *source, const struct lm_platform *platform, struct lm_image *ret,
 	struct lm_err *err) MUST_CHECK;
 
 /* A blob as stored. Its digest and size are verified while it is read: the read that would return the end (0) returns
- * -EBADMSG instead when they do not fit. */
+ * -EBADMSG instead when they do not fit. Blobs may outlive their source. Errors stay: what failed once fails again. */
 int lm_source_blob(struct lm_source *source, const char *digest, uint64_t size, struct lm_blob **ret,
 	struct lm_err *err) MUST_CHECK;
 ssize_t lm_blob_read(struct lm_blob *blob, void *ret, size_t len, struct lm_err *err) MUST_CHECK;
