@@ -12,7 +12,7 @@
  *   /reset             connection reset in the body   /reset-head        before any answer
  *   /stall-head, /stall-headers, /stall-body          nothing more comes at that point
  *   /drip-body, /drip-headers                         a byte each 20 ms, for ever
- *   /steady            1 KiB each 20 ms, 32 of them
+ *   /steady            1 KiB each 20 ms, 64 of them
  *   /garbage, /http09  no HTTP                        /huge-header, /many-headers, /endless-100
  *   /redirect/N        N redirects, then /ok          /redirect-to?URL   one redirect
  *   /early             103, then 200                  /trailer           chunked with a trailer
@@ -150,8 +150,8 @@ static bool liar_drip(struct liar *liar, int fd, const char *first)
 static bool liar_steady(struct liar *liar, int fd)
 {
 	uint8_t block[1024] = {0};
-	liar_say(liar, fd, "HTTP/1.1 200 OK\r\nContent-Length: 32768\r\n\r\n");
-	for (unsigned i = 0; i < 32; i++)
+	liar_say(liar, fd, "HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n");
+	for (unsigned i = 0; i < 64; i++)
 		if (!liar_wait(liar, fd, 20) || !liar_send(liar, fd, block, sizeof(block)))
 			return false;
 	return true;

@@ -10,7 +10,7 @@
 /* after the above */
 #include <cmocka.h>
 
-enum { CONNECT_MS = 2000, STALL_MS = 300 };
+enum { CONNECT_MS = 2000, STALL_MS = 500 };
 
 static struct lm_http *http;
 static struct liar *liar;
@@ -173,8 +173,8 @@ static void test_excess_bytes(void **state)
 
 static void test_steady_is_not_stalled(void **state)
 {
-	assert_int_equal(get("/steady"), 0); /* 640 ms, twice the stall time, but never slow */
-	assert_int_equal(got.body.len, 32768);
+	assert_int_equal(get("/steady"), 0); /* 1.3 s, more than twice the stall time, but never slow */
+	assert_int_equal(got.body.len, 65536);
 }
 
 static void test_kept_connection_dies(void **state)
@@ -370,6 +370,17 @@ static void test_proxy(void **state)
 	assert_null(strstr(got.err.msg, "secret"));
 	assert_non_null(strstr(got.err.msg, "http://repository.example/short"));
 	assert_non_null(strstr(got.err.msg, liar->url));
+}
+
+/* A proxy that refuses to make a tunnel: its answer is not the server's. */
+static void test_tunnel_refused(void **state)
+{
+	struct lm_http_request request = request_for("https://repository.example/ok");
+	request.proxy = liar->url;
+	assert_int_equal(get_request(&request), -EIO);
+	assert_true(got.result.before_connect);
+	assert_int_equal(got.result.status, 0);
+	assert_string_equal(liar->log[0], "repository.example:443");
 }
 
 /* Proxy variables point into the void. */
@@ -844,6 +855,7 @@ int main(void)
 		TEST(test_redirects),
 		TEST(test_redirect_drops_authorization),
 		TEST(test_proxy),
+		TEST(test_tunnel_refused),
 		TEST(test_environment_is_ignored),
 		TEST(test_ipv6),
 		TEST(test_parallel),
