@@ -46,6 +46,12 @@ int lm_object_store_file(struct lm_storage *storage, enum lm_hash_algo algo, enu
 	return 0;
 }
 
+/* Absence is no answer here: something names the object. As -ENOENT it would read as "no such file" further up. */
+static int missing(int code, const char *path, struct lm_err *err)
+{
+	return code == -ENOENT ? lm_err_set(err, -EIO, "%s is missing from the storage", path) : code;
+}
+
 int lm_object_load(struct lm_storage *storage, const struct lm_hash *hash, enum lm_object_kind kind,
 	enum lm_compression compression, struct lm_buf *ret, struct lm_err *err)
 {
@@ -53,7 +59,7 @@ int lm_object_load(struct lm_storage *storage, const struct lm_hash *hash, enum 
 	char path[LM_OBJECT_PATH_MAX];
 	int r = storage->ops->get(storage, lm_object_path(hash, kind, path), &stored, err);
 	if (r < 0)
-		return r;
+		return missing(r, path, err);
 	r = lm_unpack_buf(hash, compression, lm_buf_cstr(&stored), stored.len, ret, err);
 	return r < 0 ? lm_err_prefix(err, r, "%s", path) : 0;
 }
@@ -93,7 +99,7 @@ int lm_object_load_file(struct lm_storage *storage, const struct lm_hash *hash, 
 		return packed;
 	int r = storage->ops->get_file(storage, lm_object_path(hash, kind, name), packed, err);
 	if (r < 0)
-		return r;
+		return missing(r, name, err);
 	CLEANUP(lm_closep) int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return lm_err_sys(err, -errno, "create %s", path);

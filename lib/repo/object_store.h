@@ -1,6 +1,6 @@
 /*
  * Whole objects into a storage and out of it: packed on the way in, verified and unpacked on the way out. Databases go
- * by way of files, so memory stays bounded.
+ * by way of files, so memory stays bounded. An object that is asked for and missing is -EIO: something names it.
  */
 #ifndef LM_REPO_OBJECT_STORE_H
 #define LM_REPO_OBJECT_STORE_H

@@ -449,6 +449,51 @@ static void test_graft_with_nested(void **state)
 	check(place.storage, &manifest, NULL);
 }
 
+static void remove_object(struct place *place, const struct lm_hash *hash, enum lm_object_kind kind)
+{
+	char object[LM_OBJECT_PATH_MAX];
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/%s", place->dir, lm_object_path(hash, kind, object));
+	assert_int_equal(unlink(path), 0);
+}
+
+/* A damaged storage is not taken for a repository without the file. */
+static void test_missing_objects(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(place_done) struct place place;
+	CLEANUP(lm_txn_freep) struct lm_txn *txn = NULL;
+	CLEANUP(lm_buf_done) struct lm_buf content = LM_BUF(100);
+	CLEANUP(lm_catalog_closep) struct lm_catalog *root = NULL;
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/damaged", base);
+	struct lm_manifest manifest;
+	struct lm_nested nested;
+	struct lm_row row;
+	create(&place, &manifest);
+	begin(&place, &txn);
+	mkdirs(txn, "/n", true);
+	put(txn, "/f", "content");
+	commit(&txn, &manifest);
+	assert_ok(lm_object_load_file(place.storage, &manifest.catalog, LM_OBJECT_CATALOG, 1 << 20, path, &err), &err);
+	assert_ok(lm_catalog_open(path, "", &root, &err), &err);
+	assert_ok(lm_catalog_lookup(root, lm_path_hash("/f", 2), &row, &err), &err);
+	assert_ok(lm_catalog_nested(root, "/n", &nested, &err), &err);
+	remove_object(&place, &row.hash, LM_OBJECT_FILE);
+	remove_object(&place, &nested.hash, LM_OBJECT_CATALOG);
+	lm_row_done(&row);
+	free(nested.path);
+
+	begin(&place, &txn);
+	assert_int_equal(lm_txn_read(txn, "/f", &content, &err), -EIO);
+	assert_int_equal(lm_txn_lookup(txn, "/n/x", &row, &err), -EIO);
+	assert_int_equal(lm_txn_remove(txn, "/n/x", &err), -EIO);
+	assert_int_equal(lm_txn_mkdirs(txn, "/n/x", false, &err), -EIO);
+	assert_int_equal(lm_txn_put_data(txn, "/n/x", "", 0, &err), -EIO);
+	lm_txn_freep(&txn);
+	remove_object(&place, &manifest.catalog, LM_OBJECT_CATALOG);
+	assert_int_equal(lm_txn_begin(place.storage, &keys, FQRN, &txn, &err), -EIO);
+	assert_non_null(strstr(err.msg, "is missing"));
+}
+
 static void assert_tag(const char *db_path, const char *name, uint64_t revision)
 {
 	char sql[128];
@@ -913,6 +958,7 @@ int main(void)
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_graft),
 		cmocka_unit_test(test_graft_with_nested),
+		cmocka_unit_test(test_missing_objects),
 		cmocka_unit_test(test_history),
 		cmocka_unit_test(test_random),
 		cmocka_unit_test(test_faults),

@@ -1,0 +1,258 @@
+/* The catalogs of a transaction: opened where something is looked up, made writable where something changes. */
+#include "repo/publish_internal.h"
+
+#include "base/str.h"
+#include "repo/object_store.h"
+
+#include <sys/stat.h>
+
+static const uint64_t catalog_max = (uint64_t)64 << 30;
+
+void lm_node_free(struct lm_node *node)
+{
+	while (node && node->children) {
+		struct lm_node *child = node->children;
+		node->children = child->next;
+		lm_node_free(child);
+	}
+	if (!node)
+		return;
+	lm_catalog_close(node->reader);
+	lm_catalog_writer_free(node->writer);
+	if (node->path)
+		unlink(node->path);
+	free(node->path);
+	free(node->mountpoint);
+	free(node);
+}
+
+int lm_node_new(
+	struct lm_txn *txn, struct lm_node *up, const char *mountpoint, struct lm_node **ret, struct lm_err *err)
+{
+	CLEANUP(lm_node_freep) struct lm_node *node = calloc(1, sizeof(*node));
+	if (!node)
+		return lm_err_oom(err);
+	node->txn = txn;
+	node->up = up;
+	node->mountpoint = strdup(mountpoint);
+	if (!node->mountpoint)
+		return lm_err_oom(err);
+	int r = lm_txn_scratch_path(txn, "catalog", &node->path, err);
+	if (r == 0)
+		*ret = STEAL(node);
+	return r;
+}
+
+void lm_node_add(struct lm_node *up, struct lm_node *child)
+{
+	child->next = up->children;
+	up->children = child;
+}
+
+int lm_node_open(struct lm_txn *txn, struct lm_node *up, const char *mountpoint, const struct lm_hash *hash,
+	uint64_t size, struct lm_node **ret, struct lm_err *err)
+{
+	CLEANUP(lm_node_freep) struct lm_node *node = NULL;
+	int r = lm_node_new(txn, up, mountpoint, &node, err);
+	if (r == 0)
+		r = lm_object_load_file(
+			txn->storage, hash, LM_OBJECT_CATALOG, size ? size : catalog_max, node->path, err);
+	if (r == 0)
+		r = lm_catalog_open(node->path, mountpoint, &node->reader, err);
+	if (r == 0)
+		r = lm_catalog_counters(node->reader, &node->self, &node->subtree, err);
+	if (r < 0)
+		return r;
+	node->hash = *hash;
+	node->revision = lm_catalog_revision(node->reader);
+	node->ttl_s = up ? 0 : lm_catalog_ttl(node->reader);
+	*ret = STEAL(node);
+	return 0;
+}
+
+struct lm_node *lm_node_child(const struct lm_node *node, const char *mountpoint)
+{
+	for (struct lm_node *child = node->children; child; child = child->next)
+		if (strcmp(child->mountpoint, mountpoint) == 0)
+			return child;
+	return NULL;
+}
+
+static bool at_or_below(const char *path, const char *dir)
+{
+	size_t len = strlen(dir);
+	return strncmp(path, dir, len) == 0 && (path[len] == '\0' || path[len] == '/');
+}
+
+void lm_node_forget_below(struct lm_node *node, const char *path)
+{
+	for (struct lm_node **at = &node->children; *at;) {
+		struct lm_node *child = *at;
+		if (!at_or_below(child->mountpoint, path)) {
+			at = &child->next;
+			continue;
+		}
+		*at = child->next;
+		lm_node_free(child);
+	}
+}
+
+int lm_node_row(struct lm_node *node, const char *path, struct lm_row *ret, struct lm_err *err)
+{
+	return node->writer ? lm_catalog_writer_lookup(node->writer, path, ret, err)
+			    : lm_catalog_lookup(node->reader, lm_path_hash(path, strlen(path)), ret, err);
+}
+
+int lm_node_chunks(
+	struct lm_node *node, const struct lm_row *row, struct lm_chunk **ret, size_t *ret_count, struct lm_err *err)
+{
+	return node->writer ? lm_catalog_writer_chunks(node->writer, row, 0, UINT64_MAX, ret, ret_count, err)
+			    : lm_catalog_chunks(node->reader, row, 0, UINT64_MAX, ret, ret_count, err);
+}
+
+/* The counters that a nested catalog had at begin, for the writer of the one above. */
+int lm_node_child_counters(void *arg, const struct lm_nested *nested, struct lm_counters *ret_self,
+	struct lm_counters *ret_subtree, struct lm_err *err)
+{
+	struct lm_node *up = arg;
+	const struct lm_node *known = lm_node_child(up, nested->path);
+	CLEANUP(lm_node_freep) struct lm_node *opened = NULL;
+	if (!known || !lm_hash_equal(&known->hash, &nested->hash)) {
+		int r = lm_node_open(up->txn, up, nested->path, &nested->hash, nested->size, &opened, err);
+		if (r < 0)
+			return r;
+		known = opened;
+	}
+	*ret_self = known->self;
+	*ret_subtree = known->subtree;
+	return 0;
+}
+
+int lm_node_edit(struct lm_node *node, struct lm_err *err)
+{
+	if (!node->writer) {
+		lm_catalog_close(STEAL(node->reader));
+		int r = lm_catalog_edit(node->path, node->mountpoint, &node->writer, err);
+		if (r < 0)
+			return r;
+		lm_catalog_writer_set_child_fn(node->writer, lm_node_child_counters, node);
+	}
+	for (struct lm_node *at = node; at; at = at->up)
+		at->changed = true;
+	return 0;
+}
+
+static void nested_done(struct lm_nested *nested)
+{
+	free(nested->path);
+}
+
+/* The nested catalog whose mountpoint is at path in node; NULL where path is something else or not there. */
+static int node_descend(struct lm_node *node, const char *path, struct lm_node **ret, struct lm_err *err)
+{
+	*ret = lm_node_child(node, path);
+	if (*ret)
+		return 0;
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	struct lm_err why = LM_ERR_INIT;
+	int r = lm_node_row(node, path, &row, &why);
+	if (r == -ENOENT || (r == 0 && !(row.flags & LM_ROW_MOUNTPOINT)))
+		return 0;
+	CLEANUP(nested_done) struct lm_nested nested = {0};
+	if (r == 0)
+		r = node->writer ? lm_catalog_writer_nested(node->writer, path, &nested, &why)
+				 : lm_catalog_nested(node->reader, path, &nested, &why);
+	if (r < 0)
+		return lm_err_set(err, r == -ENOENT ? -EPROTO : r, "%s", lm_err_text(&why));
+	struct lm_node *child = NULL;
+	r = lm_node_open(node->txn, node, path, &nested.hash, nested.size, &child, err);
+	if (r < 0)
+		return r;
+	lm_node_add(node, child);
+	*ret = child;
+	return 0;
+}
+
+int lm_txn_owner(struct lm_txn *txn, const char *path, struct lm_node **ret, struct lm_err *err)
+{
+	if (!txn->root || (!txn->root->reader && !txn->root->writer))
+		return lm_err_set(err, -EINVAL, "the transaction is over");
+	if (strlen(path) > LM_REPO_PATH_MAX)
+		return lm_err_set(err, -ENAMETOOLONG, "path of %zu bytes", strlen(path));
+	char dir[LM_REPO_PATH_MAX + 1];
+	struct lm_node *node = txn->root;
+	for (size_t i = 1; *path && path[i]; i++) {
+		if (path[i] != '/')
+			continue;
+		memcpy(dir, path, i);
+		dir[i] = '\0';
+		struct lm_node *child;
+		int r = node_descend(node, dir, &child, err);
+		if (r < 0)
+			return r;
+		if (child)
+			node = child;
+	}
+	*ret = node;
+	return 0;
+}
+
+int lm_txn_find(
+	struct lm_txn *txn, const char *path, struct lm_node **ret_owner, struct lm_row *ret, struct lm_err *err)
+{
+	int r = lm_txn_owner(txn, path, ret_owner, err);
+	if (r < 0)
+		return r;
+	r = lm_node_row(*ret_owner, path, ret, err);
+	return r == -ENOENT ? lm_err_set(err, r, "%s is not in the repository", path) : r;
+}
+
+void lm_finished_done(struct lm_finished *finished)
+{
+	lm_row_done(&finished->root);
+}
+
+struct stored_check {
+	struct lm_storage *storage;
+	struct lm_err *err;
+};
+
+static int check_stored(void *arg, const struct lm_nested *nested)
+{
+	struct stored_check *check = arg;
+	char path[LM_OBJECT_PATH_MAX];
+	int r = check->storage->ops->has(
+		check->storage, lm_object_path(&nested->hash, LM_OBJECT_CATALOG, path), check->err);
+	if (r == 0)
+		return lm_err_set(check->err, -EINVAL, "its nested catalog '%s' is not stored", nested->path);
+	return r < 0 ? r : 0;
+}
+
+int lm_txn_store_catalog(struct lm_txn *txn, const char *path, const char *mountpoint, bool foreign,
+	struct lm_finished *ret, struct lm_err *err)
+{
+	CLEANUP(lm_catalog_closep) struct lm_catalog *catalog = NULL;
+	CLEANUP(lm_row_done) struct lm_row marker = {0};
+	CLEANUP(lm_freep) char *marker_path = lm_str_printf("%s/" LM_CATALOG_MARKER, mountpoint);
+	if (!marker_path)
+		return lm_err_oom(err);
+	struct stored_check check = {txn->storage, err};
+	int r = lm_catalog_open(path, mountpoint, &catalog, err);
+	if (r == 0)
+		r = lm_catalog_lookup(catalog, lm_path_hash(mountpoint, strlen(mountpoint)), &ret->root, err);
+	if (r == 0)
+		r = lm_catalog_counters(catalog, &ret->self, &ret->subtree, err);
+	if (r == 0 && foreign)
+		r = lm_catalog_nested_each(catalog, check_stored, &check, err);
+	if (r < 0)
+		return r;
+	if (*mountpoint) {
+		r = lm_catalog_lookup(catalog, lm_path_hash(marker_path, strlen(marker_path)), &marker, err);
+		if (r == -ENOENT || (r == 0 && !S_ISREG(marker.mode)))
+			return lm_err_set(err, -EINVAL, "it has no file %s", LM_CATALOG_MARKER);
+		if (r < 0)
+			return r;
+	}
+	return lm_object_store_file(
+		txn->storage, lm_txn_algo(txn), LM_OBJECT_CATALOG, path, &ret->hash, &ret->size, err);
+}
