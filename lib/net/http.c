@@ -141,11 +141,10 @@ void lm_http_cancel(struct lm_http_transfer *t)
 /* Takes over t->peer. NULL when memory is short. */
 static struct lm_http_host *find_host(struct lm_http *http, struct lm_http_transfer *t)
 {
-	struct lm_http_host *host;
-	TAILQ_FOREACH(host, &http->hosts, entry)
-	if (strcmp(host->peer, t->peer) == 0)
-		return host;
-	host = calloc(1, sizeof(*host));
+	for (struct lm_http_host *host = TAILQ_FIRST(&http->hosts); host; host = TAILQ_NEXT(host, entry))
+		if (strcmp(host->peer, t->peer) == 0)
+			return host;
+	struct lm_http_host *host = calloc(1, sizeof(*host));
 	if (!host)
 		return NULL;
 	host->peer = STEAL(t->peer);
@@ -216,13 +215,12 @@ static void run_calls(struct lm_http *http, bool all)
 static void end_everything(struct lm_http *http)
 {
 	struct lm_http_transfer *t;
-	struct lm_http_host *host;
 	while ((t = TAILQ_FIRST(&http->running)))
 		lm_http_end(t, -ECANCELED, "%s", stopping_text);
-	TAILQ_FOREACH(host, &http->hosts, entry)
-	for (unsigned i = 0; i < LM_HTTP_PRIORITIES; i++)
-		while ((t = TAILQ_FIRST(&host->queues[i])))
-			lm_http_end(t, -ECANCELED, "%s", stopping_text);
+	for (struct lm_http_host *host = TAILQ_FIRST(&http->hosts); host; host = TAILQ_NEXT(host, entry))
+		for (unsigned i = 0; i < LM_HTTP_PRIORITIES; i++)
+			while ((t = TAILQ_FIRST(&host->queues[i])))
+				lm_http_end(t, -ECANCELED, "%s", stopping_text);
 }
 
 static int launch_in_curl(struct lm_http *http, struct lm_http_transfer *t)
@@ -253,11 +251,11 @@ static unsigned share(unsigned max, unsigned priority)
 
 static struct lm_http_transfer *next_of_class(struct lm_http *http, unsigned priority)
 {
-	struct lm_http_host *host;
 	if (http->n_running >= share(http->max_connections, priority))
 		return NULL;
-	TAILQ_FOREACH(host, &http->hosts, entry)
-	if (!TAILQ_EMPTY(&host->queues[priority]) && host->running < share(http->max_per_host, priority)) {
+	for (struct lm_http_host *host = TAILQ_FIRST(&http->hosts); host; host = TAILQ_NEXT(host, entry)) {
+		if (TAILQ_EMPTY(&host->queues[priority]) || host->running >= share(http->max_per_host, priority))
+			continue;
 		TAILQ_REMOVE(&http->hosts, host, entry);
 		TAILQ_INSERT_TAIL(&http->hosts, host, entry);
 		return TAILQ_FIRST(&host->queues[priority]);
