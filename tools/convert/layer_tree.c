@@ -536,14 +536,31 @@ static int make_parents(struct lm_layer_tree *tree, struct path *path, struct lm
 
 /* --- entries --- */
 
-static int apply_whiteout(struct lm_layer_tree *tree, struct lm_layer_node *parent, const char *base,
+/* Removes what is below a directory but came with no entry of its own, and all that is below that. */
+static void remove_unlisted(struct lm_layer_tree *tree, struct lm_layer_node *dir)
+{
+	for (struct lm_layer_node *node = dir->children, *next; node; node = next) {
+		next = node->next;
+		if (node->listed)
+			remove_unlisted(tree, node);
+		else
+			remove_node(tree, node);
+	}
+}
+
+/* In the lowest layer: name is what is whited out, NULL for an opaque directory. */
+static void remove_whited_out(struct lm_layer_tree *tree, struct lm_layer_node *parent, const char *name)
+{
+	struct lm_layer_node *node = name ? find_child(tree, parent, name, strlen(name)) : NULL;
+	if (node)
+		remove_node(tree, node);
+	else if (!name)
+		remove_unlisted(tree, parent);
+}
+
+static int make_whiteout(struct lm_layer_tree *tree, struct lm_layer_node *parent, const char *name,
 	const struct lm_tar_entry *entry, struct lm_err *err)
 {
-	if (strcmp(base, OPAQUE_MARK) == 0)
-		return set_xattr(tree, parent->inode, LM_OVERLAY_OPAQUE, strlen(LM_OVERLAY_OPAQUE), "y", 1, err);
-	const char *name = base + strlen(WHITEOUT);
-	if (name[0] == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-		return lm_err_set(err, -EPROTO, "whiteout of nothing");
 	if (find_child(tree, parent, name, strlen(name)))
 		return lm_err_set(err, -EPROTO, "whiteout of what the same layer has");
 	struct lm_layer_inode *inode;
@@ -553,6 +570,21 @@ static int apply_whiteout(struct lm_layer_tree *tree, struct lm_layer_node *pare
 	set_owner(inode, entry->uid, entry->gid);
 	set_mtime(inode, entry->mtime_s, entry->mtime_ns);
 	return 0;
+}
+
+static int apply_whiteout(struct lm_layer_tree *tree, struct lm_layer_node *parent, const char *base,
+	const struct lm_tar_entry *entry, struct lm_err *err)
+{
+	const char *name = strcmp(base, OPAQUE_MARK) == 0 ? NULL : base + strlen(WHITEOUT);
+	if (name && (name[0] == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0))
+		return lm_err_set(err, -EPROTO, "whiteout of nothing");
+	if (tree->below.count == 0) {
+		remove_whited_out(tree, parent, name);
+		return 0;
+	}
+	if (!name)
+		return set_xattr(tree, parent->inode, LM_OVERLAY_OPAQUE, strlen(LM_OVERLAY_OPAQUE), "y", 1, err);
+	return make_whiteout(tree, parent, name, entry, err);
 }
 
 static int apply_hardlink(struct lm_layer_tree *tree, struct lm_layer_node *parent, const char *base,
@@ -663,7 +695,10 @@ static int apply_at(struct lm_layer_tree *tree, struct lm_layer_node *parent, co
 	if (there && !(S_ISDIR(there->inode->mode) && entry->type == LM_TAR_DIR))
 		remove_node(tree, there);
 	int r = make_entry(tree, parent, base, entry, ret, err);
-	return r < 0 || !*ret ? r : take_attributes(tree, *ret, entry, err);
+	if (r < 0 || !*ret)
+		return r;
+	find_child(tree, parent, base, strlen(base))->listed = true;
+	return take_attributes(tree, *ret, entry, err);
 }
 
 static int apply(struct lm_layer_tree *tree, const struct lm_tar_entry *entry, struct lm_layer_inode **ret_file,

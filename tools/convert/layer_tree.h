@@ -12,6 +12,8 @@
  *   .wh.NAME   becomes the character device 0:0 NAME, whatever type the entry has; NAME already in this layer is an
  *              error, a later NAME replaces it; .wh..wh..opq sets trusted.overlay.opaque=y on its directory and
  *              touches nothing else; other names with .wh. twice are whiteouts like any
+ *   lowest     a layer with none below is no overlay's upper directory yet: there .wh.NAME removes NAME, and
+ *              .wh..wh..opq removes what is below its directory and came without an entry of its own
  *   hard links the target's parents are followed, the target itself is not; it takes the link entry's attributes.
  *              No target, or a directory: an error
  *   chown      drops a security.capability set before, as the kernel does: a hard link entry without one loses it
@@ -71,6 +73,7 @@ struct lm_layer_node {
 	struct lm_layer_node *children, *last_child, *next, *prev; /* in the order of the entries */
 	struct lm_layer_node *same_hash;
 	struct lm_layer_inode *inode;
+	bool listed;	  /* by an entry, not only as a parent */
 	const char *name; /* "" for the root */
 	uint64_t name_hash;
 };
@@ -84,7 +87,7 @@ struct lm_layer_below {
 };
 
 struct lm_layer_tree;
-/* below is copied; NULL: none. */
+/* below is copied; NULL or a count of 0: this is the lowest layer. */
 int lm_layer_tree_new(const struct lm_layer_below *below, struct lm_layer_tree **ret, struct lm_err *err) MUST_CHECK;
 void lm_layer_tree_free(struct lm_layer_tree *tree);
 LM_DEFINE_CLEANUP(struct lm_layer_tree, lm_layer_tree_free, lm_layer_tree_freep)

@@ -57,6 +57,11 @@ static void on_loss(void *arg, const char *path, const char *what)
 	assert_int_equal(lm_buf_printf(&f->losses, "%s: %s\n", path, what), 0);
 }
 
+static int nothing(void *arg, size_t index, const char *path, struct lm_row *ret, struct lm_err *err)
+{
+	return -ENOENT;
+}
+
 /* Tar to tree to catalog, which is then open for reading. */
 static void convert(struct fixture *f)
 {
@@ -67,7 +72,8 @@ static void convert(struct fixture *f)
 	assert_int_equal(lm_store_data(f->store, "", 0, &extras[0].hash, NULL), 0);
 	assert_int_equal(lm_store_data(f->store, "abc", 3, &extras[2].hash, NULL), 0);
 	const struct lm_layer_loss loss = {on_loss, f};
-	int r = lm_layer_read(tm_read, &input, NULL, f->store, &f->tree, &f->err);
+	const struct lm_layer_below below = {.lookup = nothing, .count = 1};
+	int r = lm_layer_read(tm_read, &input, &below, f->store, &f->tree, &f->err);
 	if (r == 0)
 		r = lm_layer_catalog_write(
 			f->db, MOUNTPOINT, f->tree, extras, ARRAY_LEN(extras), 1234, &loss, &f->counters, &f->err);

@@ -12,11 +12,18 @@ struct fixture {
 	struct lm_err err;
 };
 
+static int nothing(void *arg, size_t index, const char *path, struct lm_row *ret, struct lm_err *err)
+{
+	return -ENOENT;
+}
+
+/* A layer with an empty one below, where it does not matter. */
 static int setup(void **state)
 {
+	const struct lm_layer_below below = {.lookup = nothing, .count = 1};
 	struct fixture *f = calloc(1, sizeof(*f));
 	*state = f;
-	return lm_layer_tree_new(NULL, &f->tree, &f->err);
+	return lm_layer_tree_new(&below, &f->tree, &f->err);
 }
 
 static int teardown(void **state)
@@ -274,6 +281,36 @@ static void test_opaque(void **state)
 	assert_non_null(xattr(at(f, "/made"), LM_OVERLAY_OPAQUE));
 	file(f, ".wh..wh..opq");
 	assert_non_null(xattr(lm_layer_tree_root(f->tree)->inode, LM_OVERLAY_OPAQUE));
+}
+
+/* The lowest layer has nothing to hide: whiteouts remove. */
+static void test_lowest_layer(void **state)
+{
+	struct fixture *f = *state;
+	lm_layer_tree_free(f->tree);
+	assert_int_equal(lm_layer_tree_new(NULL, &f->tree, &f->err), 0);
+	dir(f, "d");
+	file(f, "d/x");
+	file(f, ".wh.d");
+	file(f, ".wh.d");
+	file(f, "a/.wh.never");
+	absent(f, "/d");
+	absent(f, "/a/never");
+	at(f, "/a");
+	refuse(f, (struct lm_tar_entry){.type = '0', .name = "a/.wh.."}, "whiteout of nothing");
+	dir(f, "o");
+	file(f, "o/listed");
+	dir(f, "o/dir");
+	file(f, "o/dir/made/x");
+	file(f, "o/made/x");
+	file(f, "o/.wh..wh..opq");
+	at(f, "/o/listed");
+	at(f, "/o/dir");
+	absent(f, "/o/dir/made");
+	absent(f, "/o/made");
+	assert_null(at(f, "/o")->xattrs);
+	file(f, "o/made/x");
+	at(f, "/o/made/x");
 }
 
 static void test_hard_links(void **state)
@@ -585,6 +622,7 @@ int main(void)
 		TEST(test_again),
 		TEST(test_whiteouts),
 		TEST(test_opaque),
+		TEST(test_lowest_layer),
 		TEST(test_hard_links),
 		TEST(test_xattrs),
 		TEST(test_capability_of_linked_file),
