@@ -3,6 +3,8 @@
 #include "repo/storage.h"
 #include "repo_tree.h"
 
+#include <pthread.h>
+
 static char *dir;
 
 static char *new_path(void)
@@ -993,6 +995,46 @@ static void test_old_schemas(void **state)
 	assert_int_equal(lm_catalog_revision(c), 3);
 }
 
+enum { THREADS = 4, THREAD_STEPS = 300 };
+
+/* No assert_* in here: cmocka's are for the main thread. */
+static void *use_in_thread(void *arg)
+{
+	struct lm_catalog *c = arg;
+	size_t wrong = 0;
+	for (unsigned i = 0; i < THREAD_STEPS; i++) {
+		struct lm_row row;
+		struct lm_chunk *chunks = NULL;
+		size_t count = 0;
+		uint64_t first = 0;
+		uint32_t members = 0;
+		unsigned listed = 0;
+		if (lm_catalog_lookup(c, hash_of("/d/c"), &row, NULL) < 0)
+			return (void *)1;
+		wrong += lm_catalog_chunks(c, &row, 0, UINT64_MAX, &chunks, &count, NULL) < 0 || count != 3;
+		wrong += strcmp(row.name, "c") != 0;
+		wrong += lm_catalog_list(c, hash_of("/d"), 0, ignore_row, &listed, NULL) < 0 || listed != 2;
+		wrong += lm_catalog_group(c, 1, &first, &members, NULL) < 0 || first != 7 || members != 2;
+		lm_row_done(&row);
+		free(chunks);
+	}
+	return (void *)wrong;
+}
+
+static void test_threads(void **state)
+{
+	CLEANUP(lm_freep) char *path = make_victim();
+	CLEANUP(lm_catalog_closep) struct lm_catalog *c = open_catalog(path, "");
+	pthread_t threads[THREADS];
+	for (size_t i = 0; i < THREADS; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, use_in_thread, c), 0);
+	for (size_t i = 0; i < THREADS; i++) {
+		void *wrong;
+		assert_int_equal(pthread_join(threads[i], &wrong), 0);
+		assert_null(wrong);
+	}
+}
+
 static void test_speed(void **state)
 {
 	enum { ROWS = 200000, LOOKUPS = 100000 };
@@ -1060,6 +1102,7 @@ int main(void)
 		cmocka_unit_test(test_refused_groups_and_counters),
 		cmocka_unit_test(test_flipped_bytes),
 		cmocka_unit_test(test_old_schemas),
+		cmocka_unit_test(test_threads),
 		cmocka_unit_test(test_speed),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
