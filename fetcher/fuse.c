@@ -8,6 +8,7 @@
 #include "fetcher/mountpoint.h"
 
 #include <fuse_lowlevel.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/queue.h>
@@ -22,6 +23,7 @@ enum {
 	XATTR_VALUE_MAX = 64 << 10,
 	MAX_BACKGROUND = 128,
 };
+#define WAKE_SIGNAL SIGUSR1
 static const double FOREVER_S = 1e9; /* the kernel cuts it to what it can count */
 
 struct change { /* of the root catalog, for the notifying thread */
@@ -677,7 +679,7 @@ static void *serve(void *arg)
 {
 	struct lm_fuse *fuse = arg;
 	struct fuse_buf buf = {0};
-	while (!fuse_session_exited(fuse->session)) {
+	while (!fuse_session_exited(fuse->session) && !atomic_load(&fuse->stopping)) {
 		int r = fuse_session_receive_buf(fuse->session, &buf);
 		if (r == -EINTR || r == -EAGAIN)
 			continue;
@@ -764,6 +766,11 @@ static int add_arguments(struct fuse_args *args, bool root)
 	return 0;
 }
 
+static void woken(int signal_number)
+{
+	(void)signal_number; /* the interrupted system call is the message */
+}
+
 /* Mounts, with the session ready to receive. */
 static int open_session(struct lm_fuse *fuse, struct lm_err *err)
 {
@@ -834,6 +841,7 @@ int lm_fuse_new(const struct lm_fuse_config *config, struct lm_fuse **ret, struc
 	if (!fuse->config.fqrn || !fuse->config.mountpoint)
 		return lm_err_oom(err);
 	fuse_set_log_func(log_libfuse);
+	sigaction(WAKE_SIGNAL, &(struct sigaction){.sa_handler = woken}, NULL);
 	int r = mount_and_serve(fuse, err);
 	if (r < 0)
 		return r;
@@ -841,16 +849,34 @@ int lm_fuse_new(const struct lm_fuse_config *config, struct lm_fuse **ret, struc
 	return 0;
 }
 
+/*
+ * Ends the threads also where the connection outlives the unmounting, because files are still open. Whoever has not
+ * begun to read will not wait in there, whoever waits is woken.
+ */
+static void join_threads(struct lm_fuse *fuse)
+{
+	int fd = fuse_session_fd(fuse->session);
+	int flags = fcntl(fd, F_GETFL);
+	(void)fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+	for (unsigned i = 0; i < fuse->thread_count; i++)
+		pthread_kill(fuse->threads[i], WAKE_SIGNAL);
+	for (unsigned i = 0; i < fuse->thread_count; i++)
+		pthread_join(fuse->threads[i], NULL);
+}
+
 void lm_fuse_stop(struct lm_fuse *fuse)
 {
 	if (!fuse || atomic_exchange(&fuse->stopping, true))
 		return;
-	/* Threads leave their loops when the kernel says that the mount is gone. If all left before, the name may
-	 * belong to another mount by now. */
+	/* If all threads left before, the name may belong to another mount by now. */
 	if (atomic_load(&fuse->serving) > 0 && lm_mountpoint_unmount(fuse->config.mountpoint))
 		lm_log(LM_LOG_WARN, "unmounted while in use", LM_KV("mountpoint", "%s", fuse->config.mountpoint));
-	for (unsigned i = 0; i < fuse->thread_count; i++)
-		pthread_join(fuse->threads[i], NULL);
+	join_threads(fuse);
+}
+
+/* The kernel may hold the notifying thread up until a parked look-up is answered: not before downloads have ended. */
+static void join_notifier(struct lm_fuse *fuse)
+{
 	lm_lock_take(&fuse->lock);
 	lm_cond_broadcast(&fuse->wake);
 	lm_lock_release(&fuse->lock);
@@ -862,6 +888,8 @@ void lm_fuse_free(struct lm_fuse *fuse)
 {
 	if (!fuse)
 		return;
+	atomic_store(&fuse->stopping, true);
+	join_notifier(fuse);
 	if (fuse->session)
 		fuse_session_destroy(fuse->session);
 	lm_cond_done(&fuse->wake);

@@ -7,6 +7,8 @@
  * kernel keeps what it has been told without time-out, since catalogs and objects never change; only entries of the
  * root directory follow the repository's TTL, and are withdrawn when a new revision brings others.
  *
+ * SIGUSR1 is used inside the process (to wake threads at the end) and must not be blocked.
+ *
  *   lm_fuse_new() mounts - lm_fuse_root_changed()... - lm_fuse_stop() unmounts - (all downloads end) - lm_fuse_free()
  */
 #ifndef LM_FETCHER_FUSE_H

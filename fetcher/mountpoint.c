@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/wait.h>
 
 enum { MOUNTINFO_MAX = 16 << 20 };
@@ -47,8 +46,8 @@ static void unescape(char *text)
 	*to = '\0';
 }
 
-/* Whether the topmost mount at path (canonical) is one of ours; its device's minor number. */
-static bool ours_is_mounted(const char *path, unsigned *ret_minor)
+/* Whether the topmost mount at path (canonical) is one of ours. */
+static bool ours_is_mounted(const char *path)
 {
 	CLEANUP(lm_buf_done) struct lm_buf info = LM_BUF(MOUNTINFO_MAX);
 	bool ours = false;
@@ -56,10 +55,10 @@ static bool ours_is_mounted(const char *path, unsigned *ret_minor)
 		return false;
 	char *save = NULL;
 	for (char *line = strtok_r((char *)info.data, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		unsigned minor_number;
 		int at = 0;
 		char *dash = strstr(line, " - ");
-		if (sscanf(line, "%*d %*d %*u:%u %*s %n", &minor_number, &at) != 1 || at == 0 || !dash)
+		(void)sscanf(line, "%*d %*d %*u:%*u %*s %n", &at);
+		if (at == 0 || !dash)
 			continue;
 		char *where = line + at;
 		where[strcspn(where, " ")] = '\0';
@@ -67,7 +66,6 @@ static bool ours_is_mounted(const char *path, unsigned *ret_minor)
 		if (strcmp(where, path) != 0)
 			continue;
 		ours = lm_str_starts(dash + 3, LM_MOUNT_TYPE " ");
-		*ret_minor = minor_number;
 	}
 	return ours;
 }
@@ -75,7 +73,6 @@ static bool ours_is_mounted(const char *path, unsigned *ret_minor)
 int lm_mountpoint_prepare(const char *dir, struct lm_err *err)
 {
 	char path[PATH_MAX];
-	unsigned minor_number;
 	struct stat st;
 	bool dead = stat(dir, &st) < 0 && errno == ENOTCONN;
 	int r = dead ? 0 : lm_mkdir_p(AT_FDCWD, dir, 0755, err);
@@ -83,7 +80,7 @@ int lm_mountpoint_prepare(const char *dir, struct lm_err *err)
 		r = canonical(dir, path, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "mountpoint");
-	if (!ours_is_mounted(path, &minor_number))
+	if (!ours_is_mounted(path))
 		return dead ? lm_err_set(err, -EBUSY, "mountpoint %s: a dead mount of another program is there", dir)
 			    : 0;
 	if (!dead)
@@ -118,33 +115,17 @@ static int run_fusermount(const char *dir, bool lazy)
 	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EBUSY;
 }
 
-/* The connection's own switch, which belongs to whoever mounted; for those who may not umount2(MNT_FORCE). */
-static void cut_connection(unsigned minor_number)
-{
-	char path[64];
-	snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u/abort", minor_number);
-	CLEANUP(lm_closep) int fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, "1", 1) != 1)
-		lm_log(LM_LOG_WARN, "connection of a busy mount can't be cut", LM_KV("file", "%s", path),
-			LM_KV("cause", "%s", strerror(errno)));
-}
-
 bool lm_mountpoint_unmount(const char *dir)
 {
 	if (umount2(dir, UMOUNT_NOFOLLOW) == 0 || errno == EINVAL || errno == ENOENT)
 		return false;
 	if (errno != EPERM) {
-		/* MNT_FORCE ends the connection before MNT_DETACH takes away the name. */
+		/* MNT_FORCE ends the connection, and with it all waiting, before MNT_DETACH takes away the name. */
 		(void)umount2(dir, MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW);
 		return true;
 	}
-	char path[PATH_MAX];
-	unsigned minor_number;
-	if (canonical(dir, path, NULL) < 0 || !ours_is_mounted(path, &minor_number))
-		return false;
 	if (run_fusermount(dir, false) == 0)
 		return false;
-	cut_connection(minor_number);
 	(void)run_fusermount(dir, true);
 	return true;
 }

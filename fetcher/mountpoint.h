@@ -24,8 +24,8 @@ int lm_mountpoint_prepare(const char *dir, struct lm_err *err) MUST_CHECK;
 int lm_mountpoint_mount(const char *dir, struct lm_err *err) MUST_CHECK;
 
 /*
- * Takes the mount away: whole when nobody uses it, else lazily, and then the connection is cut, so that nothing waits
- * for an answer that will not come. Returns true when it was busy.
+ * Takes the mount away: whole when nobody uses it, else lazily; then its users can go on until the descriptor of
+ * /dev/fuse is closed (as root: are cut off at once). Returns true when it was busy.
  */
 bool lm_mountpoint_unmount(const char *dir);
 

@@ -264,7 +264,8 @@ static int adopt_root(struct lm_repository *repository, const struct lm_manifest
 			r = lm_err_set(err, -EIO, "it is gone from the cache at once");
 	}
 	if (r < 0)
-		return lm_err_prefix(err, r, "root catalog %s", lm_hash_text(&manifest->catalog).s);
+		return lm_err_prefix(
+			err, r, "%s: root catalog %s", repository->config.fqrn, lm_hash_text(&manifest->catalog).s);
 	uint64_t ttl_s = LM_MAX(lm_catalog_ttl(open->catalog), (uint64_t)TTL_MIN_S);
 	lm_catalogs_put(repository->catalogs, open);
 	if (repository->config.settings->max_ttl_s)
@@ -462,8 +463,8 @@ int lm_repository_wait(struct lm_repository *repository, struct lm_err *err)
 	if (repository->stop)
 		return lm_err_set(err, -ECANCELED, "%s: stopped", repository->config.fqrn);
 	if (err)
-		*err = status->last_error;
-	return lm_err_prefix(err, status->last_error.code, "%s", repository->config.fqrn);
+		*err = status->last_error; /* names the repository */
+	return status->last_error.code;
 }
 
 void lm_repository_stop(struct lm_repository *repository)
