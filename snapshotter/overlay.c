@@ -12,7 +12,8 @@
 
 struct lm_mount_options lm_overlay_probe(void)
 {
-	struct lm_mount_options options = {.index_off = access("/sys/module/overlay/parameters/index", F_OK) == 0};
+	struct lm_mount_options options = {.index_off = access("/sys/module/overlay/parameters/index", F_OK) == 0,
+		.xino_on = access("/sys/module/overlay/parameters/xino_auto", F_OK) == 0};
 	CLEANUP(lm_buf_done) struct lm_buf map = LM_BUF(4096);
 	/* The initial namespace maps everything to itself in one line. */
 	unsigned long long inside, outside, length;
@@ -93,6 +94,8 @@ static int overlay_mount(const char *prefix, const struct lm_mount_options *opti
 	if (!mount->source)
 		return lm_err_oom(err);
 	int r = options->index_off ? add_option(mount, "", "index=off", err) : 0;
+	if (r == 0 && options->xino_on)
+		r = add_option(mount, "", "xino=on", err);
 	if (r == 0 && options->user_xattr)
 		r = add_option(mount, "", "userxattr", err);
 	if (r == 0)

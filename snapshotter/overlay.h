@@ -13,7 +13,13 @@
 #include "snapshotter/store.h"
 
 struct lm_mount_options {
-	bool index_off;	 /* keeps shared lower directories from EBUSY and ESTALE, where the kernel has the option */
+	bool index_off; /* keeps shared lower directories from EBUSY and ESTALE, where the kernel has the option */
+	/*
+	 * One device number for the whole tree, though lower and upper directories are on different file systems.
+	 * Without it files of different layers seem to lie on different devices and directories on a third: tar
+	 * --one-file-system leaves out every file, and two names of one file can differ in inode until it is evicted.
+	 */
+	bool xino_on;
 	bool user_xattr; /* in a user namespace, where trusted.* can't be set */
 };
 

@@ -59,16 +59,18 @@ static void shapes(void **state)
 static void options(void **state)
 {
 	struct lm_snapshot one = {.id = 1, .kind = LM_COMMITTED}, s = {.id = 9, .kind = LM_ACTIVE, .parent = &one};
-	struct lm_mount_options all = {.index_off = true, .user_xattr = true};
+	struct lm_mount_options all = {.index_off = true, .xino_on = true, .user_xattr = true};
 	assert_int_equal(lm_labels_set(&s.labels, LM_LABEL_UIDMAP, "0:1000:10"), 0);
 	assert_int_equal(lm_labels_set(&s.labels, LM_LABEL_GIDMAP, "0:2000:10"), 0);
 	EXPECT(&all, &s,
-		"overlay overlay index=off userxattr uidmap=0:1000:10 gidmap=0:2000:10 workdir=/r/snapshots/9/work "
+		"overlay overlay index=off xino=on userxattr uidmap=0:1000:10 gidmap=0:2000:10 "
+		"workdir=/r/snapshots/9/work "
 		"upperdir=/r/snapshots/9/fs lowerdir=/r/snapshots/1/fs");
 	lm_labels_done(&s.labels);
 	/* Whatever this machine says, it is said without failing. */
 	struct lm_mount_options here = lm_overlay_probe();
 	assert_int_equal(here.index_off, access("/sys/module/overlay/parameters/index", F_OK) == 0);
+	assert_int_equal(here.xino_on, access("/sys/module/overlay/parameters/xino_auto", F_OK) == 0);
 }
 
 /* The kernel's limit of a mount's options is containerd's affair: it uses relative paths. Ours is the full list. */
