@@ -41,9 +41,9 @@ reference() { # IMAGE
 	push "$layout:latest" "$1:latest"
 	push "$layout:zstd" "$1:zstd"
 	cri overlayfs pull "$REGISTRY/$1:latest" >/dev/null
-	mount_view overlayfs "$(chain_id "$layout" latest)" "$WORK/view-$1"
-	"$TREEDIFF" "${VIEW[@]}" --list "$WORK/view-$1" >"$WORK/$1.view"
-	unmount_view overlayfs "$WORK/view-$1"
+	mount_view overlayfs "$(chain_id "$layout" latest)" "$WORK/view"
+	"$TREEDIFF" "${VIEW[@]}" --list "$WORK/view" >"$WORK/$1.view"
+	unmount_view overlayfs "$WORK/view"
 	id=$(pod overlayfs start --no-pull --log-dir "$WORK/tmp" "$REGISTRY/$1:latest" sleep 3600)
 	in_container overlayfs "$id" --list >"$WORK/$1.container"
 	cri overlayfs exec "$id" sh -c "$CHANGES"

@@ -35,14 +35,14 @@ FQRN=images.lamella.test
 say() { printf '%s\n' "$*"; }
 now_ms() { echo $(($(date +%s%N) / 1000000)); }
 
-fail() { # WHAT: with the ends of all logs
+fail() { # WHAT: after the ends of all logs
 	local log
-	printf 'FAILED: %s\n' "$*" >&2
 	for log in "${WORK:-/nonexistent}"/log/*.log; do
 		[ -s "$log" ] || continue
 		printf -- '--- the end of %s\n' "${log##*/}" >&2
-		tail -n 25 "$log" | cut -c1-600 >&2
+		tail -n 15 "$log" | cut -c1-400 >&2
 	done
+	printf 'FAILED: %s\n' "$*" >&2
 	exit 1
 }
 
@@ -191,9 +191,9 @@ push() { # LAYOUT[:TAG] NAME:TAG
 	skopeo copy -q --preserve-digests --dest-tls-verify=false "oci:$1" "docker://$REGISTRY/$2"
 }
 
-# What was asked of the registry from now on: registry_mark, ..., registry_blobs LAYOUT TAG.
+# What was asked of the registry from now on, but for the image of pod sandboxes.
 registry_mark() { REGISTRY_MARK=$(stat -c %s "$WORK/log/registry.log"); }
-registry_log() { tail -c +$((REGISTRY_MARK + 1)) "$WORK/log/registry.log"; }
+registry_log() { tail -c +$((REGISTRY_MARK + 1)) "$WORK/log/registry.log" | grep -vF ' /v2/pause/' || true; }
 
 # Prints the requests for blobs that are not configurations of an image: layers, in other words.
 registry_layer_requests() { # LAYOUT...
@@ -262,8 +262,14 @@ chain_id() { # LAYOUT TAG: of the topmost layer
 # --- the repository ---------------------------------------------------------------------------------------------------
 
 # $WORK/storage/cvmfs/$FQRN is the repository, $WORK/keys its keys.
-repo_init() { "$LAMELLA" repo init "$FQRN" --storage "$WORK/storage" --keys "$WORK/keys"; }
-convert() { "$LAMELLA" convert "$1" --repo "$FQRN" --storage "$WORK/storage" --keys "$WORK/keys"; } # SOURCE
+repo_init() {
+	"$LAMELLA" repo init "$FQRN" --storage "$WORK/storage" --keys "$WORK/keys" >>"$WORK/log/convert.log" 2>&1 ||
+		fail "repo init: $(tail -n 3 "$WORK/log/convert.log")"
+}
+convert() { # SOURCE
+	"$LAMELLA" convert "$1" --repo "$FQRN" --storage "$WORK/storage" --keys "$WORK/keys" >>"$WORK/log/convert.log" 2>&1 ||
+		fail "convert $1: $(tail -n 3 "$WORK/log/convert.log")"
+}
 
 serve_start() {
 	start_listening serve "$WEB" "$LAMELLA" serve "$WORK/storage" --listen "$WEB" --access-log "$WORK/log/access.log"
@@ -390,11 +396,15 @@ containerd_wipe() { # SNAPSHOTTER
 	rm -rf "$WORK/containerd-$1/root"
 }
 
-# Mounts a read-only view of the image whose topmost layer has chain id CHAIN at DIR.
+# Mounts a read-only view of the image whose topmost layer has chain id CHAIN. Nothing refers to the view, so it is made a
+# root of garbage collection; collection may come between the two commands.
 mount_view() { # SNAPSHOTTER CHAIN DIR
+	local ctr=(ctr_ "$1" snapshots --snapshotter "$1") key=view-${3##*/}
 	mkdir -p "$3"
-	ctr_ "$1" snapshots --snapshotter "$1" view "view-${3##*/}" "$2" >/dev/null
-	eval "$(ctr_ "$1" snapshots --snapshotter "$1" mounts "$3" "view-${3##*/}")"
+	until "${ctr[@]}" view "$key" "$2" >/dev/null && "${ctr[@]}" label "$key" containerd.io/gc.root=now >/dev/null 2>&1; do
+		running "containerd-$1" || fail "no containerd-$1"
+	done
+	eval "$("${ctr[@]}" mounts "$3" "$key")"
 }
 unmount_view() { # SNAPSHOTTER DIR
 	umount "$2"

@@ -17,6 +17,7 @@
  *
  *   type        f d l c b p s, or `mount` for the root of another mount, of which nothing more is said
  *   mode uid gid nlink mtime      mode with setuid, setgid and sticky bit, mtime with nanoseconds
+ *   device      `other` where st_dev is not that of the root: find -xdev, tar --one-file-system and the like go by it
  *   size sha256      of regular files
  *   rdev        of devices
  *   target      of symbolic links
@@ -66,7 +67,7 @@ struct tree {
 
 	/* while walking */
 	struct lm_buf path;
-	uint64_t mount;
+	uint64_t mount, device;
 	struct scratch *scratch;
 	EVP_MD_CTX *digest;
 
@@ -247,6 +248,8 @@ static int put_fields(struct tree *t, struct lm_buf *line, int dirfd, const char
 	int r = lm_buf_printf(line, " type=%c mode=%04o uid=%u gid=%u nlink=%u mtime=%lld.%09u",
 		type_letter(st->stx_mode), st->stx_mode & 07777u, st->stx_uid, st->stx_gid, st->stx_nlink,
 		(long long)st->stx_mtime.tv_sec, st->stx_mtime.tv_nsec);
+	if (r == 0 && makedev(st->stx_dev_major, st->stx_dev_minor) != t->device)
+		r = lm_buf_str(line, " device=other");
 	if (r == 0 && (S_ISCHR(st->stx_mode) || S_ISBLK(st->stx_mode)))
 		r = lm_buf_printf(line, " rdev=%u:%u", st->stx_rdev_major, st->stx_rdev_minor);
 	if (r == 0 && S_ISLNK(st->stx_mode))
@@ -379,6 +382,7 @@ static int read_directory(struct tree *t)
 	if (!(st.stx_mask & STATX_MNT_ID))
 		return lm_err_set(&t->err, -ENOSYS, "this kernel does not number its mounts (Linux 5.8 does)");
 	t->mount = st.stx_mnt_id;
+	t->device = makedev(st.stx_dev_major, st.stx_dev_minor);
 	t->path = LM_BUF(PATH_BYTES_MAX);
 	CLEANUP(lm_freep) struct scratch *scratch = t->scratch = malloc(sizeof(*scratch));
 	t->digest = EVP_MD_CTX_new();
