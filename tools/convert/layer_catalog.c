@@ -7,12 +7,14 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#define LITERAL_DOLLAR "$(LAMELLA_NEVER_SET:-$)"
+
 struct writing {
 	struct lm_catalog_writer *writer;
 	const struct lm_layer_loss *loss;
 	struct lm_buf path; /* of the directory being listed, then of the row */
 	size_t layer_at;    /* where in it the path inside the layer begins */
-	struct lm_buf xattr;
+	struct lm_buf xattr, target;
 	struct lm_chunk *chunks;
 	size_t chunk_cap;
 	uint32_t groups;
@@ -26,6 +28,7 @@ static void writing_done(struct writing *w)
 	lm_catalog_writer_free(w->writer);
 	lm_buf_done(&w->path);
 	lm_buf_done(&w->xattr);
+	lm_buf_done(&w->target);
 	free(w->chunks);
 	free(w->queue);
 }
@@ -83,6 +86,32 @@ static int gather_chunks(struct writing *w, const struct lm_layer_inode *inode, 
 	return 0;
 }
 
+/*
+ * Clients put an environment variable's value in the place of each $(NAME) in a link's target. The format has no way to
+ * quote it, but a default for what is not set: $(NAME:-text). So "$(" is written as such a "$" and a "(".
+ */
+static int encode_target(struct writing *w, const char *target, struct lm_row *row, struct lm_err *err)
+{
+	lm_buf_clear(&w->target);
+	const char *at = target;
+	int r = 0;
+	for (const char *dollar; r == 0 && (dollar = strstr(at, "$(")); at = dollar + 1) {
+		r = lm_buf_append(&w->target, at, (size_t)(dollar - at));
+		if (r == 0)
+			r = lm_buf_str(&w->target, strchr(dollar, ')') ? LITERAL_DOLLAR : "$");
+	}
+	if (r == 0)
+		r = lm_buf_str(&w->target, at);
+	if (r == -EMSGSIZE) {
+		report_loss(w, "target is shown with its $(...) replaced: written otherwise it is too long");
+		lm_buf_clear(&w->target);
+		r = lm_buf_str(&w->target, target);
+	}
+	row->symlink = (char *)lm_buf_cstr(&w->target);
+	row->size = w->target.len;
+	return r < 0 ? lm_err_oom(err) : 0;
+}
+
 /* The row of an inode at w->path. */
 static int write_inode(struct writing *w, struct lm_layer_inode *inode, struct lm_err *err)
 {
@@ -108,8 +137,9 @@ static int write_inode(struct writing *w, struct lm_layer_inode *inode, struct l
 		row.algo = chunk_count > 0 ? w->chunks[0].hash.algo : inode->hash.algo;
 		row.compression = LM_COMPRESSION_ZLIB;
 	} else if (S_ISLNK(inode->mode)) {
-		row.symlink = (char *)inode->target;
-		row.size = strlen(inode->target);
+		r = encode_target(w, inode->target, &row, err);
+		if (r < 0)
+			return r;
 	} else {
 		row.rdev = inode->rdev;
 	}
@@ -214,7 +244,12 @@ int lm_layer_catalog_write(const char *db_path, const char *mountpoint, struct l
 	struct lm_counters *ret, struct lm_err *err)
 {
 	CLEANUP(writing_done)
-	struct writing w = {.loss = loss, .path = LM_BUF(2 * LM_REPO_PATH_MAX), .xattr = LM_BUF(LM_XATTR_BLOB_MAX)};
+	struct writing w = {
+		.loss = loss,
+		.path = LM_BUF(2 * LM_REPO_PATH_MAX),
+		.xattr = LM_BUF(LM_XATTR_BLOB_MAX),
+		.target = LM_BUF(LM_SYMLINK_MAX),
+	};
 	const struct lm_row root = {.mode = S_IFDIR | 0755, .size = 4096, .mtime_s = time_s};
 	struct lm_counters subtree;
 	int r = lm_catalog_create(db_path, mountpoint, &root, &w.writer, err);

@@ -6,7 +6,7 @@
  *   layerfs/…          the tree, breadth first: the children of a directory have neighbouring row ids
  *
  * What the format can't hold is left out and reported, per name: attribute values of over 255 bytes, attributes beyond
- * the 255th.
+ * the 255th. Targets of links that clients would expand ("$(NAME)") are written so that they expand to themselves.
  */
 #ifndef LM_TOOLS_LAYER_CATALOG_H
 #define LM_TOOLS_LAYER_CATALOG_H

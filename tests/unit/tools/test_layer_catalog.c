@@ -104,7 +104,7 @@ static void test_rows(void **state)
 	tm_extension(&f->tar, 'x', &pax);
 	tm_file(&f->tar, (struct tm_header){.name = "a/file", .mode = 04755, .uid = 1, .gid = 2}, "hello", 5);
 	tm_file(&f->tar, (struct tm_header){.name = "a/big"}, big, LM_CHUNKED_ABOVE + 100);
-	tm_block(&f->tar, (struct tm_header){.name = "link", .type = '2', .link = "$(X)/\xff"});
+	tm_block(&f->tar, (struct tm_header){.name = "link", .type = '2', .link = "\xff/x"});
 	tm_block(&f->tar, (struct tm_header){.name = "dev", .type = '3', .major = 10, .minor = 300});
 	tm_block(&f->tar, (struct tm_header){.name = "fifo", .type = '6'});
 	tm_block(&f->tar, (struct tm_header){.name = "a/.wh.gone"});
@@ -134,8 +134,8 @@ static void test_rows(void **state)
 	free(chunks);
 
 	CLEANUP(lm_row_done) struct lm_row link = row_at(f, LAYER "/link");
-	assert_string_equal(link.symlink, "$(X)/\xff");
-	assert_int_equal(link.size, 6);
+	assert_string_equal(link.symlink, "\xff/x");
+	assert_int_equal(link.size, 3);
 	CLEANUP(lm_row_done) struct lm_row dev = row_at(f, LAYER "/dev");
 	assert_int_equal(dev.rdev, makedev(10, 300));
 	CLEANUP(lm_row_done) struct lm_row fifo = row_at(f, LAYER "/fifo");
@@ -158,6 +158,41 @@ static void test_rows(void **state)
 	assert_int_equal(f->counters.special, 3);
 	assert_int_equal(f->counters.chunked, 1);
 	assert_int_equal(f->losses.len, 0);
+}
+
+/* A client that expands what is written gets what the layer has. */
+static void test_targets_with_variables(void **state)
+{
+	struct fixture *f = *state;
+	static const struct {
+		const char *target, *written;
+	} links[] = {
+		{"$(X)/a", "$(LAMELLA_NEVER_SET:-$)(X)/a"},
+		{"a$(X)$(Y:-z)", "a$(LAMELLA_NEVER_SET:-$)(X)$(LAMELLA_NEVER_SET:-$)(Y:-z)"},
+		{"a)$(X", "a)$(X"},
+		{"$X$$(y)", "$X$$(LAMELLA_NEVER_SET:-$)(y)"},
+		{"$", "$"},
+	};
+	char name[2] = "0";
+	for (size_t i = 0; i < ARRAY_LEN(links); i++, name[0]++)
+		tm_block(&f->tar, (struct tm_header){.name = name, .type = '2', .link = links[i].target});
+	CLEANUP(lm_freep) char *longest = malloc(4096);
+	memset(longest, 'x', 4095);
+	memcpy(longest, "$(X)", 4);
+	longest[4095] = '\0';
+	tm_pax(&f->tar, "linkpath", longest);
+	tm_block(&f->tar, (struct tm_header){.name = "long", .type = '2'});
+	convert(f);
+	for (size_t i = 0; i < ARRAY_LEN(links); i++) {
+		char path[64];
+		snprintf(path, sizeof(path), LAYER "/%zu", i);
+		CLEANUP(lm_row_done) struct lm_row row = row_at(f, path);
+		assert_string_equal(row.symlink, links[i].written);
+		assert_int_equal(row.size, strlen(links[i].written));
+	}
+	CLEANUP(lm_row_done) struct lm_row row = row_at(f, LAYER "/long");
+	assert_string_equal(row.symlink, longest);
+	assert_non_null(strstr(lm_buf_cstr(&f->losses), "/long: target"));
 }
 
 /* Groups may have members in several directories; what had only one name left is no group. */
@@ -315,6 +350,7 @@ int main(void)
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_rows),
+		TEST(test_targets_with_variables),
 		TEST(test_link_groups),
 		TEST(test_children_are_neighbours),
 		TEST(test_losses),
