@@ -255,13 +255,17 @@ static int fill_attr(const struct lm_row *row, uint64_t node, nlink_t links, str
 	return 0;
 }
 
+static void nested_done(struct lm_nested *nested)
+{
+	free(nested->path);
+}
+
 /* The node of the catalog that hangs at path (as place's catalog knows it). */
 static int cross_mountpoint(
 	const struct place *place, const struct lm_row *row, const char *path, uint64_t *ret, struct lm_err *err)
 {
-	struct lm_nested nested = {0};
+	CLEANUP(nested_done) struct lm_nested nested = {0};
 	int r = lm_catalog_nested(place->catalog, path, &nested, err);
-	CLEANUP(lm_freep) char *nested_path = nested.path;
 	if (r == -ENOENT)
 		return lm_err_set(err, -EPROTO, "no catalog is named for mountpoint %s", path);
 	if (r < 0)
