@@ -500,8 +500,10 @@ static int cmd_exec(struct cri *cri, const struct options *o, char **args)
 	if (r < 0)
 		return r;
 	answer = (void *)raw_;
-	fwrite(answer->stdout.data, 1, answer->stdout.len, stdout);
-	fwrite(answer->stderr.data, 1, answer->stderr.len, stderr);
+	if (answer->stdout.len)
+		fwrite(answer->stdout.data, 1, answer->stdout.len, stdout);
+	if (answer->stderr.len)
+		fwrite(answer->stderr.data, 1, answer->stderr.len, stderr);
 	return answer->exit_code;
 }
 
