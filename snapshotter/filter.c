@@ -209,23 +209,42 @@ static int read_value(struct parser *p, enum operator op, struct lm_buf *out)
 	return lm_buf_append(out, start, (size_t)(p->at - start));
 }
 
-/* The matcher expands {n,m}, nested ones by their product; and back-references take exponential time. */
+/* How often the repetition at c makes the matcher copy what it repeats; *end is behind it. */
+static unsigned long copies(const char *c, const char **end)
+{
+	if (*c == '+') { /* x+ becomes xx* */
+		*end = c + 1;
+		return 2;
+	}
+	char *after;
+	unsigned long low = strtoul(c + 1, &after, 10);
+	unsigned long high = *after == ',' ? strtoul(after + 1, &after, 10) : low;
+	*end = after;
+	return LM_MAX(LM_MAX(low, high), 1UL);
+}
+
+/*
+ * Repetitions are expanded by copying, nested ones by their product; and back-references take exponential time. All are
+ * counted as if they were nested, but for a + behind a single character, as in [a-z]+ and a+.
+ */
 static bool is_cheap(const char *regex)
 {
 	unsigned long product = 1;
-	for (const char *c = regex; *c; c++) {
+	char before = '\0';
+	for (const char *c = regex; *c;) {
 		if (*c == '\\') {
 			if (isdigit((unsigned char)c[1]))
 				return false;
-			c += c[1] != '\0';
-		} else if (*c == '{') {
-			char *end;
-			unsigned long low = strtoul(c + 1, &end, 10);
-			unsigned long high = *end == ',' ? strtoul(end + 1, &end, 10) : low;
-			unsigned long most = LM_MAX(low, high);
-			if (most > LM_FILTER_REPEAT_MAX || product * LM_MAX(most, 1UL) > LM_FILTER_REPEAT_MAX)
+			c += 1 + (c[1] != '\0');
+			before = 'x';
+		} else if (*c == '{' || (*c == '+' && before && strchr(")*+?}", before))) {
+			before = *c == '{' ? '}' : '+';
+			unsigned long n = copies(c, &c);
+			if (n > LM_FILTER_REPEAT_MAX || product * n > LM_FILTER_REPEAT_MAX)
 				return false;
-			product *= LM_MAX(most, 1UL);
+			product *= n;
+		} else {
+			before = *c++;
 		}
 	}
 	return true;

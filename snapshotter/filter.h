@@ -13,8 +13,8 @@
  * operators, but == never holds for it.
  *
  * Regular expressions are POSIX extended ones; containerd's own are Go's. What both have (literals, ., [...], *, +, ?,
- * {n,m}, |, groups, ^ and $) is the same here; \d, (?i), non-greedy repetition and \p{...} are not there. Counted
- * repetition is bounded (LM_FILTER_REPEAT_MAX for all counts of one expression multiplied), and there are no
+ * {n,m}, |, groups, ^ and $) is the same here; \d, (?i), non-greedy repetition and \p{...} are not there. Counts and +
+ * of groups are bounded (LM_FILTER_REPEAT_MAX for all of one expression multiplied, + counting as 2), and there are no
  * back-references.
  */
 #ifndef LM_SNAPSHOTTER_FILTER_H

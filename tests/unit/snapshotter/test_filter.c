@@ -100,6 +100,8 @@ static const struct {
 	{"name~=x$", false},
 	{"name~=(a|b)c", true},
 	{"labels.a.b.c~=d.t+ed?", true},
+	{"name~=\"^[a-z0-9]+[.][a-z]+/[0-9]+/[a-z0-9]+:[a-f]+ [a-z]+$\"", true},
+	{"name~=\"([a-z0-9.]+/)+\"", true},
 };
 
 static void matching(void **state)
@@ -153,6 +155,8 @@ static const char *const refused[] = {
 	"name==x\"y\"z,",
 	"kind~=(((a{50}){50}){50})",
 	"kind~=a{2000}",
+	"kind~=((((((((((a)+)+)+)+)+)+)+)+)+)+",
+	"kind~=a++++++++++++",
 	"kind~=\"(a)\\\\1\"",
 	"-",
 	"==x",
