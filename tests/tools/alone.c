@@ -231,7 +231,8 @@ int main(int argc, char **argv)
 		return trouble("fork");
 	if (guardian == 0) {
 		close(alive[1]);
-		/* Not exit(): a leak check at exit can't work in a process whose children are in another PID namespace. */
+		/* Not exit(): a leak check at exit can't work in a process whose children are in another PID namespace.
+		 */
 		_exit(guard(rest[0], keep, rest + 1, alive[0]));
 	}
 	close(alive[0]);
