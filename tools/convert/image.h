@@ -13,8 +13,9 @@
  *   /.metadata/REGISTRY/REPOSITORY:TAG/      manifest.json with capitalised keys, as DUCC writes it, and the registry's
  *                                            own bytes: manifest.raw, config.raw
  *
- * A layer that is there is not fetched, and nothing is written that is there already in the same words. Attributes of
- * directories for which a layer has no entry come from the layers below it in the first image that brings it.
+ * A layer that is there is not fetched, and nothing is written that is there already in the same words. What a layer
+ * takes from its place (attributes of directories for which it has no entry, whiteouts in the lowest layer) is decided
+ * by the first image that brings it.
  *
  * Progress, and what the format can't hold, is said through lm_cli_*() on the way. One thread.
  */

@@ -51,7 +51,9 @@ static int lookup_below(void *arg, size_t index, const char *path, struct lm_row
 	int n = snprintf(full, sizeof(full), "%s/" LM_LAYER_ROOT "%s", lm_layer_path(below->digest).s, path);
 	if ((size_t)n >= sizeof(full))
 		return -ENOENT;
-	return lm_txn_lookup(job->txn, full, ret, err);
+	struct lm_err failure = LM_ERR_INIT; /* absence is no failure: err stays untouched */
+	int r = lm_txn_lookup(job->txn, full, ret, &failure);
+	return r < 0 && r != -ENOENT ? lm_err_set(err, r, "%s", lm_err_text(&failure)) : r;
 }
 
 static int read_layer(struct conversion *c, struct lm_layer_tree **ret, struct lm_err *err)
