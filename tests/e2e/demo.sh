@@ -12,14 +12,14 @@ export LM_TMP=$WORK/tmp
 state() {
 	cut -d' ' -f3- /proc/self/mountinfo | sort
 	find /sys/fs/cgroup -maxdepth 2 -name "lamella-demo.*"
-	ls -d /run/containerd /run/lamella /opt/containerd /opt/cni /etc/cni /var/lib/cni /var/lib/containerd /run/runc 2>/dev/null || true
+	ls -d /run/containerd /run/lamella /opt/containerd /opt/cni /etc/cni /etc/lamella /var/lib/cni /var/lib/containerd /run/runc 2>/dev/null || true
 	ls "$LM_TMP"
 	processes
 }
 processes() {
 	local p
 	for p in /proc/[0-9]*; do
-		if tr '\0' ' ' <"$p/cmdline" 2>/dev/null | grep -qF "$LM_TMP/" || [[ $(readlink "$p/cwd") == "$LM_TMP"* ]]; then
+		if [[ $(tr '\0' ' ' <"$p/cmdline") == *"$LM_TMP/"* || $(readlink "$p/cwd") == "$LM_TMP"* ]]; then
 			echo "${p#/proc/} $(tr '\0' ' ' <"$p/cmdline")"
 		fi
 	done 2>/dev/null
@@ -37,7 +37,7 @@ state >"$WORK/before"
 say "to the end"
 "$LM_ROOT/run" demo >"$WORK/output" 2>&1 || fail "run demo: $(tail -n 40 "$WORK/output")"
 cat "$WORK/output"
-grep -q 's from nothing to the first output' "$WORK/output" || fail "no table"
+grep -q 'seconds from nothing to first output' "$WORK/output" || fail "no table"
 nothing_left "the end"
 bytes=$(awk '/^MB fetched/ { print ($3 < $4) }' "$WORK/output")
 [ "$bytes" = 1 ] || fail "the lazy start fetched no less than the ordinary pull"

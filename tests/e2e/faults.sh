@@ -11,36 +11,57 @@ need openssl python3
 need_image tiny
 isolate faults
 
-PATIENCE_S=30 # for one container or one file, with the settings below
+PATIENCE_S=60 # for one container or one file, with the settings below
 SETTINGS=(CVMFS_TIMEOUT=3 CVMFS_TIMEOUT_DIRECT=3 CVMFS_MAX_RETRIES=1 CVMFS_BACKOFF_INIT=1 CVMFS_BACKOFF_MAX=1)
 REPO=$WORK/storage/cvmfs/$FQRN
+OBJECT='([0-9a-f]{40}|[0-9a-f]{2}/[0-9a-f]{38})' # an object in a line of the log
 
 serve_lies() { # MODE PATTERN
 	start_listening serve "$WEB" python3 "$LM_ROOT/tests/e2e/liar.py" "$WEB" "$WORK/storage" "$@"
 }
 
-# Sets the caches of the node back, so that everything is asked for again.
+# The lines of the fetcher that name the repository and match; fails when there is none.
+said() { grep -F "$FQRN" "$WORK/log/fetcher.log" | grep -iE "$1"; } # PATTERN
+
+# Sets the caches of the node back, so that everything is asked for again; the snapshotter remembers answers for a moment.
 fresh_node() {
+	stop snapshotter
 	[ ! -e "$WORK/run/fetcher.pid" ] || stop fetcher
 	rm -rf "$WORK/cache"
 	: >"$WORK/log/fetcher.log"
+	snapshotter_start
 }
 
 # --- at the start of a container --------------------------------------------------------------------------------------
 
-# The image is not there and cannot be had from the repository: it comes by an ordinary pull.
-falls_back() { # WHAT WORDS: of a line of the fetcher that also names the repository
-	local begin layers
-	begin=$(now_ms)
+# An image of one program; what is tried at the start of a container is tried often.
+make_small() {
+	mkdir "$WORK/small"
+	cp "$LM_BUILD/tests/tools/pause" "$WORK/small/still"
+	tar -C "$WORK/small" --owner=0 --group=0 -cf "$WORK/tmp/small.tar" still
+	make_layout "$WORK/oci-small" "$WORK/tmp/small.tar" /still
+	push "$WORK/oci-small:latest" small:latest
+	convert "oci:$WORK/oci-small:latest"
+}
+
+# Starts it, within PATIENCE_S, says whether layers were pulled, and forgets it.
+small_pulled() { # WHAT
+	local id
 	registry_mark
-	timeout $PATIENCE_S "$CRI" -s "$(containerd_socket lamella)" run --cgroup-parent "/lamella-${WORK##*/}" \
-		"$REGISTRY/tiny:latest" bash -c 'echo ok' >"$WORK/output" 2>&1 || fail "$1: no container: $(cat "$WORK/output")"
-	[ "$(cat "$WORK/output")" = ok ] || fail "$1: printed $(cat "$WORK/output")"
-	layers=$(registry_layer_requests "$LM_IMAGES/oci-tiny")
-	[ -n "$layers" ] || fail "$1: started from a repository that cannot be trusted"
-	grep -E "$FQRN" "$WORK/log/fetcher.log" | grep -qiE "$2" || fail "$1: no line about it in the log (wanted $FQRN and $2)"
-	cri lamella rmi "$REGISTRY/tiny:latest"
-	say "$1: ordinary pull after $(($(now_ms) - begin)) ms; $(grep -E "$FQRN" "$WORK/log/fetcher.log" | grep -iE "$2" | head -n 1)"
+	id=$(POD_TIMEOUT_S=$PATIENCE_S pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/small:latest" 2>&1) || fail "$1: no container: $id"
+	[[ $(cri lamella list) == *"$id running "* ]] || fail "$1: the container does not run"
+	cri lamella rm "$id"
+	cri lamella rmi "$REGISTRY/small:latest"
+	[ -n "$(registry_layer_requests "$WORK/oci-small")" ]
+}
+
+# The image cannot be had from the repository: it comes by an ordinary pull.
+falls_back() { # WHAT WORDS: of a line of the fetcher that also names the repository
+	local begin
+	begin=$(now_ms)
+	small_pulled "$1" || fail "$1: started from a repository that cannot be trusted"
+	said "$2" >/dev/null || fail "$1: no line about it in the log (wanted $FQRN and $2)"
+	say "$1: ordinary pull after $(($(now_ms) - begin)) ms; $(said "$2" | head -n 1 | cut -c1-300)"
 }
 
 at_start() { # WHAT WORDS
@@ -75,12 +96,14 @@ sign_whitelist() { # EXPIRY
 
 # Files of the image that nothing at its start reads, and what they hold.
 FILES=(/usr/share/common-licenses/Artistic /usr/share/common-licenses/GPL-2 /usr/share/perl5/Debconf/Db.pm
-	/usr/bin/chroot /usr/bin/dpkg /usr/share/debconf/confmodule /usr/lib/x86_64-linux-gnu/libapt-pkg.so.6.0)
+	/usr/bin/dpkg-deb /usr/bin/dpkg /usr/share/debconf/confmodule /usr/lib/x86_64-linux-gnu/libapt-pkg.so.6.0)
 
-sums() { cri lamella exec "$1" sh -c "for f in ${FILES[*]}; do sha256sum \$f 2>&1; done" || true; } # ID
+sums() { cri lamella exec "$1" sh -c "for f in ${READ[*]}; do sha256sum \$f 2>&1; done" || true; } # ID
 
 in_container() { # MODE PATTERN WORDS: reads fail, and say why in the log
 	local id mode=$1 pattern=$2 words=$3 begin line bad=0
+	READ=("${FILES[@]}")
+	[ "$mode" != stall ] || READ=("${FILES[0]}")
 	fresh_node
 	serve_start
 	fetcher_start "${SETTINGS[@]}"
@@ -90,8 +113,8 @@ in_container() { # MODE PATTERN WORDS: reads fail, and say why in the log
 	[ "$mode" = gone ] || serve_lies "$mode" "$pattern"
 	begin=$(now_ms)
 	sums "$id" >"$WORK/sums"
-	[ $(($(now_ms) - begin)) -lt $((${#FILES[@]} * PATIENCE_S * 1000)) ] || fail "$mode: took $(($(now_ms) - begin)) ms"
-	[ "$(wc -l <"$WORK/sums")" = ${#FILES[@]} ] || fail "$mode: $(cat "$WORK/sums")"
+	[ $(($(now_ms) - begin)) -lt $((${#READ[@]} * PATIENCE_S * 1000)) ] || fail "$mode: took $(($(now_ms) - begin)) ms"
+	[ "$(wc -l <"$WORK/sums")" = ${#READ[@]} ] || fail "$mode: $(cat "$WORK/sums")"
 	while IFS= read -r line; do
 		if [[ $line == *"Input/output error" ]]; then
 			bad=$((bad + 1))
@@ -100,9 +123,10 @@ in_container() { # MODE PATTERN WORDS: reads fail, and say why in the log
 		fi
 	done <"$WORK/sums"
 	[ $bad -gt 0 ] || fail "$mode: everything could be read: $(cat "$WORK/sums")"
-	grep -E "$FQRN.*[0-9a-f]{40}|[0-9a-f]{40}.*$FQRN" "$WORK/log/fetcher.log" | grep -qiE "$words" ||
+	said "$OBJECT.*($words)|($words).*$OBJECT" >/dev/null ||
 		fail "$mode: no line with repository and object and $words"
-	say "$mode: $bad of ${#FILES[@]} reads failed in $(($(now_ms) - begin)) ms; $(grep -E '[0-9a-f]{40}' "$WORK/log/fetcher.log" | grep -iE "$words" | head -n 1)"
+	say "$mode: $bad of ${#READ[@]} reads failed in $(($(now_ms) - begin)) ms; $(said "$OBJECT.*($words)" | head -n 1 | cut -c1-300)"
+	[ "$mode" != stall ] || killed_in_read "$id"
 	# A failed download leaves nothing behind.
 	[ "$mode" = gone ] || stop serve KILL
 	serve_start
@@ -112,8 +136,16 @@ in_container() { # MODE PATTERN WORDS: reads fail, and say why in the log
 	stop serve
 }
 healed() {
+	READ=("${FILES[@]}")
 	sums "$1" >"$WORK/sums"
 	cmp -s "$WORK/sums" "$WORK/expected"
+}
+# A process that waits for a download can be killed, long before that is given up.
+killed_in_read() { # ID
+	local begin
+	begin=$(now_ms)
+	cri lamella exec "$1" timeout -s KILL 1 cat "${FILES[3]}" >/dev/null 2>&1 && fail "stall: was read"
+	[ $(($(now_ms) - begin)) -lt 2500 ] || fail "stall: a blocked reader was killed only after $(($(now_ms) - begin)) ms"
 }
 
 registry_start
@@ -121,11 +153,13 @@ push_pause
 push "$LM_IMAGES/oci-tiny:latest" tiny:latest
 repo_init
 convert "oci:$LM_IMAGES/oci-tiny:latest"
+make_small
 serve_start
 fetcher_start "${SETTINGS[@]}"
 snapshotter_start
 containerd_start lamella
 id=$(pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/tiny:latest" sleep 3600)
+READ=("${FILES[@]}")
 sums "$id" >"$WORK/expected"
 [ "$(grep -cE '^[0-9a-f]{64}' "$WORK/expected")" = ${#FILES[@]} ] || fail "not the files expected: $(cat "$WORK/expected")"
 cri lamella rm "$id"
@@ -145,20 +179,17 @@ at_start "expired whitelist" 'whitelist.*expired'
 sign_whitelist "$(date -u -d '+2 days' +%Y%m%d%H%M%S)"
 fresh_node
 fetcher_start "${SETTINGS[@]}"
-registry_mark
-pod lamella run "$REGISTRY/tiny:latest" true || fail "a whitelist signed by this test"
-[ -z "$(registry_layer_requests "$LM_IMAGES/oci-tiny")" ] || fail "a whitelist signed by this test was not believed"
-cri lamella rmi "$REGISTRY/tiny:latest"
+! small_pulled "a whitelist signed by this test" || fail "a whitelist signed by this test was not believed"
 restore
 sed -i 's/^N.*/Nother.lamella.test/' "$REPO/.cvmfspublished"
 at_start "manifest of another repository" 'manifest|name'
 restore
 stop serve
 serve_lies flip 'C$'
-at_start "wrong byte in every catalog" '[0-9a-f]{40}'
+at_start "wrong byte in every catalog" "$OBJECT"
 stop serve KILL
 serve_lies 404 'X$'
-at_start "no certificate" '[0-9a-f]{40}'
+at_start "no certificate" "$OBJECT"
 stop serve KILL
 serve_lies stall 'C$'
 at_start "catalogs never come" 'tim(e|ed)'
@@ -166,10 +197,7 @@ stop serve KILL
 at_start "no server" 'connect'
 fresh_node
 say "no fetcher"
-registry_mark
-pod lamella -t 30 run "$REGISTRY/tiny:latest" bash -c 'echo ok' >/dev/null || fail "no container without a fetcher"
-[ -n "$(registry_layer_requests "$LM_IMAGES/oci-tiny")" ] || fail "nobody knows where the layers came from"
-cri lamella rmi "$REGISTRY/tiny:latest"
+small_pulled "no fetcher" || fail "nobody knows where the layers came from"
 
 say "in a running container"
 files='/data/../[0-9a-f]+P?$'

@@ -83,6 +83,7 @@ new_work() { # NAME
 	mkdir -p "$LM_TMP"
 	WORK=$(mktemp -d "$LM_TMP/$1.XXXXXX")
 	mkdir "$WORK"/{log,run,tmp}
+	export LAMELLA_CONFIG_DIR=$WORK/config
 }
 
 make_work() { # NAME
@@ -105,7 +106,7 @@ isolate() { # NAME [ARGUMENT...]
 	fi
 	WORK=$LM_ALONE
 	unset LM_ALONE
-	export TMPDIR=$WORK/tmp
+	export TMPDIR=$WORK/tmp LAMELLA_CONFIG_DIR=$WORK/config
 	mkdir -p "$WORK"/probe/{lower,upper,work,root}
 	mount -t overlay overlay -o "lowerdir=$WORK/probe/lower,upperdir=$WORK/probe/upper,workdir=$WORK/probe/work" "$WORK/probe/root" 2>/dev/null ||
 		skip "no overlayfs on the file system of $LM_TMP ($(stat -f -c %T "$WORK")): set LM_TMP"
@@ -131,7 +132,7 @@ stop() { # NAME [SIGNAL]
 	local name=$1 signal=${2:-TERM} code=0 pid
 	pid=$(pid_of "$name")
 	kill "-$signal" "$pid" 2>/dev/null || true
-	wait_for 20 "the end of $name" ended "$name"
+	[ "$signal" = KILL ] || wait_for 20 "the end of $name" ended "$name"
 	wait "$pid" 2>/dev/null || code=$?
 	rm "$WORK/run/$name.pid"
 	[ "$signal" != TERM ] || [ $code = 0 ] || [ $code = 143 ] || fail "$name ended with code $code"
@@ -379,10 +380,11 @@ cri() { # SNAPSHOTTER COMMAND...
 	shift
 	"$CRI" -s "$(containerd_socket "$s")" "$@"
 }
+POD_TIMEOUT_S=300
 pod() { # SNAPSHOTTER run|start ...: a pod in the control group that goes with the work folder
 	local s=$1 verb=$2
 	shift 2
-	cri "$s" "$verb" --cgroup-parent "/lamella-${WORK##*/}" "$@"
+	cri "$s" -t $POD_TIMEOUT_S "$verb" --cgroup-parent "/lamella-${WORK##*/}" "$@"
 }
 ctr_() { # SNAPSHOTTER COMMAND...
 	local s=$1

@@ -27,7 +27,7 @@ witness_beyond() { [ "$(witness_count)" -gt "$1" ]; }
 witness_well() { # it goes on counting, never saw trouble, and containerd still knows it
 	wait_for 10 "the running container to go on" witness_beyond "$(witness_count)"
 	! grep -qE 'trouble|rror' "$WORK/witness/container.log" || fail "it was touched: $(tail -n 3 "$WORK/witness/container.log")"
-	cri lamella list | grep -q "^$WITNESS running " || fail "containerd lost the running container"
+	[[ $(cri lamella list) == *"$WITNESS running "* ]] || fail "containerd lost the running container"
 }
 
 # What the snapshotter is killed under; it may fail then, but not afterwards.
