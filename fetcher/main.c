@@ -1,6 +1,6 @@
 #include "base/log.h"
+#include "base/notify.h"
 #include "fetcher/node.h"
-#include "fetcher/notify.h"
 
 #include <poll.h>
 #include <signal.h>

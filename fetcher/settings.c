@@ -17,7 +17,7 @@ static const char *const lamella_keys[] = {
 	"LAMELLA_MOUNTPOINT",
 	"LAMELLA_SOCKET",
 	"LAMELLA_ON_MISS",
-	"LAMELLA_SOURCE",
+	"LAMELLA_RESOLVE_TIMEOUT",
 };
 
 static const char usage[] =

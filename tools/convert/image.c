@@ -14,7 +14,7 @@ enum { IN_FLIGHT_MAX = 64 << 20 };
 struct lm_converter {
 	struct lm_converter_config config;
 	struct lm_txn *txn;
-	struct lm_store *store;
+	struct lm_packing *packing;
 	uint64_t losses;
 };
 
@@ -36,7 +36,7 @@ int lm_converter_new(const struct lm_converter_config *config, struct lm_convert
 	if (r < 0)
 		return r;
 	enum lm_hash_algo algo = lm_txn_base(converter->txn)->catalog.algo;
-	r = lm_store_new(config->storage, algo, lm_work_cores(), IN_FLIGHT_MAX, &converter->store, err);
+	r = lm_packing_new(config->storage, algo, lm_work_cores(), IN_FLIGHT_MAX, &converter->packing, err);
 	if (r < 0)
 		return r;
 	*ret = STEAL(converter);
@@ -47,7 +47,7 @@ void lm_converter_free(struct lm_converter *converter)
 {
 	if (!converter)
 		return;
-	lm_store_free(converter->store);
+	lm_packing_free(converter->packing);
 	lm_txn_free(converter->txn);
 	free(converter);
 }
@@ -174,7 +174,7 @@ static int convert_layer(struct lm_converter *converter, struct lm_source *sourc
 		const struct lm_layer_job job = {
 			.txn = converter->txn,
 			.storage = converter->config.storage,
-			.store = converter->store,
+			.packing = converter->packing,
 			.source = source,
 			.image = image,
 			.index = index,

@@ -69,7 +69,7 @@ static int read_layer(struct conversion *c, struct lm_layer_tree **ret, struct l
 	if (r < 0)
 		return r;
 	c->inflate = inflate;
-	r = lm_layer_read(next_span, c, &below, job->store, &tree, err);
+	r = lm_layer_read(next_span, c, &below, job->packing, &tree, err);
 	if (r < 0)
 		return r;
 	c->report->tar_bytes = lm_inflate_size(inflate);
@@ -90,10 +90,10 @@ static void on_loss(void *arg, const char *path, const char *what)
 }
 
 static int store_text(
-	struct lm_store *store, const struct lm_buf *text, struct lm_layer_extra *extra, struct lm_err *err)
+	struct lm_packing *packing, const struct lm_buf *text, struct lm_layer_extra *extra, struct lm_err *err)
 {
 	extra->size = text->len;
-	return lm_store_data(store, lm_buf_cstr(text), text->len, &extra->hash, err);
+	return lm_packing_data(packing, lm_buf_cstr(text), text->len, &extra->hash, err);
 }
 
 static int write_catalog(struct conversion *c, struct lm_layer_tree *tree, const char *db_path, struct lm_err *err)
@@ -111,11 +111,11 @@ static int write_catalog(struct conversion *c, struct lm_layer_tree *tree, const
 	if (r == 0)
 		r = lm_origin_json_add(&origin, job->image->config_digest, NULL, err);
 	if (r == 0)
-		r = store_text(job->store, &nothing, &extras[0], err);
+		r = store_text(job->packing, &nothing, &extras[0], err);
 	if (r == 0)
-		r = store_text(job->store, &layers, &extras[2], err);
+		r = store_text(job->packing, &layers, &extras[2], err);
 	if (r == 0)
-		r = store_text(job->store, &origin, &extras[3], err);
+		r = store_text(job->packing, &origin, &extras[3], err);
 	if (r < 0)
 		return r;
 	const struct lm_layer_loss loss = {on_loss, c};
@@ -166,15 +166,15 @@ int lm_layer_convert(const struct lm_layer_job *job, struct lm_layer_report *ret
 {
 	struct conversion c = {.job = job, .layer = &job->image->layers[job->index], .report = ret};
 	CLEANUP(lm_layer_tree_freep) struct lm_layer_tree *tree = NULL;
-	struct lm_store_stats before, after;
+	struct lm_packing_stats before, after;
 	int64_t start_ms = lm_now_ms();
-	lm_store_stats(job->store, &before);
+	lm_packing_stats(job->packing, &before);
 	int r = read_layer(&c, &tree, err);
 	if (r == 0)
 		r = graft(&c, tree, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "layer %s", c.layer->digest);
-	lm_store_stats(job->store, &after);
+	lm_packing_stats(job->packing, &after);
 	ret->converted = true;
 	ret->objects = after.objects - before.objects;
 	ret->stored_bytes = after.bytes - before.bytes;

@@ -3,7 +3,7 @@
 #define LM_TOOLS_LAYER_H
 
 #include "convert/image.h"
-#include "convert/store.h"
+#include "convert/packing.h"
 
 enum { LM_LAYER_PATH_TEXT_MAX = 96 };
 
@@ -19,7 +19,7 @@ int lm_txn_has(struct lm_txn *txn, const char *path, struct lm_err *err) MUST_CH
 struct lm_layer_job {
 	struct lm_txn *txn;
 	struct lm_storage *storage;
-	struct lm_store *store;
+	struct lm_packing *packing;
 	struct lm_source *source;
 	const struct lm_image *image;
 	size_t index;	   /* the layer; those below it are in the transaction already */

@@ -1,7 +1,7 @@
 #include "convert/layer_tar.h"
 
 /* Reads exactly the piece out of the entry's content, whose size the reader vouches for. */
-static int fill_piece(struct lm_tar *tar, struct lm_store_piece *piece, struct lm_err *err)
+static int fill_piece(struct lm_tar *tar, struct lm_packing_piece *piece, struct lm_err *err)
 {
 	for (size_t done = 0; done < piece->len;) {
 		ssize_t n = lm_tar_read(tar, piece->data + done, piece->len - done, err);
@@ -14,47 +14,47 @@ static int fill_piece(struct lm_tar *tar, struct lm_store_piece *piece, struct l
 	return 0;
 }
 
-static int store_piece(struct lm_tar *tar, struct lm_store *store, size_t len, enum lm_object_kind kind,
+static int store_piece(struct lm_tar *tar, struct lm_packing *packing, size_t len, enum lm_object_kind kind,
 	struct lm_hash *ret_hash, struct lm_err *err)
 {
-	struct lm_store_piece *piece = NULL;
-	int r = lm_store_piece(store, len, &piece, err);
+	struct lm_packing_piece *piece = NULL;
+	int r = lm_packing_piece(packing, len, &piece, err);
 	if (r < 0)
 		return r;
 	r = fill_piece(tar, piece, err);
 	if (r < 0)
-		lm_store_drop(store, piece);
+		lm_packing_drop(packing, piece);
 	else
-		lm_store_put(store, piece, kind, ret_hash);
+		lm_packing_put(packing, piece, kind, ret_hash);
 	return r;
 }
 
 static int store_file(struct lm_tar *tar, struct lm_layer_tree *tree, struct lm_layer_inode *file,
-	struct lm_store *store, struct lm_err *err)
+	struct lm_packing *packing, struct lm_err *err)
 {
 	if (file->size <= LM_CHUNKED_ABOVE)
-		return store_piece(tar, store, (size_t)file->size, LM_OBJECT_FILE, &file->hash, err);
+		return store_piece(tar, packing, (size_t)file->size, LM_OBJECT_FILE, &file->hash, err);
 	for (uint64_t offset = 0; offset < file->size; offset += LM_CHUNK_SIZE) {
 		struct lm_chunk *chunk = NULL;
 		uint64_t len = LM_MIN((uint64_t)LM_CHUNK_SIZE, file->size - offset);
 		int r = lm_layer_tree_add_chunk(tree, file, offset, len, &chunk, err);
 		if (r == 0)
-			r = store_piece(tar, store, (size_t)len, LM_OBJECT_CHUNK, &chunk->hash, err);
+			r = store_piece(tar, packing, (size_t)len, LM_OBJECT_CHUNK, &chunk->hash, err);
 		if (r < 0)
 			return r;
 	}
 	return 0;
 }
 
-static int read_entries(struct lm_tar *tar, struct lm_layer_tree *tree, struct lm_store *store, struct lm_err *err)
+static int read_entries(struct lm_tar *tar, struct lm_layer_tree *tree, struct lm_packing *packing, struct lm_err *err)
 {
 	struct lm_tar_entry entry;
 	int r;
 	while ((r = lm_tar_next(tar, &entry, err)) > 0) {
 		struct lm_layer_inode *file;
 		r = lm_layer_tree_apply(tree, &entry, &file, err);
-		if (r == 0 && file && store)
-			r = store_file(tar, tree, file, store, err);
+		if (r == 0 && file && packing)
+			r = store_file(tar, tree, file, packing, err);
 		if (r < 0)
 			return r;
 	}
@@ -63,7 +63,7 @@ static int read_entries(struct lm_tar *tar, struct lm_layer_tree *tree, struct l
 	return r < 0 ? r : lm_layer_tree_finish(tree, err);
 }
 
-int lm_layer_read(lm_tar_input_fn *input, void *arg, const struct lm_layer_below *below, struct lm_store *store,
+int lm_layer_read(lm_tar_input_fn *input, void *arg, const struct lm_layer_below *below, struct lm_packing *packing,
 	struct lm_layer_tree **ret, struct lm_err *err)
 {
 	CLEANUP(lm_tar_freep) struct lm_tar *tar = NULL;
@@ -72,9 +72,9 @@ int lm_layer_read(lm_tar_input_fn *input, void *arg, const struct lm_layer_below
 	if (r == 0)
 		r = lm_layer_tree_new(below, &tree, err);
 	if (r == 0)
-		r = read_entries(tar, tree, store, err);
+		r = read_entries(tar, tree, packing, err);
 	/* Whatever happened, the pool must be done with the tree's hashes before anyone frees it. */
-	int stored = store ? lm_store_wait(store, r < 0 ? NULL : err) : 0;
+	int stored = packing ? lm_packing_wait(packing, r < 0 ? NULL : err) : 0;
 	if (r < 0 || stored < 0)
 		return r < 0 ? r : stored;
 	*ret = STEAL(tree);

@@ -1,9 +1,9 @@
-/* From a layer's tar stream to its tree, with the content of its files going into a store on the way. */
+/* From a layer's tar stream to its tree, with the content of its files packed on the way. */
 #ifndef LM_TOOLS_LAYER_TAR_H
 #define LM_TOOLS_LAYER_TAR_H
 
 #include "convert/layer_tree.h"
-#include "convert/store.h"
+#include "convert/packing.h"
 
 /*
  * Files of more than LM_CHUNKED_ABOVE bytes are cut into chunks of LM_CHUNK_SIZE. Jobs read a few percent of big files,
@@ -12,10 +12,10 @@
 enum { LM_CHUNK_SIZE = 256 << 10, LM_CHUNKED_ABOVE = 512 << 10 };
 
 /*
- * Reads the stream to its end. store NULL: content is read and dropped. When this returns 0 all content is stored and
+ * Reads the stream to its end. packing NULL: content is read and dropped. When this returns 0 all content is stored and
  * every inode's hashes are set; when it fails nothing of the tree is in use any more.
  */
-int lm_layer_read(lm_tar_input_fn *input, void *arg, const struct lm_layer_below *below, struct lm_store *store,
+int lm_layer_read(lm_tar_input_fn *input, void *arg, const struct lm_layer_below *below, struct lm_packing *packing,
 	struct lm_layer_tree **ret, struct lm_err *err) MUST_CHECK;
 
 #endif

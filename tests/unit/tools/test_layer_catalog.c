@@ -15,7 +15,7 @@
 struct fixture {
 	char dir[64], db[80];
 	struct lm_storage *storage;
-	struct lm_store *store;
+	struct lm_packing *packing;
 	struct lm_buf tar, losses;
 	struct lm_layer_tree *tree;
 	struct lm_catalog *catalog;
@@ -31,7 +31,7 @@ static int setup(void **state)
 	strcpy(f->dir, "/tmp/lamella-test-XXXXXX");
 	*state = f;
 	if (!mkdtemp(f->dir) || lm_storage_dir_open(f->dir, true, &f->storage, NULL) < 0 ||
-		lm_store_new(f->storage, LM_HASH_SHAKE128, 2, 1 << 20, &f->store, NULL) < 0)
+		lm_packing_new(f->storage, LM_HASH_SHAKE128, 2, 1 << 20, &f->packing, NULL) < 0)
 		return -1;
 	snprintf(f->db, sizeof(f->db), "%s/db", f->dir);
 	return 0;
@@ -42,7 +42,7 @@ static int teardown(void **state)
 	struct fixture *f = *state;
 	lm_catalog_close(f->catalog);
 	lm_layer_tree_free(f->tree);
-	lm_store_free(f->store);
+	lm_packing_free(f->packing);
 	lm_storage_free(f->storage);
 	lm_buf_done(&f->tar);
 	lm_buf_done(&f->losses);
@@ -69,11 +69,11 @@ static void convert(struct fixture *f)
 	tm_end(&f->tar);
 	struct lm_layer_extra extras[] = {
 		{.path = ".cvmfscatalog"}, {.path = ".metadata/"}, {.path = ".metadata/x", .size = 3}};
-	assert_int_equal(lm_store_data(f->store, "", 0, &extras[0].hash, NULL), 0);
-	assert_int_equal(lm_store_data(f->store, "abc", 3, &extras[2].hash, NULL), 0);
+	assert_int_equal(lm_packing_data(f->packing, "", 0, &extras[0].hash, NULL), 0);
+	assert_int_equal(lm_packing_data(f->packing, "abc", 3, &extras[2].hash, NULL), 0);
 	const struct lm_layer_loss loss = {on_loss, f};
 	const struct lm_layer_below below = {.lookup = nothing, .count = 1};
-	int r = lm_layer_read(tm_read, &input, &below, f->store, &f->tree, &f->err);
+	int r = lm_layer_read(tm_read, &input, &below, f->packing, &f->tree, &f->err);
 	if (r == 0)
 		r = lm_layer_catalog_write(
 			f->db, MOUNTPOINT, f->tree, extras, ARRAY_LEN(extras), 1234, &loss, &f->counters, &f->err);

@@ -8,11 +8,11 @@
 
 /* A storage in a directory of its own, whose puts can be made to fail. */
 struct fixture {
-	struct lm_storage storage; /* the one given to the store: passes on to below */
+	struct lm_storage storage; /* the one given to the packing: passes on to below */
 	struct lm_storage *below;
 	_Atomic(int) puts_left; /* then puts fail; negative: never */
 	char dir[64];
-	struct lm_store *store;
+	struct lm_packing *packing;
 	struct lm_buf tar;
 	struct lm_layer_tree *tree;
 	struct lm_err err;
@@ -47,14 +47,14 @@ static int setup(void **state)
 	strcpy(f->dir, "/tmp/lamella-test-XXXXXX");
 	*state = f;
 	return !mkdtemp(f->dir) || lm_storage_dir_open(f->dir, true, &f->below, NULL) < 0 ||
-	       lm_store_new(&f->storage, LM_HASH_SHA1, 2, 1 << 20, &f->store, NULL) < 0;
+	       lm_packing_new(&f->storage, LM_HASH_SHA1, 2, 1 << 20, &f->packing, NULL) < 0;
 }
 
 static int teardown(void **state)
 {
 	struct fixture *f = *state;
 	lm_layer_tree_free(f->tree);
-	lm_store_free(f->store);
+	lm_packing_free(f->packing);
 	lm_storage_free(f->below);
 	lm_buf_done(&f->tar);
 	int r = lm_remove_tree(AT_FDCWD, f->dir, NULL);
@@ -67,7 +67,7 @@ static int try(struct fixture *f)
 	struct tm_input input = {&f->tar, 0, 65536};
 	lm_layer_tree_free(f->tree);
 	f->tree = NULL;
-	int r = lm_layer_read(tm_read, &input, NULL, f->store, &f->tree, &f->err);
+	int r = lm_layer_read(tm_read, &input, NULL, f->packing, &f->tree, &f->err);
 	if (r == 0)
 		assert_int_equal(input.at, f->tar.len);
 	else
@@ -157,16 +157,16 @@ static void test_contents(void **state)
 static void test_repeated_content(void **state)
 {
 	struct fixture *f = *state;
-	struct lm_store_stats stats;
+	struct lm_packing_stats stats;
 	tm_file(&f->tar, (struct tm_header){.name = "a"}, "same", 4);
 	tm_file(&f->tar, (struct tm_header){.name = "c"}, "other", 5);
 	tm_end(&f->tar);
 	layer(f);
-	lm_store_stats(f->store, &stats);
+	lm_packing_stats(f->packing, &stats);
 	assert_int_equal(stats.objects, 2);
 	const uint64_t bytes = stats.bytes;
 	layer(f);
-	lm_store_stats(f->store, &stats);
+	lm_packing_stats(f->packing, &stats);
 	assert_int_equal(stats.objects, 2);
 	assert_int_equal(stats.bytes, bytes);
 	assert_int_equal(stats.pieces, 4);
@@ -270,7 +270,7 @@ static ssize_t failing_input(void *arg, const uint8_t **ret, struct lm_err *err)
 static void test_input_fails(void **state)
 {
 	struct fixture *f = *state;
-	assert_int_equal(lm_layer_read(failing_input, NULL, NULL, f->store, &f->tree, &f->err), -EIO);
+	assert_int_equal(lm_layer_read(failing_input, NULL, NULL, f->packing, &f->tree, &f->err), -EIO);
 	assert_string_equal(f->err.msg, "no input");
 }
 

@@ -1,0 +1,48 @@
+/*
+ * Pieces of content on their way into the storage: packed on all cores, in bounded memory.
+ *
+ *   lm_packing_piece()    a buffer to fill; waits while too many bytes are on their way
+ *   lm_packing_put()      hands it over; its hash appears in *ret_hash, some time before lm_packing_wait() returns
+ *   lm_packing_wait()     all is stored, or the first failure
+ *
+ * After a failure everything fails quickly with it. One thread hands over; the storage is used by several at once.
+ */
+#ifndef LM_TOOLS_PACKING_H
+#define LM_TOOLS_PACKING_H
+
+#include "repo/storage.h"
+
+struct lm_packing_piece { /* filled by the caller */
+	size_t len;
+	uint8_t data[];
+};
+
+struct lm_packing_stats {
+	uint64_t objects, bytes; /* new ones, bytes as stored */
+	uint64_t pieces;	 /* all */
+};
+
+struct lm_packing;
+/* in_flight_max: bytes of content; a single piece may be larger. */
+int lm_packing_new(struct lm_storage *storage, enum lm_hash_algo algo, unsigned threads, size_t in_flight_max,
+	struct lm_packing **ret, struct lm_err *err) MUST_CHECK;
+/* Waits for what is on its way: destinations of hashes must live until then. */
+void lm_packing_free(struct lm_packing *packing);
+LM_DEFINE_CLEANUP(struct lm_packing, lm_packing_free, lm_packing_freep)
+
+int lm_packing_piece(
+	struct lm_packing *packing, size_t len, struct lm_packing_piece **ret, struct lm_err *err) MUST_CHECK;
+/* Takes ownership. */
+void lm_packing_put(
+	struct lm_packing *packing, struct lm_packing_piece *piece, enum lm_object_kind kind, struct lm_hash *ret_hash);
+/* Instead of putting it. NULL: nothing. */
+void lm_packing_drop(struct lm_packing *packing, struct lm_packing_piece *piece);
+int lm_packing_wait(struct lm_packing *packing, struct lm_err *err) MUST_CHECK;
+
+/* Small content in one go: put and waited for. */
+int lm_packing_data(
+	struct lm_packing *packing, const void *data, size_t len, struct lm_hash *ret, struct lm_err *err) MUST_CHECK;
+
+void lm_packing_stats(struct lm_packing *packing, struct lm_packing_stats *ret);
+
+#endif
