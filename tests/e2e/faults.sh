@@ -39,7 +39,7 @@ make_small() {
 	mkdir "$WORK/small"
 	cp "$LM_BUILD/tests/tools/pause" "$WORK/small/still"
 	tar -C "$WORK/small" --owner=0 --group=0 -cf "$WORK/tmp/small.tar" still
-	make_layout "$WORK/oci-small" "$WORK/tmp/small.tar" /still
+	make_layout "$WORK/oci-small" "$WORK/tmp/small.tar" none /still
 	push "$WORK/oci-small:latest" small:latest
 	convert "oci:$WORK/oci-small:latest"
 }
@@ -108,7 +108,8 @@ in_container() { # MODE PATTERN WORDS: reads fail, and say why in the log
 	serve_start
 	fetcher_start "${SETTINGS[@]}"
 	id=$(pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/tiny:latest" sh -c 'sha256sum /etc/passwd; exec sleep 3600')
-	cri lamella exec "$id" sha256sum /etc/passwd >/dev/null
+	# The programs that read must be here.
+	cri lamella exec "$id" timeout -s KILL 5 sh -c 'sha256sum /etc/passwd; cat /etc/passwd' >/dev/null
 	stop serve KILL
 	[ "$mode" = gone ] || serve_lies "$mode" "$pattern"
 	begin=$(now_ms)

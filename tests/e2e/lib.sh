@@ -218,13 +218,15 @@ blob() { # LAYOUT FILE TYPE: moves FILE to the blobs, prints its descriptor
 	mv "$2" "$1/blobs/sha256/$digest"
 }
 
-# A layout of one uncompressed layer, the tar file given, with tag latest.
-make_layout() { # LAYOUT TAR [COMMAND...]
-	local layout=$1 tar=$2 t=application/vnd.oci.image id layer config
-	shift 2
+# A layout of one layer, the tar file given (which is used up), uncompressed or by gzip, with tag latest.
+make_layout() { # LAYOUT TAR none|gzip [COMMAND...]
+	local layout=$1 tar=$2 t=application/vnd.oci.image type=$t.layer.v1.tar id layer config
+	[ "$3" = none ] || type+=+$3
 	mkdir -p "$layout"
 	id=$(sha256sum "$tar" | cut -d' ' -f1)
-	layer=$(blob "$layout" "$tar" $t.layer.v1.tar)
+	[ "$3" = none ] || { gzip -1 -n "$tar" && mv "$tar.gz" "$tar"; }
+	shift 3
+	layer=$(blob "$layout" "$tar" "$type")
 	jq -nc --arg id "sha256:$id" --arg arch "$(dpkg --print-architecture)" '{architecture: $arch, os: "linux",
 		config: {Env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], Entrypoint: $ARGS.positional},
 		rootfs: {type: "layers", diff_ids: [$id]}}' --args "$@" >"$layout/tmp"
@@ -239,7 +241,7 @@ make_layout() { # LAYOUT TAR [COMMAND...]
 # The image of pod sandboxes, in the registry as pause:latest.
 push_pause() {
 	tar -C "$LM_BUILD/tests/tools" --owner=0 --group=0 -cf "$WORK/tmp/pause.tar" pause
-	make_layout "$WORK/oci-pause" "$WORK/tmp/pause.tar" /pause
+	make_layout "$WORK/oci-pause" "$WORK/tmp/pause.tar" none /pause
 	push "$WORK/oci-pause:latest" pause:latest
 }
 
