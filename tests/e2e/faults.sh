@@ -39,7 +39,7 @@ make_small() {
 	mkdir "$WORK/small"
 	cp "$LM_BUILD/tests/tools/pause" "$WORK/small/still"
 	tar -C "$WORK/small" --owner=0 --group=0 -cf "$WORK/tmp/small.tar" still
-	make_layout "$WORK/oci-small" "$WORK/tmp/small.tar" none /still
+	make_layout "$WORK/oci-small" "$WORK/tmp/small.tar" /still
 	push "$WORK/oci-small:latest" small:latest
 	convert "oci:$WORK/oci-small:latest"
 }

@@ -218,15 +218,15 @@ blob() { # LAYOUT FILE TYPE: moves FILE to the blobs, prints its descriptor
 	mv "$2" "$1/blobs/sha256/$digest"
 }
 
-# A layout of one layer, the tar file given (which is used up), uncompressed or by gzip, with tag latest.
-make_layout() { # LAYOUT TAR none|gzip [COMMAND...]
-	local layout=$1 tar=$2 t=application/vnd.oci.image type=$t.layer.v1.tar id layer config
-	[ "$3" = none ] || type+=+$3
+# A layout of one layer, the tar file given (which is used up), with tag latest. The layer is not compressed, or by gzip.
+LAYER_GZIP=''
+make_layout() { # LAYOUT TAR [COMMAND...]
+	local layout=$1 tar=$2 t=application/vnd.oci.image id layer config
+	shift 2
 	mkdir -p "$layout"
 	id=$(sha256sum "$tar" | cut -d' ' -f1)
-	[ "$3" = none ] || { gzip -1 -n "$tar" && mv "$tar.gz" "$tar"; }
-	shift 3
-	layer=$(blob "$layout" "$tar" "$type")
+	[ -z "$LAYER_GZIP" ] || { gzip -1 -n "$tar" && mv "$tar.gz" "$tar"; }
+	layer=$(blob "$layout" "$tar" "$t.layer.v1.tar${LAYER_GZIP:++gzip}")
 	jq -nc --arg id "sha256:$id" --arg arch "$(dpkg --print-architecture)" '{architecture: $arch, os: "linux",
 		config: {Env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], Entrypoint: $ARGS.positional},
 		rootfs: {type: "layers", diff_ids: [$id]}}' --args "$@" >"$layout/tmp"
@@ -241,7 +241,7 @@ make_layout() { # LAYOUT TAR none|gzip [COMMAND...]
 # The image of pod sandboxes, in the registry as pause:latest.
 push_pause() {
 	tar -C "$LM_BUILD/tests/tools" --owner=0 --group=0 -cf "$WORK/tmp/pause.tar" pause
-	make_layout "$WORK/oci-pause" "$WORK/tmp/pause.tar" none /pause
+	make_layout "$WORK/oci-pause" "$WORK/tmp/pause.tar" /pause
 	push "$WORK/oci-pause:latest" pause:latest
 }
 
