@@ -18,6 +18,7 @@ static const char *const lamella_keys[] = {
 	"LAMELLA_SOCKET",
 	"LAMELLA_ON_MISS",
 	"LAMELLA_RESOLVE_TIMEOUT",
+	"LAMELLA_RESOLVE_TIMEOUT",
 };
 
 static const char usage[] =

@@ -228,6 +228,22 @@ wait
 
 # --- life of a daemon -------------------------------------------------------------------------------------------------
 
+say "a full disk"
+forget_cache
+mkdir "$WORK/cache"
+mount -t tmpfs -o size=8m tmpfs "$WORK/cache"
+serve_start
+mount_repository $R
+find "$MNT" >/dev/null # catalogs need their room
+dd if=/dev/zero of="$WORK/cache/filler" bs=64k 2>/dev/null || true
+list >"$WORK/list" || fail "full disk: $(cat "$WORK/listing.err")"
+diff "$(last_listing $R)" "$WORK/list" >"$WORK/diff" || fail "full disk: $(head -n 20 "$WORK/diff")"
+rm "$WORK/cache/filler"
+timeout $PATIENCE_S cat "$MNT/files/hello.txt" | cmp - "$WORK/hello" || fail "after a full disk"
+unmount
+umount "$WORK/cache"
+stop serve
+
 say "a new revision"
 forget_cache
 serve_start
