@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/lock.h"
 #include "base/log.h"
+#include "base/str.h"
 
 #include <endian.h>
 #include <search.h>
@@ -74,7 +75,7 @@ LM_DEFINE_CLEANUP(struct record, record_free, record_freep)
 static struct record *record_new(const struct lm_hash *hash, const char *mountpoint, size_t len, size_t prefix_len)
 {
 	CLEANUP(record_freep) struct record *record = calloc(1, sizeof(*record));
-	if (!record || !(record->mountpoint = strndup(mountpoint, len)))
+	if (!record || !(record->mountpoint = lm_str_ndup(mountpoint, len)))
 		return NULL;
 	record->hash = *hash;
 	record->prefix_len = prefix_len;

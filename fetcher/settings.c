@@ -41,7 +41,7 @@ static int set_option(struct lm_conf *conf, const char *text, struct lm_err *err
 	const char *equals = strchr(text, '=');
 	if (!equals || equals == text)
 		return lm_err_set(err, -EINVAL, "--set %s: KEY=VALUE is expected", text);
-	CLEANUP(lm_freep) char *key = strndup(text, (size_t)(equals - text));
+	CLEANUP(lm_freep) char *key = lm_str_ndup(text, (size_t)(equals - text));
 	if (!key)
 		return lm_err_oom(err);
 	return lm_conf_set(conf, key, equals + 1, "command line", err);

@@ -1,6 +1,7 @@
 #include "fetcher/tree.h"
 
 #include "base/lock.h"
+#include "base/str.h"
 #include "repo/xattr.h"
 
 #include <string.h>
@@ -165,7 +166,7 @@ static int outer_path(const struct place *place, const char *path, struct lm_buf
 static int append_variable(const char *text, size_t len, struct lm_buf *ret)
 {
 	const char *colon = memmem(text, len, ":-", 2);
-	CLEANUP(lm_freep) char *name = strndup(text, colon ? (size_t)(colon - text) : len);
+	CLEANUP(lm_freep) char *name = lm_str_ndup(text, colon ? (size_t)(colon - text) : len);
 	if (!name)
 		return -ENOMEM;
 	const char *value = getenv(name);

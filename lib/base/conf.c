@@ -52,7 +52,7 @@ static struct lm_conf_entry *find(const struct lm_conf *conf, const char *key, s
 static int entry_make(
 	struct lm_conf_entry *ret, const char *key, size_t key_len, const char *value, const char *file, unsigned line)
 {
-	*ret = (struct lm_conf_entry){strndup(key, key_len), strdup(value), strdup(file), line};
+	*ret = (struct lm_conf_entry){lm_str_ndup(key, key_len), strdup(value), strdup(file), line};
 	if (ret->key && ret->value && ret->file)
 		return 0;
 	entry_done(ret);

@@ -98,6 +98,16 @@ bool lm_str_ends(const char *text, const char *suffix)
 	return n >= k && memcmp(text + n - k, suffix, k) == 0;
 }
 
+char *lm_str_ndup(const char *text, size_t len)
+{
+	char *copy = malloc(len + 1);
+	if (!copy)
+		return NULL;
+	memcpy(copy, text, len);
+	copy[len] = '\0';
+	return copy;
+}
+
 char *lm_str_printf(const char *fmt, ...)
 {
 	char *text;

@@ -20,7 +20,10 @@ int lm_str_i64(const char *text, size_t len, int64_t *ret) MUST_CHECK; /* one le
 bool lm_str_starts(const char *text, const char *prefix);
 bool lm_str_ends(const char *text, const char *suffix);
 
-/* strdup/asprintf that return NULL when memory is short; the caller frees. */
+/* A copy of text[0..len) with a NUL after it; text itself needs none. NULL when memory is short; the caller frees. */
+char *lm_str_ndup(const char *text, size_t len);
+
+/* asprintf that returns NULL when memory is short; the caller frees. */
 char *lm_str_printf(const char *fmt, ...) PRINTF_LIKE(1, 2);
 
 #endif

@@ -107,7 +107,7 @@ int lm_auth_challenge_parse(const char *value, struct lm_auth_challenge *ret, st
 		size_t len = token_length(at);
 		if (len == 0)
 			return lm_err_set(err, -EPROTO, "challenge: \"%.100s\" is not understood", at);
-		c.scheme = strndup(at, len);
+		c.scheme = lm_str_ndup(at, len);
 		if (!c.scheme)
 			return lm_err_oom(err);
 		at += len;

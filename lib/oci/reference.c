@@ -53,7 +53,7 @@ void lm_reference_done(struct lm_reference *reference)
 
 static int copy(struct span s, char **ret, struct lm_err *err)
 {
-	char *text = strndup(s.at, s.len);
+	char *text = lm_str_ndup(s.at, s.len);
 	if (!text)
 		return lm_err_oom(err);
 	*ret = text;

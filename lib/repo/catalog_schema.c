@@ -232,7 +232,7 @@ static int column_text(
 		return lm_err_oom(err);
 	if (len > max || memchr(text, '\0', len))
 		return lm_err_set(err, -EPROTO, "%s of %zu bytes is too long or holds a NUL byte", what, len);
-	char *copy = strndup(text, len);
+	char *copy = lm_str_ndup(text, len);
 	if (!copy)
 		return lm_err_oom(err);
 	*ret = copy;

@@ -207,7 +207,7 @@ static int check_change(const char *path, struct lm_err *err)
 
 static int check_parent(struct lm_txn *txn, const char *path, struct lm_err *err)
 {
-	CLEANUP(lm_freep) char *dir = strndup(path, (size_t)(strrchr(path, '/') - path));
+	CLEANUP(lm_freep) char *dir = lm_str_ndup(path, (size_t)(strrchr(path, '/') - path));
 	if (!dir)
 		return lm_err_oom(err);
 	CLEANUP(lm_row_done) struct lm_row row = {0};

@@ -592,7 +592,7 @@ static int apply_hardlink(struct lm_layer_tree *tree, struct lm_layer_node *pare
 {
 	const char *slash = strrchr(target, '/');
 	const char *name = slash ? slash + 1 : target;
-	CLEANUP(lm_freep) char *dir = strndup(target, (size_t)(name - target));
+	CLEANUP(lm_freep) char *dir = lm_str_ndup(target, (size_t)(name - target));
 	if (!dir)
 		return lm_err_oom(err);
 	struct path path = {0};

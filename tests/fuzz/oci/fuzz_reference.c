@@ -1,4 +1,5 @@
 /* The text that a user gives for an image. What is accepted is safe to put into paths, URLs and headers. */
+#include "base/str.h"
 #include "oci/reference.h"
 
 #include <string.h>
@@ -17,7 +18,7 @@ static void check_plain(const char *text, const char *allowed)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	CLEANUP(lm_freep) char *text = strndup((const char *)data, size);
+	CLEANUP(lm_freep) char *text = lm_str_ndup((const char *)data, size);
 	CLEANUP(lm_reference_done) struct lm_reference ref = {0};
 	struct lm_err err = LM_ERR_INIT;
 	if (!text || lm_reference_parse(text, &ref, &err) < 0)

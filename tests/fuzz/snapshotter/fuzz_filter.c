@@ -1,4 +1,5 @@
 /* A filter is text from a socket: whatever it is, it parses or is refused, and then matches in bounded time. */
+#include "base/str.h"
 #include "snapshotter/filter.h"
 
 #include <string.h>
@@ -7,7 +8,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	CLEANUP(lm_freep) char *text = strndup((const char *)data, size);
+	CLEANUP(lm_freep) char *text = lm_str_ndup((const char *)data, size);
 	CLEANUP(lm_filter_freep) struct lm_filter *filter = NULL;
 	CLEANUP(lm_labels_done) struct lm_labels labels = {0};
 	if (!text || lm_labels_set(&labels, "a.b", "value") < 0 || lm_filter_parse(text, &filter, NULL) < 0)
