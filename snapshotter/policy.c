@@ -368,7 +368,7 @@ static void wait_for_others(struct lm_policy *policy, struct known **entries, si
 static int read_answer(const struct known *entry, struct lm_layer *ret, struct lm_err *err)
 {
 	if (entry->asking || entry->state == NONE)
-		return lm_err_set(err, -EAGAIN, "%s: no answer from the fetcher in time", entry->digest);
+		return lm_err_set(err, -EAGAIN, "%s: the fetcher does not answer in time", entry->digest);
 	if (entry->state == SERVED) {
 		ret->path = strdup(entry->path);
 		ret->note = entry->note ? strdup(entry->note) : NULL;

@@ -108,8 +108,9 @@ in_container() { # MODE PATTERN WORDS: reads fail, and say why in the log
 	serve_start
 	fetcher_start "${SETTINGS[@]}"
 	id=$(pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/tiny:latest" sh -c 'sha256sum /etc/passwd; exec sleep 3600')
-	# The programs that read must be here.
+	# The programs that read, and what kills them when they wait, must be here: with their pieces of the C library.
 	cri lamella exec "$id" timeout -s KILL 5 sh -c 'sha256sum /etc/passwd; cat /etc/passwd' >/dev/null
+	cri lamella exec "$id" timeout -s KILL 0.2 sleep 60 >/dev/null 2>&1 && fail "sleep was not killed"
 	stop serve KILL
 	[ "$mode" = gone ] || serve_lies "$mode" "$pattern"
 	begin=$(now_ms)
