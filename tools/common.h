@@ -43,6 +43,41 @@ struct lm_cli_size_text {
 };
 struct lm_cli_size_text lm_cli_size(uint64_t bytes);
 
+/*
+ * OPTIONS. A command lists its options in one table, from which they are parsed and the help is printed:
+ *
+ *   struct lm_cli_option options[] = {
+ *           {"keys", "DIR", "where the keys are", .text = &o.keys},
+ *           {"ttl", "SECONDS", "time to live", .number = &o.ttl_s, .max = 86400},
+ *           {"json", NULL, "for programs", .flag = &o.json},
+ *           {0},
+ *   };
+ *
+ * Exactly one of text, number, flag and parse says where it goes; help may have several lines.
+ */
+struct lm_cli_option {
+	const char *name;
+	const char *arg; /* what the help calls the value; NULL with flag */
+	const char *help;
+	char letter; /* -x is understood, too; 0: none */
+	const char **text;
+	uint64_t *number;
+	uint64_t min, max; /* of number; max 0: any */
+	bool *flag;
+	int (*parse)(void *arg, const char *value, struct lm_err *err); /* any other value; may come more than once */
+	void *parse_arg;
+};
+struct lm_cli_syntax {
+	const char *synopsis; /* "NAME [OPTION]...", after the command */
+	const char *about;    /* sentences that follow it */
+	const struct lm_cli_option *options;
+	int min_words, max_words; /* what is no option; max -1: any number */
+	const char *words;	  /* "one NAME is wanted": said when there are fewer or more */
+};
+/* The words are then argv[ret..argc). -1: the command is over (help was printed, or the mistake said); *ret_code is its
+ * exit code. --help is understood always; words and options may be mixed. */
+int lm_cli_parse(int argc, char **argv, const struct lm_cli_syntax *syntax, int *ret_code) MUST_CHECK;
+
 struct lm_repo_record { /* strings owned; directories are absolute */
 	char *name;
 	char *storage; /* the web root */

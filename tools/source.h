@@ -1,0 +1,88 @@
+/*
+ * Where a repository is read from, and by which keys it is believed: for the commands that look at repositories.
+ *
+ * The user's word for it (WHERE) is one of
+ *
+ *   NAME        a repository recorded here (common.h), or with --storage DIR the one in DIR/cvmfs/NAME
+ *   DIR         the directory that holds .cvmfspublished; has a slash in it ("./name")
+ *   URL         http:// or https://, ending in the repository's name; several servers separated by ";"
+ *
+ * The name of the repository is NAME, or the last component of DIR or URL, or what --name says. Public keys are
+ * --key FILE, else --keys DIR (DIR/NAME.pub where it is there, else all *.pub), else those recorded for that name.
+ * No keys is no error: the verdict is then LM_UNCHECKED.
+ */
+#ifndef LM_TOOLS_SOURCE_H
+#define LM_TOOLS_SOURCE_H
+
+#include "common.h"
+#include "repo/catalog.h"
+#include "repo/manifest.h"
+#include "repo/signature.h"
+#include "repo/storage.h"
+#include "repo/trust.h"
+
+struct lm_source_options { /* NULL: not given */
+	const char *storage, *keys, *key, *name, *proxy;
+};
+/* For the table of a command's options (common.h): struct lm_cli_option x[] = {..., LM_SOURCE_OPTIONS(&o.source), {0}}
+ */
+#define LM_SOURCE_OPTIONS(o)                                                                                         \
+	{"storage", "DIR", "NAME is DIR/cvmfs/NAME (default: as recorded by `lamella repo init`)",                   \
+		.text = &(o)->storage},                                                                              \
+		{"keys", "DIR", "directory of master public keys: NAME.pub, or all *.pub (default: as recorded)",    \
+			.text = &(o)->keys},                                                                         \
+		{"key", "FILE", "one master public key", .text = &(o)->key},                                         \
+		{"name", "NAME", "name of the repository, where DIR or URL does not end in it", .text = &(o)->name}, \
+	{                                                                                                            \
+		"proxy", "LIST", "proxies as in CVMFS_HTTP_PROXY (default: DIRECT)", .text = &(o)->proxy             \
+	}
+
+enum { LM_SOURCE_KEYS_MAX = 64 };
+/* A catalog or history unpacks to this much at most. */
+#define LM_DATABASE_MAX ((uint64_t)4 << 30)
+
+struct lm_source {
+	struct lm_storage *storage;
+	char *fqrn;
+	char *where; /* the directory, or the URLs, as text for people */
+	bool remote; /* by HTTP */
+	struct lm_key *keys[LM_SOURCE_KEYS_MAX];
+	size_t key_count;
+	struct lm_err keys_err; /* why key_count is 0 */
+};
+
+/* -EINVAL: no such word; -ENOENT: no such record or directory; a key file that is given and can't be read. */
+int lm_source_open(const char *where, const struct lm_source_options *options, struct lm_source *ret,
+	struct lm_err *err) MUST_CHECK;
+void lm_source_done(struct lm_source *source); /* for CLEANUP */
+
+enum lm_verdict { LM_VALID, LM_INVALID, LM_UNCHECKED };
+const char *lm_verdict_name(enum lm_verdict verdict); /* "valid", "invalid", "unchecked" */
+
+struct lm_source_manifest {
+	struct lm_manifest manifest; /* to be believed only where the verdict is LM_VALID */
+	enum lm_verdict verdict;
+	struct lm_err reason; /* of a verdict that is not LM_VALID */
+};
+
+/* Reads the manifest and judges it as a client would: name, hashes, signatures, whitelist. Fails only where it can't be
+ * read at all. file: a manifest in that file instead of the repository's own; NULL. */
+int lm_source_manifest(
+	struct lm_source *source, const char *file, struct lm_source_manifest *ret, struct lm_err *err) MUST_CHECK;
+
+/* What lm_trust_manifest() wants; arg is the struct lm_storage. */
+int lm_source_fetch_signed(void *arg, const struct lm_hash *certificate, struct lm_buf *ret, struct lm_err *err);
+
+/* A catalog or history object, verified and unpacked, in a temporary file of the caller's, to be removed by
+ * lm_source_dropp(). Bounded by LM_DATABASE_MAX. */
+int lm_source_database(struct lm_source *source, const struct lm_hash *hash, enum lm_object_kind kind, char **ret_path,
+	struct lm_err *err) MUST_CHECK;
+void lm_source_dropp(char **path); /* removes the file, frees the path; for CLEANUP */
+/* The catalog, opened; nothing of it stays behind, however this process ends. */
+int lm_source_catalog(struct lm_source *source, const struct lm_hash *hash, const char *mountpoint,
+	struct lm_catalog **ret, struct lm_err *err) MUST_CHECK;
+
+/* $TMPDIR, else /var/tmp: databases may be too large for a /tmp in memory. */
+const char *lm_tmp_dir(void);
+
+#endif
