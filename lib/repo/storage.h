@@ -12,6 +12,9 @@
 struct lm_storage {
 	const struct lm_storage_ops *ops;
 };
+/* One file of a directory; size 0 for aliases. Non-zero stops the listing and is returned. It may remove the file. */
+typedef int lm_storage_list_fn(void *arg, const char *name, uint64_t size);
+
 struct lm_storage_ops {
 	/* 1 there, 0 not, negative on failure. */
 	int (*has)(struct lm_storage *storage, const char *path, struct lm_err *err);
@@ -24,12 +27,19 @@ struct lm_storage_ops {
 	int (*put)(struct lm_storage *storage, const char *path, const void *data, size_t len, struct lm_err *err);
 	/* The same from a file (its whole content, whatever its position). */
 	int (*put_file)(struct lm_storage *storage, const char *path, int fd, struct lm_err *err);
+	/* The files (and aliases) of one directory such as "data/3f", in no order, without those below; "": the top. An
+	 * absent directory has none. */
+	int (*list)(struct lm_storage *storage, const char *dir, lm_storage_list_fn *fn, void *arg, struct lm_err *err);
+	/* Takes a file (or alias) away; absent: 0. */
+	int (*remove)(struct lm_storage *storage, const char *path, struct lm_err *err);
+	/* A second name, in the top directory, for an object; replaces what has that name, atomically and durably. */
+	int (*alias)(struct lm_storage *storage, const char *path, const char *target, struct lm_err *err);
 	/* All that was put before is durable when this returns; called before the manifest is swapped. */
 	int (*sync)(struct lm_storage *storage, struct lm_err *err);
 	/* A directory on a local file system for temporary files of the publisher. */
 	const char *(*scratch)(struct lm_storage *storage);
 	/* One publisher at a time: -EBUSY names who holds it. Released by lm_storage_free() and when the process dies;
-	 * 0 where this storage holds it already. One thread only. */
+	 * 0 where this storage holds it already. Temporary files of writers that died are removed. One thread only. */
 	int (*lock)(struct lm_storage *storage, struct lm_err *err);
 	void (*free)(struct lm_storage *storage);
 };

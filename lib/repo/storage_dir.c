@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/str.h"
 
+#include <dirent.h>
 #include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -131,7 +132,10 @@ static int dir_get_file(struct lm_storage *storage, const char *path, int fd, st
 	return r < 0 ? lm_err_prefix(err, r, "%s", path) : 0;
 }
 
-/* A file in scratch: nameless where the file system can do that, so that a crash leaves nothing behind. */
+/*
+ * A file in scratch: nameless where the file system can do that, so that a crash leaves nothing behind. One with a name
+ * is locked by its writer as long as that lives: sweep_scratch() removes those that nobody holds.
+ */
 struct tmp {
 	int dirfd;
 	int fd;
@@ -145,20 +149,43 @@ static void tmp_done(struct tmp *tmp)
 		unlinkat(tmp->dirfd, tmp->name, 0);
 }
 
+#define PUT_NAME "put."
+#define SWAP_NAME "swap."
+
+static void tmp_make_name(struct dir_storage *s, const char *prefix, char ret[TMP_NAME_MAX])
+{
+	snprintf(ret, TMP_NAME_MAX, SCRATCH "/%s%d.%u", prefix, (int)getpid(), atomic_fetch_add(&s->counter, 1));
+}
+
+/* -EAGAIN: the sweep came between making and locking the file. */
+static int tmp_open_named(struct dir_storage *s, struct tmp *tmp)
+{
+	char name[TMP_NAME_MAX];
+	struct stat st;
+	tmp_make_name(s, PUT_NAME, name);
+	tmp->fd = openat(s->dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, FILE_MODE);
+	if (tmp->fd < 0)
+		return errno == EEXIST ? -EAGAIN : -errno;
+	memcpy(tmp->name, name, sizeof(name));
+	if (flock(tmp->fd, LOCK_EX) == 0 && fstat(tmp->fd, &st) == 0 && st.st_nlink > 0)
+		return 0;
+	tmp_done(tmp);
+	tmp->name[0] = '\0';
+	return -EAGAIN;
+}
+
 static int tmp_open_once(struct dir_storage *s, struct tmp *tmp)
 {
+	enum { TRIES = 100 };
 	tmp->fd = openat(s->dirfd, SCRATCH, O_TMPFILE | O_RDWR | O_CLOEXEC, FILE_MODE);
 	if (tmp->fd >= 0)
 		return 0;
 	if (errno != EOPNOTSUPP && errno != EISDIR)
 		return -errno;
-	char name[TMP_NAME_MAX];
-	snprintf(name, sizeof(name), SCRATCH "/put.%d.%u", (int)getpid(), atomic_fetch_add(&s->counter, 1));
-	tmp->fd = openat(s->dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, FILE_MODE);
-	if (tmp->fd < 0)
-		return -errno;
-	memcpy(tmp->name, name, sizeof(name));
-	return 0;
+	int r = -EAGAIN;
+	for (unsigned i = 0; i < TRIES && r == -EAGAIN; i++)
+		r = tmp_open_named(s, tmp);
+	return r;
 }
 
 static int tmp_open(struct dir_storage *s, struct tmp *tmp, struct lm_err *err)
@@ -199,6 +226,14 @@ static int tmp_commit_object(struct tmp *tmp, const char *path, struct lm_err *e
 	return r < 0 && r != -EEXIST ? lm_err_sys(err, r, "create %s", path) : 0;
 }
 
+static int sync_parent(int dirfd, const char *path, struct lm_err *err)
+{
+	const char *slash = strrchr(path, '/');
+	char parent[PATH_MAX];
+	snprintf(parent, sizeof(parent), "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
+	return lm_dir_sync(dirfd, parent, err);
+}
+
 /* Durably replaces what is there. link(2) cannot replace, rename(2) can: a nameless file gets a name in scratch first.
  */
 static int tmp_commit_replacing(struct dir_storage *s, struct tmp *tmp, const char *path, struct lm_err *err)
@@ -207,8 +242,8 @@ static int tmp_commit_replacing(struct dir_storage *s, struct tmp *tmp, const ch
 		return lm_err_sys(err, -errno, "fsync %s", path);
 	if (!tmp->name[0]) {
 		char name[TMP_NAME_MAX];
-		snprintf(name, sizeof(name), SCRATCH "/swap.%d.%u", (int)getpid(), atomic_fetch_add(&s->counter, 1));
-		int r = tmp_link_as(tmp, name);
+		tmp_make_name(s, SWAP_NAME, name);
+		int r = flock(tmp->fd, LOCK_EX) < 0 ? -errno : tmp_link_as(tmp, name);
 		if (r < 0)
 			return lm_err_sys(err, r, "create %s", name);
 		memcpy(tmp->name, name, sizeof(name));
@@ -219,10 +254,7 @@ static int tmp_commit_replacing(struct dir_storage *s, struct tmp *tmp, const ch
 	if (renameat(tmp->dirfd, tmp->name, tmp->dirfd, path) < 0)
 		return lm_err_sys(err, -errno, "create %s", path);
 	tmp->name[0] = '\0';
-	const char *slash = strrchr(path, '/');
-	char parent[PATH_MAX];
-	snprintf(parent, sizeof(parent), "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
-	return lm_dir_sync(tmp->dirfd, parent, err);
+	return sync_parent(tmp->dirfd, path, err);
 }
 
 /* What is to be stored: a file, or data where fd is -1. */
@@ -260,6 +292,89 @@ static int dir_put_file(struct lm_storage *storage, const char *path, int fd, st
 	return store(of(storage), path, &(struct source){.fd = fd}, err);
 }
 
+static void closedirp(DIR **dir)
+{
+	if (*dir)
+		closedir(*dir);
+}
+
+/* NULL with errno. */
+static DIR *open_list(int dirfd, const char *path)
+{
+	CLEANUP(lm_closep) int fd = openat(dirfd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	if (dir)
+		fd = -1; /* the stream's now */
+	return dir;
+}
+
+/* Entries may go while the directory is read. */
+static int list_entry(DIR *dir, const char *name, lm_storage_list_fn *fn, void *arg, struct lm_err *err)
+{
+	struct stat st;
+	if (fstatat(dirfd(dir), name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? 0 : lm_err_sys(err, -errno, "%s", name);
+	if (!S_ISREG(st.st_mode) && !S_ISLNK(st.st_mode))
+		return 0;
+	return fn(arg, name, S_ISREG(st.st_mode) ? (uint64_t)st.st_size : 0);
+}
+
+static int list_dir(int dirfd, const char *path, lm_storage_list_fn *fn, void *arg, struct lm_err *err)
+{
+	CLEANUP(closedirp) DIR *dir = open_list(dirfd, path);
+	if (!dir)
+		return errno == ENOENT ? 0 : lm_err_sys(err, -errno, "list %s", path);
+	for (;;) {
+		errno = 0;
+		const struct dirent *entry = readdir(dir);
+		if (!entry)
+			return errno ? lm_err_sys(err, -errno, "list %s", path) : 0;
+		int r = list_entry(dir, entry->d_name, fn, arg, err);
+		if (r != 0)
+			return r;
+	}
+}
+
+static int dir_list(struct lm_storage *storage, const char *dir, lm_storage_list_fn *fn, void *arg, struct lm_err *err)
+{
+	int r = *dir ? check_path(dir, err) : 0;
+	return r < 0 ? r : list_dir(of(storage)->dirfd, *dir ? dir : ".", fn, arg, err);
+}
+
+static int dir_remove(struct lm_storage *storage, const char *path, struct lm_err *err)
+{
+	int r = check_path(path, err);
+	if (r < 0)
+		return r;
+	if (unlinkat(of(storage)->dirfd, path, 0) < 0 && errno != ENOENT)
+		return lm_err_sys(err, -errno, "remove %s", path);
+	return 0;
+}
+
+static int dir_alias(struct lm_storage *storage, const char *path, const char *target, struct lm_err *err)
+{
+	struct dir_storage *s = of(storage);
+	char name[TMP_NAME_MAX];
+	int r = check_path(path, err);
+	if (r == 0)
+		r = check_path(target, err);
+	if (r == 0 && strchr(path, '/'))
+		r = lm_err_set(err, -EINVAL, "storage: alias %s is not in the top directory", path);
+	if (r == 0)
+		r = make_scratch(s->dirfd, err);
+	if (r < 0)
+		return r;
+	tmp_make_name(s, SWAP_NAME, name);
+	if (symlinkat(target, s->dirfd, name) < 0)
+		return lm_err_sys(err, -errno, "symlink %s", name);
+	if (renameat(s->dirfd, name, s->dirfd, path) < 0) {
+		r = -errno;
+		unlinkat(s->dirfd, name, 0);
+		return lm_err_sys(err, r, "create %s", path);
+	}
+	return sync_parent(s->dirfd, path, err);
+}
+
 static int dir_sync(struct lm_storage *storage, struct lm_err *err)
 {
 	return syncfs(of(storage)->dirfd) < 0 ? lm_err_sys(err, -errno, "syncing the repository's file system") : 0;
@@ -279,6 +394,21 @@ static int busy(int fd, struct lm_err *err)
 		return lm_err_set(
 			err, -EBUSY, "process %llu is publishing to this repository", (unsigned long long)pid);
 	return lm_err_set(err, -EBUSY, "another process is publishing to this repository");
+}
+
+/* A temporary file whose writer is dead has no lock. Aliases cannot be locked: only whoever holds ours makes them. */
+static int sweep_file(void *arg, const char *name, uint64_t size)
+{
+	const struct dir_storage *s = arg;
+	char path[NAME_MAX + sizeof(SCRATCH) + 1];
+	(void)size;
+	if (!lm_str_starts(name, PUT_NAME) && !lm_str_starts(name, SWAP_NAME))
+		return 0;
+	snprintf(path, sizeof(path), SCRATCH "/%s", name);
+	CLEANUP(lm_closep) int fd = openat(s->dirfd, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd >= 0 ? flock(fd, LOCK_EX | LOCK_NB) == 0 : errno == ELOOP)
+		unlinkat(s->dirfd, path, 0); /* what stays, stays until the next publisher comes */
+	return 0;
 }
 
 /*
@@ -303,6 +433,8 @@ static int dir_lock(struct lm_storage *storage, struct lm_err *err)
 	if (r < 0)
 		return lm_err_prefix(err, r, "%s", LOCK_FILE);
 	r = make_scratch(s->dirfd, err);
+	if (r == 0)
+		r = list_dir(s->dirfd, SCRATCH, sweep_file, s, err);
 	if (r < 0)
 		return r;
 	s->lock_fd = STEAL_FD(fd);
@@ -324,6 +456,9 @@ static const struct lm_storage_ops dir_ops = {
 	.get_file = dir_get_file,
 	.put = dir_put,
 	.put_file = dir_put_file,
+	.list = dir_list,
+	.remove = dir_remove,
+	.alias = dir_alias,
 	.sync = dir_sync,
 	.scratch = dir_scratch,
 	.lock = dir_lock,

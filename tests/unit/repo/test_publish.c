@@ -710,6 +710,21 @@ static int faulty_put_file(struct lm_storage *s, const char *path, int fd, struc
 	return fault(s, err) < 0 ? -EIO : inner(s)->ops->put_file(inner(s), path, fd, err);
 }
 
+static int faulty_list(struct lm_storage *s, const char *dir, lm_storage_list_fn *fn, void *arg, struct lm_err *err)
+{
+	return fault(s, err) < 0 ? -EIO : inner(s)->ops->list(inner(s), dir, fn, arg, err);
+}
+
+static int faulty_remove(struct lm_storage *s, const char *path, struct lm_err *err)
+{
+	return fault(s, err) < 0 ? -EIO : inner(s)->ops->remove(inner(s), path, err);
+}
+
+static int faulty_alias(struct lm_storage *s, const char *path, const char *target, struct lm_err *err)
+{
+	return fault(s, err) < 0 ? -EIO : inner(s)->ops->alias(inner(s), path, target, err);
+}
+
 static int faulty_sync(struct lm_storage *s, struct lm_err *err)
 {
 	return fault(s, err) < 0 ? -EIO : inner(s)->ops->sync(inner(s), err);
@@ -731,6 +746,9 @@ static const struct lm_storage_ops faulty_ops = {
 	.get_file = faulty_get_file,
 	.put = faulty_put,
 	.put_file = faulty_put_file,
+	.list = faulty_list,
+	.remove = faulty_remove,
+	.alias = faulty_alias,
 	.sync = faulty_sync,
 	.scratch = faulty_scratch,
 	.lock = faulty_lock,
