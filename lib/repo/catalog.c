@@ -27,7 +27,7 @@ struct lm_catalog {
 	sqlite3_stmt *by_path, *by_rowid, *by_parent; /* whole rows */
 	sqlite3_stmt *up_rowid, *up_path;	      /* name and parent */
 	sqlite3_stmt *chunks;
-	sqlite3_stmt *nested, *nested_after, *bind;
+	sqlite3_stmt *nested, *nested_after, *bind, *bind_after;
 	struct group *groups; /* by number, those whose members agree; read on first use */
 	size_t group_count;
 	bool groups_read;
@@ -58,6 +58,8 @@ static int prepare_all(struct lm_catalog *c, struct lm_err *err)
 			&c->db, "nested_catalogs", "WHERE path > ?1 ORDER BY path", &c->nested_after, err);
 	if (r == 0 && c->db.revision >= LM_SCHEMA_HAS_BIND)
 		r = lm_nested_prepare(&c->db, "bind_mountpoints", "WHERE path = ?1", &c->bind, err);
+	if (r == 0 && c->db.revision >= LM_SCHEMA_HAS_BIND)
+		r = lm_nested_prepare(&c->db, "bind_mountpoints", "WHERE path > ?1 ORDER BY path", &c->bind_after, err);
 	return r;
 }
 
@@ -87,7 +89,7 @@ void lm_catalog_close(struct lm_catalog *c)
 	if (!c)
 		return;
 	sqlite3_stmt *stmts[] = {c->by_path, c->by_rowid, c->by_parent, c->up_rowid, c->up_path, c->chunks, c->nested,
-		c->nested_after, c->bind};
+		c->nested_after, c->bind, c->bind_after};
 	for (size_t i = 0; i < ARRAY_LEN(stmts); i++)
 		sqlite3_finalize(stmts[i]);
 	lm_catalog_db_done(&c->db);
@@ -472,10 +474,11 @@ static void nested_batch_done(struct nested_batch *batch)
 	batch->count = 0;
 }
 
-static int nested_batch_read(struct lm_catalog *c, const char *after, struct nested_batch *batch, struct lm_err *err)
+static int nested_batch_read(
+	struct lm_catalog *c, sqlite3_stmt *kept, const char *after, struct nested_batch *batch, struct lm_err *err)
 {
 	LM_LOCKED(&c->lock);
-	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = c->nested_after;
+	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = kept;
 	sqlite3_bind_text(stmt, 1, after, -1, SQLITE_STATIC);
 	while (batch->count < BATCH) {
 		struct lm_nested *item = &batch->items[batch->count];
@@ -495,14 +498,15 @@ static int nested_batch_read(struct lm_catalog *c, const char *after, struct nes
 	return 0;
 }
 
-int lm_catalog_nested_each(struct lm_catalog *c, lm_catalog_nested_fn *fn, void *arg, struct lm_err *err)
+static int each_nested(
+	struct lm_catalog *c, sqlite3_stmt *stmt, lm_catalog_nested_fn *fn, void *arg, struct lm_err *err)
 {
 	CLEANUP(lm_freep) char *after = strdup("");
 	bool end = false;
 	int r = after ? 0 : lm_err_oom(err);
 	while (r == 0 && !end) {
 		CLEANUP(nested_batch_done) struct nested_batch batch = {0};
-		r = nested_batch_read(c, after, &batch, err);
+		r = nested_batch_read(c, stmt, after, &batch, err);
 		if (r < 0)
 			return lm_err_prefix(err, r, "catalog of '%s'", c->db.mountpoint);
 		for (size_t i = 0; i < batch.count && r == 0; i++)
@@ -514,6 +518,86 @@ int lm_catalog_nested_each(struct lm_catalog *c, lm_catalog_nested_fn *fn, void 
 		}
 	}
 	return r;
+}
+
+int lm_catalog_nested_each(struct lm_catalog *c, lm_catalog_nested_fn *fn, void *arg, struct lm_err *err)
+{
+	return each_nested(c, c->nested_after, fn, arg, err);
+}
+
+int lm_catalog_binds_each(struct lm_catalog *c, lm_catalog_nested_fn *fn, void *arg, struct lm_err *err)
+{
+	return c->bind_after ? each_nested(c, c->bind_after, fn, arg, err) : 0;
+}
+
+/* NULL where there is none. */
+static int digest_column(sqlite3_stmt *stmt, int column, const uint8_t **ret, struct lm_err *err)
+{
+	int type = sqlite3_column_type(stmt, column);
+	int len = sqlite3_column_bytes(stmt, column);
+	*ret = NULL;
+	if (type == SQLITE_NULL || (type == SQLITE_BLOB && len == 0))
+		return 0;
+	if (type != SQLITE_BLOB || len != LM_HASH_BYTES)
+		return lm_err_set(err, -EPROTO, "hash of %d bytes", len);
+	*ret = sqlite3_column_blob(stmt, column);
+	return *ret ? 0 : lm_err_oom(err);
+}
+
+static int each_object(struct lm_catalog *c, const char *table, enum lm_object_kind kind, lm_catalog_object_fn *fn,
+	void *arg, struct lm_err *err)
+{
+	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
+	char sql[64];
+	snprintf(sql, sizeof(sql), "SELECT rowid, hash FROM %s NOT INDEXED", table);
+	int r = lm_db_prepare(&c->db.db, sql, &stmt, err);
+	while (r == 0 && (r = lm_db_step(&c->db.db, stmt, err)) > 0) {
+		const uint8_t *digest;
+		r = digest_column(stmt, 1, &digest, err);
+		if (r < 0)
+			return lm_err_prefix(err, r, "%s row %" PRId64, table, (int64_t)sqlite3_column_int64(stmt, 0));
+		if (digest)
+			r = fn(arg, kind, digest);
+	}
+	return r;
+}
+
+int lm_catalog_objects_each(struct lm_catalog *c, lm_catalog_object_fn *fn, void *arg, struct lm_err *err)
+{
+	LM_LOCKED(&c->lock);
+	struct lm_err why = LM_ERR_INIT;
+	int r = each_object(c, "catalog", LM_OBJECT_FILE, fn, arg, &why);
+	if (r == 0)
+		r = each_object(c, "chunks", LM_OBJECT_CHUNK, fn, arg, &why);
+	if (why.code == 0)
+		return r; /* the callback's */
+	return lm_err_set(err, r, "catalog of '%s': %s", c->db.mountpoint, why.msg);
+}
+
+/* Forty zeros are how some writers say "none"; what is no hash at all names none either. */
+static void parse_previous(const char *text, struct lm_hash *ret)
+{
+	static const uint8_t zeros[LM_HASH_BYTES];
+	struct lm_hash hash;
+	*ret = (struct lm_hash){0};
+	if (lm_hash_parse(text, strlen(text), &hash, NULL) == 0 && memcmp(hash.bytes, zeros, sizeof(zeros)) != 0)
+		*ret = hash;
+}
+
+int lm_catalog_origin(struct lm_catalog *c, int64_t *ret_modified_s, struct lm_hash *ret_previous, struct lm_err *err)
+{
+	LM_LOCKED(&c->lock);
+	CLEANUP(lm_freep) char *previous = NULL;
+	struct lm_err why = LM_ERR_INIT;
+	uint64_t modified_s;
+	int r = lm_db_property_number(&c->db.db, "last_modified", 0, &modified_s, &why);
+	if (r == 0)
+		r = lm_db_property(&c->db.db, "previous_revision", &previous, &why);
+	if (r < 0 && r != -ENOENT)
+		return lm_err_set(err, r, "catalog of '%s': %s", c->db.mountpoint, why.msg);
+	*ret_modified_s = (int64_t)LM_MIN(modified_s, (uint64_t)INT64_MAX);
+	parse_previous(previous ? previous : "", ret_previous);
+	return 0;
 }
 
 int lm_catalog_counters(

@@ -117,10 +117,26 @@ int lm_catalog_group(struct lm_catalog *catalog, uint32_t group, uint64_t *ret_r
 /* The nested catalog (or bind mountpoint) at exactly this path. -ENOENT. ret->path is owned by the caller. */
 int lm_catalog_nested(
 	struct lm_catalog *catalog, const char *path, struct lm_nested *ret, struct lm_err *err) MUST_CHECK;
-/* All nested catalogs in the order of their paths, without bind mountpoints. */
+/* All nested catalogs in the order of their paths, without bind mountpoints; and only those. */
 typedef int lm_catalog_nested_fn(void *arg, const struct lm_nested *nested);
 int lm_catalog_nested_each(
 	struct lm_catalog *catalog, lm_catalog_nested_fn *fn, void *arg, struct lm_err *err) MUST_CHECK;
+int lm_catalog_binds_each(
+	struct lm_catalog *catalog, lm_catalog_nested_fn *fn, void *arg, struct lm_err *err) MUST_CHECK;
+
+/*
+ * The digest of every content and chunk object that any row names, one named twice twice, in no order. Whatever else
+ * such a row says is not looked at, nor is the algorithm told: who keeps objects by this list keeps too many rather
+ * than too few. The callback must not ask the catalog; what it returns other than 0 ends the list and is returned.
+ * -EPROTO: something that is no hash stands in place of one.
+ */
+typedef int lm_catalog_object_fn(void *arg, enum lm_object_kind kind, const uint8_t digest[LM_HASH_BYTES]);
+int lm_catalog_objects_each(
+	struct lm_catalog *catalog, lm_catalog_object_fn *fn, void *arg, struct lm_err *err) MUST_CHECK;
+
+/* When this version was written (0: not said) and which one it replaced (unset: none that it names). */
+int lm_catalog_origin(struct lm_catalog *catalog, int64_t *ret_modified_s, struct lm_hash *ret_previous,
+	struct lm_err *err) MUST_CHECK;
 
 /* Statistics of one catalog. */
 struct lm_counters {
