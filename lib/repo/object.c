@@ -23,6 +23,14 @@ const char *lm_object_path(const struct lm_hash *hash, enum lm_object_kind kind,
 	return ret;
 }
 
+const char *lm_object_alternative_path(
+	const struct lm_hash *hash, enum lm_object_kind kind, char ret[LM_OBJECT_PATH_MAX])
+{
+	char suffix[2] = {(char)kind, '\0'};
+	snprintf(ret, LM_OBJECT_PATH_MAX, LM_ALTERNATIVE_PREFIX "%s%s", lm_hash_text(hash).s, suffix);
+	return ret;
+}
+
 /*
  * States of an unpack: RUNNING -> ENDED (the zlib stream's end was seen) -> TRAILING; RUNNING -> BROKEN. In all of them
  * further bytes are only hashed. A `failed` code (too much content, sink, memory) ends everything at once.

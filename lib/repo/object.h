@@ -25,6 +25,10 @@ enum { LM_OBJECT_PATH_MAX = 64 };
 
 /* "data/c3/9b37…C" into ret; returns ret. The path without "data/" is ret + 5. */
 const char *lm_object_path(const struct lm_hash *hash, enum lm_object_kind kind, char ret[LM_OBJECT_PATH_MAX]);
+/* ".cvmfsalt-c39b37…C", its second name in a repository whose manifest says A yes; returns ret. */
+#define LM_ALTERNATIVE_PREFIX ".cvmfsalt-"
+const char *lm_object_alternative_path(
+	const struct lm_hash *hash, enum lm_object_kind kind, char ret[LM_OBJECT_PATH_MAX]);
 
 /*
  * Unpacking: stored bytes go in as they arrive, content comes out through the sink, the hash is known at the end.
