@@ -253,7 +253,8 @@ static int make_repository(
 	if (r == 0)
 		r = lm_storage_dir_open(record->dir, true, &storage, err);
 	if (r == 0)
-		r = lm_repo_create(storage, &keys, record->name, (unsigned)o->whitelist_days, o->ttl_s, &manifest, err);
+		r = lm_repo_create(
+			storage, &keys, record->name, (unsigned)o->whitelist_days, o->ttl_s, NULL, &manifest, err);
 	if (r == 0)
 		r = lm_repo_record_save(record, err);
 	if (r < 0)

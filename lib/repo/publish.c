@@ -33,6 +33,8 @@ void lm_txn_free(struct lm_txn *txn)
 	/* What can't be removed now the next transaction removes. */
 	int r = txn->scratch ? lm_remove_tree(AT_FDCWD, txn->scratch, NULL) : 0;
 	(void)r;
+	free(txn->history);
+	free(txn->reflog);
 	free(txn->scratch);
 	free(txn);
 }
@@ -89,8 +91,6 @@ static int check_base(struct lm_txn *txn, const struct lm_buf *text, struct lm_e
 		return r;
 	if (strcmp(txn->base.fqrn, txn->fqrn) != 0)
 		return lm_err_set(err, -EINVAL, "it is of '%s'", txn->base.fqrn);
-	if (txn->base.reflog.set)
-		return lm_err_set(err, -ENOTSUP, "it has a reflog, which only stock tools can keep up");
 	return 0;
 }
 

@@ -2,14 +2,18 @@
  * Publishing: a transaction that changes the tree of a repository and ends in one atomic swap of the manifest.
  *
  *   lm_txn_begin(storage, keys, fqrn)   takes the publisher's lock, opens the current root (verified by its own key)
- *   lm_txn_mkdirs / put_* / graft / remove    change catalogs in private copies; content objects are stored at once
- *   lm_txn_commit()   nested catalogs bottom-up, root, history, certificate, then the manifest
+ *   lm_txn_mkdirs / put* / graft / remove    change catalogs in private copies; content objects are stored at once
+ *   lm_txn_commit()   nested catalogs bottom-up, root, history, certificate, reflog, then the manifest
  *   lm_txn_free()     without commit: the repository is as it was
  *
  * One thread uses a transaction (objects may be put into the storage by others meanwhile). Only catalogs on changed
  * paths are copied and rewritten. Storage and keys must outlive the transaction. Whatever is referenced is stored
  * before what refers to it, and the manifest last: a publisher that dies leaves the old revision, and at most objects
- * that nobody names.
+ * that nobody names and a reflog that is ahead of the manifest (see reflog.h).
+ *
+ * Repositories made by stock tools are published into as they are: hash algorithm, TTL, flags and properties of the
+ * root, metainfo, second names of objects, tags and reflog stay; catalogs of older schemas are brought up to date when
+ * they are changed.
  */
 #ifndef LM_REPO_PUBLISH_H
 #define LM_REPO_PUBLISH_H
@@ -33,13 +37,16 @@ int lm_repo_keys_make(const char *dir, const char *fqrn, struct lm_repo_keys *re
 /* Reads NAME.key, NAME.crt and, if there, NAME.masterkey. A key others can read is refused. */
 int lm_repo_keys_load(const char *dir, const char *fqrn, struct lm_repo_keys *ret, struct lm_err *err) MUST_CHECK;
 
-/* A new repository: whitelist (valid whitelist_days), certificate, empty root catalog, first manifest. -EEXIST where
- * one is. */
+/* A new repository: whitelist (valid whitelist_days), certificate, metainfo (JSON text of at most LM_METAINFO_MAX
+ * bytes, NULL: one with the name alone), empty root catalog, history, reflog, leave to replicate it, first manifest;
+ * garbage may be collected. -EEXIST where one is. */
+enum { LM_METAINFO_MAX = 64 << 10 };
 int lm_repo_create(struct lm_storage *storage, const struct lm_repo_keys *keys, const char *fqrn,
-	unsigned whitelist_days, uint64_t ttl_s, struct lm_manifest *ret, struct lm_err *err) MUST_CHECK;
+	unsigned whitelist_days, uint64_t ttl_s, const char *metainfo, struct lm_manifest *ret,
+	struct lm_err *err) MUST_CHECK;
 
 /* Takes the storage's lock (-EBUSY). -ENOENT: no repository there. -EBADMSG: its manifest is not signed by our key, or
- * an object is damaged. -ENOTSUP: made by stock tools in a way that this publisher would break (a reflog). */
+ * an object is damaged. */
 struct lm_txn;
 int lm_txn_begin(struct lm_storage *storage, const struct lm_repo_keys *keys, const char *fqrn, struct lm_txn **ret,
 	struct lm_err *err) MUST_CHECK;
@@ -55,17 +62,31 @@ int lm_txn_lookup(struct lm_txn *txn, const char *path, struct lm_row *ret, stru
 int lm_txn_read(struct lm_txn *txn, const char *path, struct lm_buf *ret, struct lm_err *err) MUST_CHECK;
 
 /* Directories up to and including path, 0755 root now, where missing (-ENOTDIR where something else is); nested: make
- * the last one a nested catalog with its .cvmfscatalog marker (-EEXIST where it is an ordinary directory already). */
+ * the last one a nested catalog with its .cvmfscatalog marker. What an ordinary directory holds already moves into that
+ * catalog; hard-link groups are then split into those inside and those outside. */
 int lm_txn_mkdirs(struct lm_txn *txn, const char *path, bool nested, struct lm_err *err) MUST_CHECK;
 /* A small file, 0644 root; replaces another file (-EISDIR). Its directory must exist (-ENOENT, -ENOTDIR). What is there
  * already with the same content is left as it is. */
 int lm_txn_put_data(struct lm_txn *txn, const char *path, const void *data, size_t len, struct lm_err *err) MUST_CHECK;
 int lm_txn_put_symlink(struct lm_txn *txn, const char *path, const char *target, struct lm_err *err) MUST_CHECK;
+/*
+ * Any row, as lm_catalog_put() takes it (rowid, path, parent, name and the flags of type and nesting are filled in):
+ * its content, or chunks, must be stored already. A directory that is there keeps what it holds and takes over the
+ * attributes, the roots of nested catalogs and of the repository ("") included; it gives way to nothing but a directory
+ * (-EISDIR), all else to anything. Same directory, marker and already-there rules as above.
+ *
+ * link_group is a number within the catalog that holds the path. lm_txn_new_group() gives one that is free there;
+ * members must be put with equal attributes and content, or they become files of their own at commit.
+ */
+int lm_txn_put(struct lm_txn *txn, const char *path, const struct lm_row *row, const struct lm_chunk *chunks,
+	size_t count, struct lm_err *err) MUST_CHECK;
+int lm_txn_new_group(struct lm_txn *txn, const char *path, uint32_t *ret, struct lm_err *err) MUST_CHECK;
 /* Hangs a finished catalog (made by lm_catalog_create() with this mountpoint, closed, at db_path) into the tree,
  * replacing what is there: packs and stores it. Parent directories must exist. -EINVAL: it lacks its marker or names
  * nested catalogs that are not stored. */
 int lm_txn_graft(struct lm_txn *txn, const char *path, const char *db_path, struct lm_err *err) MUST_CHECK;
-/* With all that is below; absent: 0. */
+/* With all that is below; absent: 0. Removing the marker .cvmfscatalog of a nested catalog folds that into the catalog
+ * above: the directory stays, and all it holds. */
 int lm_txn_remove(struct lm_txn *txn, const char *path, struct lm_err *err) MUST_CHECK;
 
 /* Nothing changed: 0 with *ret = the base. ret may be NULL. Afterwards, also after a failure, only lm_txn_free(). */

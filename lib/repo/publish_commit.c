@@ -6,11 +6,10 @@
 #include "repo/object_store.h"
 #include "repo/whitelist.h"
 
+#include <stdio.h>
 #include <sys/stat.h>
 
 #define MASTER_REPLICA ".cvmfs_master_replica"
-
-static const uint64_t history_max = (uint64_t)4 << 30;
 
 static int commit_node(struct lm_node *node, int64_t now_s, struct lm_finished *ret, struct lm_err *err);
 
@@ -50,64 +49,21 @@ static int commit_node(struct lm_node *node, int64_t now_s, struct lm_finished *
 	return lm_txn_store_catalog(node->txn, node->path, node->mountpoint, false, ret, err);
 }
 
-static int store_history(
-	struct lm_txn *txn, const struct lm_history_root *root, struct lm_hash *ret, struct lm_err *err)
+static int advance_history(
+	struct lm_txn *txn, const struct lm_history_root *trunk, struct lm_hash *ret, struct lm_err *err)
 {
-	CLEANUP(lm_freep) char *path = NULL;
-	uint64_t size;
-	int r = lm_txn_scratch_path(txn, "history", &path, err);
-	if (r < 0)
-		return r;
-	r = txn->base.history.set
-		    ? lm_object_load_file(txn->storage, &txn->base.history, LM_OBJECT_HISTORY, history_max, path, err)
-		    : lm_history_create(path, txn->fqrn, err);
+	const char *path;
+	int r = lm_txn_history(txn, &path, err);
 	if (r == 0)
-		r = lm_history_advance(path, root, &txn->base.history, err);
-	return r < 0 ? r
-		     : lm_object_store_file(txn->storage, lm_txn_algo(txn), LM_OBJECT_HISTORY, path, ret, &size, err);
-}
-
-static int store_certificate(struct lm_txn *txn, struct lm_hash *ret, struct lm_err *err)
-{
-	CLEANUP(lm_buf_done) struct lm_buf pem = LM_BUF(LM_PEM_MAX);
-	int r = lm_cert_format(txn->keys->cert, &pem, err);
-	return r < 0 ? r
-		     : lm_object_store(txn->storage, txn->packer, LM_OBJECT_CERTIFICATE, pem.data, pem.len, ret, err);
-}
-
-/* Appends the signature over the hash line that text ends with. */
-static int sign(const struct lm_key *key,
-	int (*sign_hash)(const struct lm_key *, const char *, size_t, struct lm_buf *, struct lm_err *),
-	struct lm_buf *text, struct lm_err *err)
-{
-	struct lm_signed_text parts;
-	int r = lm_signed_text_split(lm_buf_cstr(text), text->len, &parts, err);
-	if (r < 0)
-		return r;
-	char hash[LM_HASH_TEXT_MAX]; /* a copy, since the text moves when it grows */
-	if (parts.hash_text_len >= sizeof(hash))
-		return lm_err_set(err, -EPROTO, "hash of %zu digits", parts.hash_text_len);
-	memcpy(hash, parts.hash_text, parts.hash_text_len);
-	return sign_hash(key, hash, parts.hash_text_len, text, err);
-}
-
-/* The one step that readers see. All that the manifest names is durable before. */
-static int swap_manifest(struct lm_txn *txn, const struct lm_manifest *manifest, struct lm_err *err)
-{
-	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_MANIFEST_MAX);
-	int r = lm_manifest_format(manifest, &text, err);
-	if (r == 0)
-		r = sign(txn->keys->key, lm_sign_manifest, &text, err);
-	if (r == 0)
-		r = txn->storage->ops->sync(txn->storage, err);
-	return r < 0 ? r : txn->storage->ops->put(txn->storage, LM_MANIFEST_NAME, text.data, text.len, err);
+		r = lm_history_advance(path, trunk, &txn->base.history, err);
+	return r < 0 ? r : lm_txn_store_history(txn, ret, err);
 }
 
 static int commit(struct lm_txn *txn, struct lm_manifest *ret, struct lm_err *err)
 {
 	CLEANUP(lm_finished_done) struct lm_finished root = {0};
 	struct lm_manifest manifest = txn->base;
-	manifest.published_s = LM_MAX(lm_wall_s(), txn->base.published_s + 1);
+	manifest.published_s = lm_txn_now(txn);
 	int r = commit_node(txn->root, manifest.published_s, &root, err);
 	if (r < 0)
 		return r;
@@ -115,13 +71,10 @@ static int commit(struct lm_txn *txn, struct lm_manifest *ret, struct lm_err *er
 	manifest.catalog_size = root.size;
 	manifest.ttl_s = txn->root->ttl_s;
 	manifest.revision = txn->root->revision + 1;
-	manifest.alternative_catalogs = false;
 	struct lm_history_root trunk = {root.hash, manifest.revision, manifest.published_s, root.size};
-	r = store_history(txn, &trunk, &manifest.history, err);
+	r = advance_history(txn, &trunk, &manifest.history, err);
 	if (r == 0)
-		r = store_certificate(txn, &manifest.certificate, err);
-	if (r == 0)
-		r = swap_manifest(txn, &manifest, err);
+		r = lm_txn_swap_manifest(txn, &manifest, err);
 	if (r == 0)
 		*ret = manifest;
 	return r;
@@ -156,7 +109,7 @@ static int put_whitelist(struct lm_txn *txn, unsigned days, struct lm_err *err)
 	if (r == 0)
 		r = lm_whitelist_format(list, &text, err);
 	if (r == 0)
-		r = sign(txn->keys->master, lm_sign_whitelist, &text, err);
+		r = lm_signed_text_sign(txn->keys->master, lm_sign_whitelist, &text, err);
 	return r < 0 ? r : txn->storage->ops->put(txn->storage, LM_WHITELIST_NAME, text.data, text.len, err);
 }
 
@@ -172,11 +125,27 @@ static int make_root(struct lm_txn *txn, uint64_t ttl_s, struct lm_err *err)
 	txn->root->ttl_s = ttl_s;
 	txn->root->changed = true;
 	memcpy(txn->base.fqrn, txn->fqrn, sizeof(txn->base.fqrn));
+	txn->base.garbage_collectable = true;
 	return 0;
 }
 
-static int create_repo(
-	struct lm_txn *txn, unsigned whitelist_days, uint64_t ttl_s, struct lm_manifest *ret, struct lm_err *err)
+static int store_metainfo(struct lm_txn *txn, const char *metainfo, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_METAINFO_MAX);
+	/* A valid name needs no escapes in JSON. */
+	int r = metainfo
+			? lm_buf_str(&text, metainfo)
+			: lm_buf_printf(&text,
+				  "{\"administrator\":\"\",\"email\":\"\",\"organisation\":\"\",\"description\":\"%s\","
+				  "\"url\":\"\",\"recommended-stratum0\":\"\",\"recommended-stratum1s\":[]}\n",
+				  txn->fqrn);
+	return r < 0 ? lm_err_sys(err, r, "metainfo")
+		     : lm_object_store(txn->storage, txn->packer, LM_OBJECT_METAINFO, text.data, text.len,
+			       &txn->base.metainfo, err);
+}
+
+static int create_repo(struct lm_txn *txn, unsigned whitelist_days, uint64_t ttl_s, const char *metainfo,
+	struct lm_manifest *ret, struct lm_err *err)
 {
 	static const char replica_note[] = "This repository may be replicated.\n";
 	struct lm_storage *storage = txn->storage;
@@ -188,6 +157,8 @@ static int create_repo(
 	if (r == 0)
 		r = make_root(txn, ttl_s, err);
 	if (r == 0)
+		r = store_metainfo(txn, metainfo, err);
+	if (r == 0)
 		r = put_whitelist(txn, whitelist_days, err);
 	if (r == 0)
 		r = storage->ops->put(storage, MASTER_REPLICA, replica_note, sizeof(replica_note) - 1, err);
@@ -195,7 +166,7 @@ static int create_repo(
 }
 
 int lm_repo_create(struct lm_storage *storage, const struct lm_repo_keys *keys, const char *fqrn,
-	unsigned whitelist_days, uint64_t ttl_s, struct lm_manifest *ret, struct lm_err *err)
+	unsigned whitelist_days, uint64_t ttl_s, const char *metainfo, struct lm_manifest *ret, struct lm_err *err)
 {
 	CLEANUP(lm_txn_freep) struct lm_txn *txn = NULL;
 	if (!keys->key || !keys->cert || !keys->master)
@@ -203,7 +174,7 @@ int lm_repo_create(struct lm_storage *storage, const struct lm_repo_keys *keys, 
 	struct lm_manifest manifest;
 	int r = lm_txn_new(storage, keys, fqrn, &txn, err);
 	if (r == 0)
-		r = create_repo(txn, whitelist_days, ttl_s, &manifest, err);
+		r = create_repo(txn, whitelist_days, ttl_s, metainfo, &manifest, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "making %s", fqrn);
 	if (ret)

@@ -32,6 +32,7 @@ struct lm_txn {
 	char *scratch; /* a directory of our own */
 	unsigned files;
 	struct lm_node *root;
+	char *history, *reflog; /* private copies, NULL until asked for */
 };
 
 /* Takes the storage's lock; the transaction has neither manifest nor packer nor root yet. */
@@ -40,6 +41,42 @@ int lm_txn_new(struct lm_storage *storage, const struct lm_repo_keys *keys, cons
 enum lm_hash_algo lm_txn_algo(const struct lm_txn *txn); /* for new objects: that of the root catalog */
 /* A new name in the transaction's directory; the caller frees it. */
 int lm_txn_scratch_path(struct lm_txn *txn, const char *what, char **ret, struct lm_err *err) MUST_CHECK;
+
+/*
+ * How every change of a repository ends, be it of its tree, its tags or its past:
+ *
+ *   lm_txn_history(), change it, lm_txn_store_history()    where tags change
+ *   lm_txn_reflog(), change it                             where something leaves it
+ *   lm_txn_swap_manifest()                                 the one step that readers see
+ */
+
+/* The private copy of the history, a new one where the repository has none. *ret is the transaction's. */
+int lm_txn_history(struct lm_txn *txn, const char **ret, struct lm_err *err) MUST_CHECK;
+/* Stores that copy as it is now. */
+int lm_txn_store_history(struct lm_txn *txn, struct lm_hash *ret, struct lm_err *err) MUST_CHECK;
+
+/*
+ * The private copy of the reflog. It names what the base manifest names, whatever state the file is in: one that is
+ * ahead of the manifest (see reflog.h), or that stock garbage collection has rewritten without signing the manifest
+ * anew, is taken as it is and completed; one that is missing or damaged is made anew from the manifest and the tags.
+ */
+int lm_txn_reflog(struct lm_txn *txn, const char **ret, struct lm_err *err) MUST_CHECK;
+
+/*
+ * Takes a manifest that is complete but for certificate and reflog (a copy of the base, with what is new) and makes it
+ * the current one: stores the certificate, adds root catalog, certificate, history and metainfo to the reflog, gives
+ * them their second names where the manifest says so, makes everything durable, replaces the reflog, signs, replaces
+ * the manifest. manifest is then what was signed. Killed between the last two: see reflog.h.
+ */
+int lm_txn_swap_manifest(struct lm_txn *txn, struct lm_manifest *manifest, struct lm_err *err) MUST_CHECK;
+
+/* The time for a manifest that comes after the base. */
+int64_t lm_txn_now(const struct lm_txn *txn);
+
+/* Appends the signature over the hash line that text ends with: lm_sign_manifest or lm_sign_whitelist. */
+typedef int lm_sign_fn(
+	const struct lm_key *key, const char *hash_text, size_t len, struct lm_buf *ret, struct lm_err *err);
+int lm_signed_text_sign(const struct lm_key *key, lm_sign_fn *sign, struct lm_buf *text, struct lm_err *err) MUST_CHECK;
 
 /* root:root, now. */
 struct lm_row lm_txn_new_row(uint32_t mode);

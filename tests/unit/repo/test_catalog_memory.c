@@ -195,7 +195,7 @@ static int setup(void **state)
 	CLEANUP(lm_freep) char *repo = lm_str_printf("%s/repo", dir);
 	assert_ok(lm_repo_keys_make(dir, "a.example.org", &keys, &err), &err);
 	assert_ok(lm_storage_dir_open(repo, true, &storage, &err), &err);
-	assert_ok(lm_repo_create(storage, &keys, "a.example.org", 1, 240, &manifest, &err), &err);
+	assert_ok(lm_repo_create(storage, &keys, "a.example.org", 1, 240, NULL, &manifest, &err), &err);
 	return 0;
 }
 

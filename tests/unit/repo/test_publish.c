@@ -39,7 +39,7 @@ static void create(struct place *place, struct lm_manifest *ret)
 {
 	struct lm_err err = LM_ERR_INIT;
 	place_init(place);
-	assert_ok(lm_repo_create(place->storage, &keys, FQRN, 30, 300, ret, &err), &err);
+	assert_ok(lm_repo_create(place->storage, &keys, FQRN, 30, 300, NULL, ret, &err), &err);
 }
 
 static void begin(struct place *place, struct lm_txn **ret)
@@ -103,9 +103,9 @@ static void test_create(void **state)
 	assert_true(lm_str_ends(lm_buf_cstr(&listing), " 2 - - - - - /\n"));
 	assert_int_equal(place.storage->ops->has(place.storage, ".cvmfs_master_replica", &err), 1);
 
-	assert_int_equal(lm_repo_create(place.storage, &keys, FQRN, 30, 300, &made, &err), -EEXIST);
+	assert_int_equal(lm_repo_create(place.storage, &keys, FQRN, 30, 300, NULL, &made, &err), -EEXIST);
 	struct lm_repo_keys no_master = {.key = keys.key, .cert = keys.cert};
-	assert_int_equal(lm_repo_create(place.storage, &no_master, FQRN, 30, 300, &made, &err), -EINVAL);
+	assert_int_equal(lm_repo_create(place.storage, &no_master, FQRN, 30, 300, NULL, &made, &err), -EINVAL);
 }
 
 static void test_keys(void **state)
@@ -827,7 +827,7 @@ static void test_create_faults(void **state)
 	for (int n = 0;; n++) {
 		struct lm_err err = LM_ERR_INIT;
 		struct faulty faulty = {.storage.ops = &faulty_ops, .inner = place.storage, .calls_left = n};
-		int r = lm_repo_create(&faulty.storage, &keys, FQRN, 1, 240, &manifest, &err);
+		int r = lm_repo_create(&faulty.storage, &keys, FQRN, 1, 240, NULL, &manifest, &err);
 		assert_int_equal(place.storage->ops->has(place.storage, LM_MANIFEST_NAME, &err), r == 0);
 		if (r == 0)
 			break;
@@ -900,7 +900,6 @@ static void adopt(struct place *place, const char *fqrn)
 	read_manifest(place->storage, &text);
 	assert_ok(lm_manifest_parse(lm_buf_cstr(&text), text.len, &manifest, &err), &err);
 	snprintf(manifest.fqrn, sizeof(manifest.fqrn), "%s", FQRN);
-	manifest.reflog = (struct lm_hash){0};
 
 	CLEANUP(lm_buf_done) struct lm_buf pem = LM_BUF(LM_PEM_MAX);
 	CLEANUP(lm_buf_done) struct lm_buf out = LM_BUF(LM_MANIFEST_MAX);
