@@ -2,6 +2,7 @@
 
 #include "base/lock.h"
 #include "base/str.h"
+#include "repo/symlink.h"
 #include "repo/xattr.h"
 
 #include <string.h>
@@ -163,37 +164,9 @@ static int outer_path(const struct place *place, const char *path, struct lm_buf
 
 /* Link targets. */
 
-static int append_variable(const char *text, size_t len, struct lm_buf *ret)
-{
-	const char *colon = memmem(text, len, ":-", 2);
-	CLEANUP(lm_freep) char *name = lm_str_ndup(text, colon ? (size_t)(colon - text) : len);
-	if (!name)
-		return -ENOMEM;
-	const char *value = getenv(name);
-	if (value)
-		return lm_buf_str(ret, value);
-	return colon ? lm_buf_append(ret, colon + 2, len - (size_t)(colon + 2 - text)) : 0;
-}
-
-int lm_tree_expand(const char *raw, struct lm_buf *ret)
-{
-	for (;;) {
-		const char *begin = strstr(raw, "$(");
-		const char *end = begin ? strchr(begin, ')') : NULL;
-		if (!end)
-			return lm_buf_str(ret, raw);
-		int r = lm_buf_append(ret, raw, (size_t)(begin - raw));
-		if (r == 0)
-			r = append_variable(begin + 2, (size_t)(end - begin - 2), ret);
-		if (r < 0)
-			return r;
-		raw = end + 1;
-	}
-}
-
 static int expand(const char *raw, struct lm_buf *ret, struct lm_err *err)
 {
-	int r = lm_tree_expand(raw, ret);
+	int r = lm_symlink_expand(raw, ret);
 	if (r == -EMSGSIZE)
 		return lm_err_set(
 			err, -ENAMETOOLONG, "link target over %zu bytes with its variables replaced", ret->max);

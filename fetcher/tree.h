@@ -94,7 +94,4 @@ typedef void lm_tree_name_fn(void *arg, const char *name);
 int lm_tree_root_changes(struct lm_tree *tree, uint32_t from, uint32_t to, lm_tree_name_fn *fn, void *arg,
 	struct lm_object_ref *ret_need, struct lm_err *err) MUST_CHECK;
 
-/* The variables of a link target as the stock client replaces them: $(NAME), $(NAME:-default), by the environment. */
-int lm_tree_expand(const char *raw, struct lm_buf *ret) MUST_CHECK;
-
 #endif

@@ -211,28 +211,6 @@ static void test_links(void **state)
 	assert_int_equal(lm_tree_readlink(rig.tree, node_of(&rig, "/files"), &target, &need, NULL), -EINVAL);
 }
 
-static void test_expand(void **state)
-{
-	static const struct {
-		const char *raw, *expanded;
-	} cases[] = {
-		{"", ""}, {"plain", "plain"}, {"$(A)", "1"}, {"x$(A)y$(A:-2)z", "x1y1z"}, {"$(UNSET)", ""},
-		{"$(UNSET:-d)/e", "d/e"}, {"$(UNSET:-)", ""}, {"$(UNSET:-a:-b)", "a:-b"}, {"$(EMPTY:-d)", ""},
-		{"$A $(", "$A $("}, {"$(A", "$(A"}, {"$()", ""},
-		{"$($(A))", ")"}, /* the first ) ends it: the variable `$(A` is not set */
-	};
-	setenv("A", "1", 1);
-	setenv("EMPTY", "", 1);
-	unsetenv("UNSET");
-	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-		CLEANUP(lm_buf_done) struct lm_buf out = LM_BUF(100);
-		assert_int_equal(lm_tree_expand(cases[i].raw, &out), 0);
-		assert_string_equal(lm_buf_cstr(&out), cases[i].expanded);
-	}
-	CLEANUP(lm_buf_done) struct lm_buf little = LM_BUF(3);
-	assert_int_equal(lm_tree_expand("1234", &little), -EMSGSIZE);
-}
-
 /* Directories, one entry per call, so that every cursor is resumed from. */
 struct one {
 	char name[256];
@@ -445,7 +423,6 @@ int main(void)
 		cmocka_unit_test(test_numbers_last),
 		cmocka_unit_test(test_root_changes),
 		cmocka_unit_test(test_links),
-		cmocka_unit_test(test_expand),
 		cmocka_unit_test(test_readdir),
 		cmocka_unit_test(test_hidden_and_bound),
 		cmocka_unit_test(test_read_plan),
