@@ -40,7 +40,7 @@ struct request {
 	struct lm_origin *origin;
 	char *path;
 	enum lm_http_priority priority;
-	bool no_cache;
+	bool head, no_cache;
 	struct lm_origin_consumer consumer;
 	struct lm_http_call call; /* the next attempt */
 	struct lm_origin_try try;
@@ -243,6 +243,7 @@ static int begin_attempt(struct request *request, struct lm_err *err)
 	struct lm_http_request http = {
 		.url = url,
 		.proxy = proxy,
+		.method = request->head ? "HEAD" : NULL,
 		.priority = request->priority,
 		.connect_timeout_ms = timeout_ms,
 		.stall_timeout_ms = timeout_ms,
@@ -267,22 +268,34 @@ static void start_attempt(void *arg)
 		finish_with(request, r, &err);
 }
 
-int lm_origin_get(struct lm_origin *origin, const char *path, enum lm_http_priority priority, bool no_cache,
-	const struct lm_origin_consumer *consumer, struct lm_err *err)
+static int start(struct lm_origin *origin, const char *path, const struct request *like, struct lm_err *err)
 {
-	CLEANUP(request_freep) struct request *request = calloc(1, sizeof(*request));
+	CLEANUP(request_freep) struct request *request = malloc(sizeof(*request));
+	if (request)
+		*request = *like;
 	if (!request || !(request->path = strdup(path)))
 		return lm_err_oom(err);
 	request->origin = origin;
-	request->priority = priority;
-	request->no_cache = no_cache;
-	request->consumer = *consumer;
 	request->call.fn = start_attempt;
 	request->call.arg = request;
 	atomic_fetch_add(&origin->in_flight, 1);
 	/* The policy belongs to the engine's thread, so that is where even the first choice is made. */
 	lm_http_post(origin->http, &STEAL(request)->call, 0);
 	return 0;
+}
+
+int lm_origin_get(struct lm_origin *origin, const char *path, enum lm_http_priority priority, bool no_cache,
+	const struct lm_origin_consumer *consumer, struct lm_err *err)
+{
+	struct request like = {.priority = priority, .no_cache = no_cache, .consumer = *consumer};
+	return start(origin, path, &like, err);
+}
+
+int lm_origin_head(struct lm_origin *origin, const char *path, enum lm_http_priority priority,
+	const struct lm_origin_consumer *consumer, struct lm_err *err)
+{
+	struct request like = {.head = true, .priority = priority, .consumer = *consumer};
+	return start(origin, path, &like, err);
 }
 
 struct get_buf {

@@ -60,6 +60,10 @@ struct lm_origin_consumer {
 int lm_origin_get(struct lm_origin *origin, const char *path, enum lm_http_priority priority, bool no_cache,
 	const struct lm_origin_consumer *consumer, struct lm_err *err) MUST_CHECK;
 
+/* Whether it is there, by HEAD: as above, with data never called, and damage unknown. */
+int lm_origin_head(struct lm_origin *origin, const char *path, enum lm_http_priority priority,
+	const struct lm_origin_consumer *consumer, struct lm_err *err) MUST_CHECK;
+
 /* Blocking, for programs (not on the engine's thread): appends to body, whose max bounds it (-EMSGSIZE); after
  * an error body is as before. */
 int lm_origin_get_buf(struct lm_origin *origin, const char *path, struct lm_buf *body, struct lm_err *err) MUST_CHECK;
