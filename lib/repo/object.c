@@ -57,6 +57,30 @@ static bool compression_known(enum lm_compression compression)
 	return compression == LM_COMPRESSION_ZLIB || compression == LM_COMPRESSION_NONE;
 }
 
+int lm_object_name_parse(const char *text, size_t len, struct lm_hash *ret, enum lm_object_kind *ret_kind)
+{
+	static const char kinds[] = {
+		LM_OBJECT_CATALOG, LM_OBJECT_CHUNK, LM_OBJECT_CERTIFICATE, LM_OBJECT_HISTORY, LM_OBJECT_METAINFO};
+	bool suffix = len > 0 && memchr(kinds, text[len - 1], sizeof(kinds));
+	enum lm_object_kind kind = suffix ? (enum lm_object_kind)text[len - 1] : LM_OBJECT_FILE;
+	int r = lm_hash_parse(text, len - suffix, ret, NULL);
+	if (r == 0)
+		*ret_kind = kind;
+	return r;
+}
+
+int lm_object_path_parse(const char *path, struct lm_hash *ret, enum lm_object_kind *ret_kind)
+{
+	static const char root[] = "data/";
+	char name[LM_OBJECT_PATH_MAX];
+	size_t len = strlen(path), skip = sizeof(root) - 1;
+	if (len < skip + 3 || len >= sizeof(name) || memcmp(path, root, skip) != 0 || path[skip + 2] != '/')
+		return -EPROTO;
+	memcpy(name, path + skip, 2);
+	memcpy(name + 2, path + skip + 3, len - skip - 3);
+	return lm_object_name_parse(name, len - skip - 1, ret, ret_kind);
+}
+
 static int check_arguments(const struct lm_hash *expected, enum lm_compression compression, struct lm_err *err)
 {
 	if (!expected->set)

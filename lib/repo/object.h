@@ -29,6 +29,9 @@ const char *lm_object_path(const struct lm_hash *hash, enum lm_object_kind kind,
 #define LM_ALTERNATIVE_PREFIX ".cvmfsalt-"
 const char *lm_object_alternative_path(
 	const struct lm_hash *hash, enum lm_object_kind kind, char ret[LM_OBJECT_PATH_MAX]);
+/* The other way: text[0..len) is exactly HASH[SUFFIX] ("c39b37…C"); a whole path as above. 0 or -EPROTO. */
+int lm_object_name_parse(const char *text, size_t len, struct lm_hash *ret, enum lm_object_kind *ret_kind) MUST_CHECK;
+int lm_object_path_parse(const char *path, struct lm_hash *ret, enum lm_object_kind *ret_kind) MUST_CHECK;
 
 /*
  * Unpacking: stored bytes go in as they arrive, content comes out through the sink, the hash is known at the end.
