@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/str.h"
 
+#include <getopt.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -112,6 +113,128 @@ struct lm_cli_size_text lm_cli_size(uint64_t bytes)
 	snprintf(text.s, sizeof(text.s), "%.*f %s", unit ? 1 : 0, value, units[unit]);
 	return text;
 }
+
+/* --- options --- */
+
+enum { OPTIONS_MAX = 40, HELP_CODE = 1000, HELP_COLUMN_MAX = 24 };
+
+static int option_label(const struct lm_cli_option *o, char *ret, size_t size)
+{
+	char letter[8] = "";
+	if (o->letter)
+		snprintf(letter, sizeof(letter), "-%c, ", o->letter);
+	return snprintf(ret, size, "%s--%s%s%s", letter, o->name, o->arg ? " " : "", o->arg ? o->arg : "");
+}
+
+/* The further lines of a text stand below its first one. */
+static void print_indented(const char *text, int column)
+{
+	for (size_t len; *text; text += len + (text[len] == '\n')) {
+		len = strcspn(text, "\n");
+		printf("%.*s\n", (int)len, text);
+		if (text[len])
+			printf("%*s", column, "");
+	}
+}
+
+static void print_syntax(const char *command, const struct lm_cli_syntax *syntax)
+{
+	char label[80];
+	int width = 0;
+	printf("Usage: %s %s\n%s\n\n", command, syntax->synopsis, syntax->about);
+	for (const struct lm_cli_option *o = syntax->options; o->name; o++) {
+		int len = option_label(o, label, sizeof(label));
+		width = len <= HELP_COLUMN_MAX ? LM_MAX(width, len) : width;
+	}
+	for (const struct lm_cli_option *o = syntax->options; o->name; o++) {
+		bool fits = option_label(o, label, sizeof(label)) <= width;
+		printf("  %-*s%s%*s", width, label, fits ? "  " : "\n", fits ? 0 : width + 4, "");
+		print_indented(o->help, width + 4);
+	}
+}
+
+static int take_number(const struct lm_cli_option *o, const char *value, struct lm_err *err)
+{
+	uint64_t number, max = o->max ? o->max : UINT64_MAX;
+	if (lm_str_u64(value, strlen(value), &number) < 0 || number < o->min || number > max)
+		return max == UINT64_MAX
+			       ? lm_err_set(err, -EINVAL, "--%s: a number is wanted, not \"%s\"", o->name, value)
+			       : lm_err_set(err, -EINVAL, "--%s: a number from %llu to %llu is wanted, not \"%s\"",
+					 o->name, (unsigned long long)o->min, (unsigned long long)max, value);
+	*o->number = number;
+	return 0;
+}
+
+static int take_option(const struct lm_cli_option *o, const char *value, struct lm_err *err)
+{
+	if (o->flag)
+		*o->flag = true;
+	else if (o->text)
+		*o->text = value;
+	else if (o->number)
+		return take_number(o, value, err);
+	else
+		return o->parse(o->parse_arg, value, err);
+	return 0;
+}
+
+/* The table as getopt_long() wants it: the codes of options are their places in the table, from HELP_CODE + 1 on. */
+static void fill_getopt(const struct lm_cli_option *options, struct option *longs, char *letters)
+{
+	size_t count = 0;
+	for (; options[count].name && count < OPTIONS_MAX; count++) {
+		const struct lm_cli_option *o = &options[count];
+		longs[count] = (struct option){
+			o->name, o->flag ? no_argument : required_argument, NULL, HELP_CODE + 1 + (int)count};
+		if (o->letter)
+			*letters++ = o->letter;
+		if (o->letter && !o->flag)
+			*letters++ = ':';
+	}
+	longs[count] = (struct option){"help", no_argument, NULL, HELP_CODE};
+	*letters++ = 'h';
+	*letters = '\0';
+}
+
+static const struct lm_cli_option *option_by_code(const struct lm_cli_option *options, int c)
+{
+	if (c > HELP_CODE)
+		return &options[c - HELP_CODE - 1];
+	while (options->letter != c)
+		options++;
+	return options;
+}
+
+int lm_cli_parse(int argc, char **argv, const struct lm_cli_syntax *syntax, int *ret_code)
+{
+	struct option longs[OPTIONS_MAX + 2] = {0};
+	char letters[2 * OPTIONS_MAX + 2];
+	struct lm_err err = LM_ERR_INIT;
+	fill_getopt(syntax->options, longs, letters);
+	*ret_code = LM_EXIT_USAGE;
+	for (int c; (c = getopt_long(argc, argv, letters, longs, NULL)) != -1;) {
+		if (c == HELP_CODE || c == 'h') {
+			print_syntax(argv[0], syntax);
+			*ret_code = LM_EXIT_OK;
+			return -1;
+		}
+		if (c != '?' && take_option(option_by_code(syntax->options, c), optarg, &err) == 0)
+			continue;
+		if (err.msg[0])
+			lm_cli_error("%s", err.msg);
+		lm_cli_usage(argv[0]);
+		return -1;
+	}
+	int words = argc - optind;
+	if (words < syntax->min_words || (syntax->max_words >= 0 && words > syntax->max_words)) {
+		lm_cli_error("%s", syntax->words);
+		lm_cli_usage(argv[0]);
+		return -1;
+	}
+	return optind;
+}
+
+/* --- records --- */
 
 void lm_repo_record_done(struct lm_repo_record *record)
 {

@@ -21,12 +21,13 @@
 #include "repo/storage.h"
 #include "repo/trust.h"
 
-struct lm_source_options { /* NULL: not given */
+struct lm_repo_source_options { /* NULL: not given */
 	const char *storage, *keys, *key, *name, *proxy;
 };
-/* For the table of a command's options (common.h): struct lm_cli_option x[] = {..., LM_SOURCE_OPTIONS(&o.source), {0}}
+/* For the table of a command's options (common.h): struct lm_cli_option x[] = {..., LM_REPO_SOURCE_OPTIONS(&o.source),
+ * {0}}
  */
-#define LM_SOURCE_OPTIONS(o)                                                                                         \
+#define LM_REPO_SOURCE_OPTIONS(o)                                                                                    \
 	{"storage", "DIR", "NAME is DIR/cvmfs/NAME (default: as recorded by `lamella repo init`)",                   \
 		.text = &(o)->storage},                                                                              \
 		{"keys", "DIR", "directory of master public keys: NAME.pub, or all *.pub (default: as recorded)",    \
@@ -37,29 +38,29 @@ struct lm_source_options { /* NULL: not given */
 		"proxy", "LIST", "proxies as in CVMFS_HTTP_PROXY (default: DIRECT)", .text = &(o)->proxy             \
 	}
 
-enum { LM_SOURCE_KEYS_MAX = 64 };
+enum { LM_REPO_SOURCE_KEYS_MAX = 64 };
 /* A catalog or history unpacks to this much at most. */
 #define LM_DATABASE_MAX ((uint64_t)4 << 30)
 
-struct lm_source {
+struct lm_repo_source {
 	struct lm_storage *storage;
 	char *fqrn;
 	char *where; /* the directory, or the URLs, as text for people */
 	bool remote; /* by HTTP */
-	struct lm_key *keys[LM_SOURCE_KEYS_MAX];
+	struct lm_key *keys[LM_REPO_SOURCE_KEYS_MAX];
 	size_t key_count;
 	struct lm_err keys_err; /* why key_count is 0 */
 };
 
 /* -EINVAL: no such word; -ENOENT: no such record or directory; a key file that is given and can't be read. */
-int lm_source_open(const char *where, const struct lm_source_options *options, struct lm_source *ret,
+int lm_repo_source_open(const char *where, const struct lm_repo_source_options *options, struct lm_repo_source *ret,
 	struct lm_err *err) MUST_CHECK;
-void lm_source_done(struct lm_source *source); /* for CLEANUP */
+void lm_repo_source_done(struct lm_repo_source *source); /* for CLEANUP */
 
 enum lm_verdict { LM_VALID, LM_INVALID, LM_UNCHECKED };
 const char *lm_verdict_name(enum lm_verdict verdict); /* "valid", "invalid", "unchecked" */
 
-struct lm_source_manifest {
+struct lm_repo_source_manifest {
 	struct lm_manifest manifest; /* to be believed only where the verdict is LM_VALID */
 	enum lm_verdict verdict;
 	struct lm_err reason; /* of a verdict that is not LM_VALID */
@@ -67,19 +68,19 @@ struct lm_source_manifest {
 
 /* Reads the manifest and judges it as a client would: name, hashes, signatures, whitelist. Fails only where it can't be
  * read at all. file: a manifest in that file instead of the repository's own; NULL. */
-int lm_source_manifest(
-	struct lm_source *source, const char *file, struct lm_source_manifest *ret, struct lm_err *err) MUST_CHECK;
+int lm_repo_source_manifest(struct lm_repo_source *source, const char *file, struct lm_repo_source_manifest *ret,
+	struct lm_err *err) MUST_CHECK;
 
 /* What lm_trust_manifest() wants; arg is the struct lm_storage. */
-int lm_source_fetch_signed(void *arg, const struct lm_hash *certificate, struct lm_buf *ret, struct lm_err *err);
+int lm_repo_source_fetch_signed(void *arg, const struct lm_hash *certificate, struct lm_buf *ret, struct lm_err *err);
 
 /* A catalog or history object, verified and unpacked, in a temporary file of the caller's, to be removed by
- * lm_source_dropp(). Bounded by LM_DATABASE_MAX. */
-int lm_source_database(struct lm_source *source, const struct lm_hash *hash, enum lm_object_kind kind, char **ret_path,
-	struct lm_err *err) MUST_CHECK;
-void lm_source_dropp(char **path); /* removes the file, frees the path; for CLEANUP */
+ * lm_repo_source_dropp(). Bounded by LM_DATABASE_MAX. */
+int lm_repo_source_database(struct lm_repo_source *source, const struct lm_hash *hash, enum lm_object_kind kind,
+	char **ret_path, struct lm_err *err) MUST_CHECK;
+void lm_repo_source_dropp(char **path); /* removes the file, frees the path; for CLEANUP */
 /* The catalog, opened; nothing of it stays behind, however this process ends. */
-int lm_source_catalog(struct lm_source *source, const struct lm_hash *hash, const char *mountpoint,
+int lm_repo_source_catalog(struct lm_repo_source *source, const struct lm_hash *hash, const char *mountpoint,
 	struct lm_catalog **ret, struct lm_err *err) MUST_CHECK;
 
 /* $TMPDIR, else /var/tmp: databases may be too large for a /tmp in memory. */

@@ -1,0 +1,303 @@
+#include "source.h"
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/str.h"
+#include "storage_http.h"
+
+#include <glob.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { PIECE = 64 << 10 };
+
+void lm_repo_source_done(struct lm_repo_source *source)
+{
+	for (size_t i = 0; i < source->key_count; i++)
+		lm_key_free(source->keys[i]);
+	lm_storage_free(source->storage);
+	free(source->fqrn);
+	free(source->where);
+	*source = (struct lm_repo_source){0};
+}
+
+/* --- public keys --- */
+
+static int add_key(struct lm_repo_source *source, const char *path, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf pem = LM_BUF(LM_PEM_MAX);
+	if (source->key_count == LM_REPO_SOURCE_KEYS_MAX)
+		return lm_err_set(err, -E2BIG, "more than %d public keys", LM_REPO_SOURCE_KEYS_MAX);
+	int r = lm_file_read(AT_FDCWD, path, &pem, err);
+	if (r < 0)
+		return r;
+	r = lm_key_parse_public(lm_buf_cstr(&pem), pem.len, &source->keys[source->key_count], err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "%s", path);
+	source->key_count++;
+	return 0;
+}
+
+/* Every *.pub of the directory. */
+static int add_all_keys(struct lm_repo_source *source, const char *dir, struct lm_err *err)
+{
+	CLEANUP(globfree) glob_t found = {0};
+	CLEANUP(lm_freep) char *pattern = lm_str_printf("%s/*.pub", dir);
+	if (!pattern)
+		return lm_err_oom(err);
+	int r = glob(pattern, 0, NULL, &found);
+	if (r == GLOB_NOMATCH)
+		return lm_err_set(err, -ENOENT, "%s: no public key (*.pub) is there", dir);
+	if (r != 0)
+		return lm_err_set(err, r == GLOB_NOSPACE ? -ENOMEM : -EIO, "%s can't be listed", dir);
+	for (size_t i = 0; r == 0 && i < found.gl_pathc; i++)
+		r = add_key(source, found.gl_pathv[i], err);
+	return r;
+}
+
+static int add_keys(struct lm_repo_source *source, const char *dir, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/%s.pub", dir, source->fqrn);
+	if (!path)
+		return lm_err_oom(err);
+	return access(path, F_OK) == 0 ? add_key(source, path, err) : add_all_keys(source, dir, err);
+}
+
+/* Keys that are given must be readable; those that are only recorded need not be. */
+static int load_keys(
+	struct lm_repo_source *source, const struct lm_repo_source_options *o, const char *recorded, struct lm_err *err)
+{
+	if (o->key)
+		return add_key(source, o->key, err);
+	if (o->keys)
+		return add_keys(source, o->keys, err);
+	if (recorded)
+		(void)add_keys(source, recorded, &source->keys_err);
+	else
+		lm_err_set(&source->keys_err, -ENOENT, "no public key of %s is known: give --key FILE or --keys DIR",
+			source->fqrn);
+	return 0;
+}
+
+/* --- where it is --- */
+
+static bool is_url(const char *where)
+{
+	return lm_str_starts(where, "http://") || lm_str_starts(where, "https://");
+}
+
+/* The last component of the first URL or of a directory: a copy. */
+static char *last_component(const char *where)
+{
+	size_t len = is_url(where) ? strcspn(where, ";") : strlen(where);
+	while (len > 0 && where[len - 1] == '/')
+		len--;
+	size_t start = len;
+	while (start > 0 && where[start - 1] != '/')
+		start--;
+	return lm_str_ndup(where + start, len - start);
+}
+
+static int find_name(const char *where, const char *given, char **ret, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *name = NULL;
+	CLEANUP(lm_freep) char *real = given || is_url(where) ? NULL : realpath(where, NULL);
+	if (!given && !real && !is_url(where))
+		return lm_err_sys(err, -errno, "%s", where);
+	name = given ? strdup(given) : last_component(real ? real : where);
+	if (!name)
+		return lm_err_oom(err);
+	if (!lm_fqrn_valid(name))
+		return lm_err_set(err, -EINVAL, "\"%s\" is no name of a repository: give --name NAME", name);
+	*ret = STEAL(name);
+	return 0;
+}
+
+/* The keys of a repository that is recorded under that name, or NULL. */
+static int recorded_keys(const char *name, char **ret, struct lm_err *err)
+{
+	CLEANUP(lm_repo_record_done) struct lm_repo_record record = {0};
+	if (lm_repo_record_load(name, NULL, NULL, &record, NULL) == 0)
+		*ret = STEAL(record.keys);
+	return 0;
+}
+
+static int open_place(const char *where, const struct lm_repo_source_options *o, struct lm_repo_source *ret,
+	char **ret_keys, struct lm_err *err)
+{
+	if (o->storage)
+		return lm_err_set(err, -EINVAL, "--storage goes with a NAME, not with %s", where);
+	int r = find_name(where, o->name, &ret->fqrn, err);
+	if (r == 0)
+		r = recorded_keys(ret->fqrn, ret_keys, err);
+	if (r < 0)
+		return r;
+	ret->where = strdup(where);
+	if (!ret->where)
+		return lm_err_oom(err);
+	ret->remote = is_url(where);
+	return ret->remote ? lm_storage_http_open(where, o->proxy, ret->fqrn, &ret->storage, err)
+			   : lm_storage_dir_open(where, false, &ret->storage, err);
+}
+
+static int open_record(const char *name, const struct lm_repo_source_options *o, struct lm_repo_source *ret,
+	char **ret_keys, struct lm_err *err)
+{
+	CLEANUP(lm_repo_record_done) struct lm_repo_record record = {0};
+	if (o->name)
+		return lm_err_set(err, -EINVAL, "--name goes with a directory or URL; \"%s\" is a name already", name);
+	int r = lm_repo_record_load(name, o->storage, o->keys, &record, err);
+	if (r == 0)
+		r = lm_storage_dir_open(record.dir, false, &ret->storage, err);
+	if (r < 0)
+		return r;
+	ret->fqrn = STEAL(record.name);
+	ret->where = STEAL(record.dir);
+	*ret_keys = STEAL(record.keys);
+	return 0;
+}
+
+int lm_repo_source_open(
+	const char *where, const struct lm_repo_source_options *options, struct lm_repo_source *ret, struct lm_err *err)
+{
+	CLEANUP(lm_repo_source_done) struct lm_repo_source source = {0};
+	CLEANUP(lm_freep) char *keys = NULL;
+	bool place = is_url(where) || strchr(where, '/') || strcmp(where, ".") == 0 || strcmp(where, "..") == 0;
+	if (options->key && options->keys)
+		return lm_err_set(err, -EINVAL, "--key and --keys exclude each other");
+	int r = place ? open_place(where, options, &source, &keys, err)
+		      : open_record(where, options, &source, &keys, err);
+	if (r == 0)
+		r = load_keys(&source, options, keys, err);
+	if (r < 0)
+		return r;
+	*ret = source;
+	source = (struct lm_repo_source){0};
+	return 0;
+}
+
+/* --- what it says --- */
+
+const char *lm_verdict_name(enum lm_verdict verdict)
+{
+	static const char *const names[] = {"valid", "invalid", "unchecked"};
+	return names[verdict];
+}
+
+int lm_repo_source_fetch_signed(void *arg, const struct lm_hash *certificate, struct lm_buf *ret, struct lm_err *err)
+{
+	struct lm_storage *storage = arg;
+	char path[LM_OBJECT_PATH_MAX] = LM_WHITELIST_NAME;
+	if (certificate && certificate->set)
+		lm_object_path(certificate, LM_OBJECT_CERTIFICATE, path);
+	return storage->ops->get(storage, path, ret, err);
+}
+
+static void judge(struct lm_repo_source *source, const struct lm_buf *text, struct lm_repo_source_manifest *ret)
+{
+	struct lm_manifest trusted;
+	ret->verdict = LM_UNCHECKED;
+	ret->reason = source->keys_err;
+	if (source->key_count == 0)
+		return;
+	struct lm_trust trust = {
+		.fqrn = source->fqrn, .keys = source->keys, .key_count = source->key_count, .now_s = lm_wall_s()};
+	int r = lm_trust_manifest(&trust, lm_buf_cstr(text), text->len, lm_repo_source_fetch_signed, source->storage,
+		&trusted, &ret->reason);
+	ret->verdict = r < 0 ? LM_INVALID : LM_VALID;
+}
+
+int lm_repo_source_manifest(
+	struct lm_repo_source *source, const char *file, struct lm_repo_source_manifest *ret, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_MANIFEST_MAX);
+	int r = file ? lm_file_read(AT_FDCWD, file, &text, err)
+		     : source->storage->ops->get(source->storage, LM_MANIFEST_NAME, &text, err);
+	if (r == 0)
+		r = lm_manifest_parse(lm_buf_cstr(&text), text.len, &ret->manifest, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "repository %s", source->fqrn);
+	judge(source, &text, ret);
+	return 0;
+}
+
+/* --- databases --- */
+
+const char *lm_tmp_dir(void)
+{
+	const char *dir = getenv("TMPDIR");
+	return dir && *dir ? dir : "/var/tmp";
+}
+
+void lm_repo_source_dropp(char **path)
+{
+	if (*path)
+		unlink(*path);
+	free(*path);
+	*path = NULL;
+}
+
+static int write_sink(void *arg, const void *data, size_t len, struct lm_err *err)
+{
+	return lm_write_all(*(int *)arg, data, len, err);
+}
+
+/* Unpacks the stored object in file `from` into file `to`, its hash checked. */
+static int unpack_file(const struct lm_hash *hash, int from, int to, struct lm_err *err)
+{
+	CLEANUP(lm_unpack_freep) struct lm_unpack *unpack = NULL;
+	CLEANUP(lm_freep) uint8_t *piece = malloc(PIECE);
+	if (!piece)
+		return lm_err_oom(err);
+	int r = lm_unpack_new(hash, LM_COMPRESSION_ZLIB, LM_DATABASE_MAX, write_sink, &to, &unpack, err);
+	off_t at = 0;
+	for (ssize_t n = 1; r == 0 && n > 0; at += n) {
+		n = TEMP_FAILURE_RETRY(pread(from, piece, PIECE, at));
+		if (n < 0)
+			return lm_err_sys(err, -errno, "read");
+		r = lm_unpack_feed(unpack, piece, (size_t)n, err);
+	}
+	uint64_t size;
+	return r < 0 ? r : lm_unpack_finish(unpack, &size, err);
+}
+
+static int fill_database(
+	struct lm_repo_source *source, const struct lm_hash *hash, enum lm_object_kind kind, int fd, struct lm_err *err)
+{
+	char object[LM_OBJECT_PATH_MAX];
+	CLEANUP(lm_closep) int packed = lm_file_tmp(AT_FDCWD, lm_tmp_dir(), err);
+	if (packed < 0)
+		return packed;
+	int r = source->storage->ops->get_file(source->storage, lm_object_path(hash, kind, object), packed, err);
+	if (r < 0)
+		return r;
+	r = unpack_file(hash, packed, fd, err);
+	return r < 0 ? lm_err_prefix(err, r, "%s", object) : 0;
+}
+
+int lm_repo_source_database(struct lm_repo_source *source, const struct lm_hash *hash, enum lm_object_kind kind,
+	char **ret_path, struct lm_err *err)
+{
+	/* SQLite wants a name, so this file has one. */
+	CLEANUP(lm_freep) char *name = lm_str_printf("%s/lamella.XXXXXX", lm_tmp_dir());
+	if (!name)
+		return lm_err_oom(err);
+	CLEANUP(lm_closep) int fd = mkostemp(name, O_CLOEXEC);
+	if (fd < 0)
+		return lm_err_sys(err, -errno, "temporary file %s", name);
+	CLEANUP(lm_repo_source_dropp) char *path = STEAL(name);
+	int r = fill_database(source, hash, kind, fd, err);
+	if (r == 0)
+		*ret_path = STEAL(path);
+	return r;
+}
+
+int lm_repo_source_catalog(struct lm_repo_source *source, const struct lm_hash *hash, const char *mountpoint,
+	struct lm_catalog **ret, struct lm_err *err)
+{
+	CLEANUP(lm_repo_source_dropp) char *path = NULL;
+	int r = lm_repo_source_database(source, hash, LM_OBJECT_CATALOG, &path, err);
+	if (r == 0)
+		r = lm_catalog_open(path, mountpoint, ret, err); /* which keeps the file open */
+	return r < 0 ? lm_err_prefix(err, r, "catalog %s", lm_hash_text(hash).s) : 0;
+}
