@@ -158,7 +158,8 @@ static void wrong_usage(void **state)
 	assert_int_equal(RUN("init", "a/b", "--storage", storage, "--keys", keys), 2);
 	assert_int_equal(RUN("init", NAME, "--storage", "", "--keys", keys), 2);
 	assert_int_equal(RUN("info"), 2);
-	assert_int_equal(RUN("info", "../x"), 2);
+	assert_int_equal(RUN("info", "a b"), 2);
+	assert_int_equal(RUN("info", "../x"), 1); /* a directory that is not there */
 	assert_int_equal(RUN("nonsense"), 2);
 	assert_int_equal(run((const char *const[]){NULL}), 2);
 	assert_int_equal(RUN("--help"), 0);
