@@ -307,33 +307,14 @@ static void members_done(struct members *members)
 	free(members->items);
 }
 
-/* FNV-1a: members differ by a writer's mistake, not by a forger, who could as well have made them alike. */
-static uint64_t digest_more(uint64_t digest, const void *data, size_t len)
-{
-	const uint8_t *at = data;
-	for (size_t i = 0; i < len; i++)
-		digest = (digest ^ at[i]) * 0x100000001b3u;
-	return digest;
-}
-
 static int row_digest(struct lm_catalog *c, const struct lm_row *row, uint64_t *ret, struct lm_err *err)
 {
-	const uint64_t numbers[] = {row->flags, row->mode, row->uid, row->gid, row->size, row->rdev,
-		(uint64_t)row->mtime_s, row->mtime_ns, row->algo, row->compression, row->hash.set, row->xattr_len};
-	uint64_t digest = digest_more(0xcbf29ce484222325u, numbers, sizeof(numbers));
-	digest = digest_more(digest, row->hash.bytes, sizeof(row->hash.bytes));
-	if (row->symlink)
-		digest = digest_more(digest, row->symlink, strlen(row->symlink));
-	digest = digest_more(digest, row->xattr, row->xattr_len);
-
+	uint64_t digest = lm_row_digest(row);
 	CLEANUP(lm_freep) struct lm_chunk *chunks = NULL;
 	size_t count = 0;
 	int r = lm_chunks_read(&c->db.db, c->chunks, row, 0, UINT64_MAX, &chunks, &count, err);
-	for (size_t i = 0; i < count && r == 0; i++) {
-		const uint64_t extent[] = {chunks[i].offset, chunks[i].size};
-		digest = digest_more(digest, extent, sizeof(extent));
-		digest = digest_more(digest, chunks[i].hash.bytes, sizeof(chunks[i].hash.bytes));
-	}
+	for (size_t i = 0; i < count && r == 0; i++)
+		digest = lm_chunk_digest(digest, &chunks[i]);
 	if (r == 0)
 		*ret = digest;
 	return r;

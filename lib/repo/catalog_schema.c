@@ -167,27 +167,6 @@ void lm_catalog_db_done(struct lm_catalog_db *db)
 	*db = (struct lm_catalog_db){0};
 }
 
-/* Columns in this order. */
-enum row_column {
-	COL_ROWID,
-	COL_PATH_1,
-	COL_PATH_2,
-	COL_PARENT_1,
-	COL_PARENT_2,
-	COL_HARDLINKS,
-	COL_HASH,
-	COL_SIZE,
-	COL_MODE,
-	COL_MTIME,
-	COL_MTIME_NS,
-	COL_FLAGS,
-	COL_NAME,
-	COL_SYMLINK,
-	COL_UID,
-	COL_GID,
-	COL_XATTR,
-};
-
 int lm_row_prepare(struct lm_catalog_db *db, const char *where, sqlite3_stmt **ret, struct lm_err *err)
 {
 	char sql[512];
@@ -303,29 +282,29 @@ static int decode_flags(const struct lm_catalog_db *db, int64_t flags, struct lm
 static int decode_numbers(const struct lm_catalog_db *db, sqlite3_stmt *stmt, struct lm_row *row, struct lm_err *err)
 {
 	int64_t hardlinks = 0, size = 0, mode = 0, mtime = 0, ns = 0, flags = 0, uid = 0, gid = 0;
-	int r = column_i64(stmt, COL_PATH_1, INT64_MIN, INT64_MAX, "path hash", &row->path.a, err);
+	int r = column_i64(stmt, LM_COL_PATH_1, INT64_MIN, INT64_MAX, "path hash", &row->path.a, err);
 	if (r == 0)
-		r = column_i64(stmt, COL_PATH_2, INT64_MIN, INT64_MAX, "path hash", &row->path.b, err);
+		r = column_i64(stmt, LM_COL_PATH_2, INT64_MIN, INT64_MAX, "path hash", &row->path.b, err);
 	if (r == 0)
-		r = column_i64(stmt, COL_PARENT_1, INT64_MIN, INT64_MAX, "parent hash", &row->parent.a, err);
+		r = column_i64(stmt, LM_COL_PARENT_1, INT64_MIN, INT64_MAX, "parent hash", &row->parent.a, err);
 	if (r == 0)
-		r = column_i64(stmt, COL_PARENT_2, INT64_MIN, INT64_MAX, "parent hash", &row->parent.b, err);
+		r = column_i64(stmt, LM_COL_PARENT_2, INT64_MIN, INT64_MAX, "parent hash", &row->parent.b, err);
 	if (r == 0)
-		r = column_i64(stmt, COL_HARDLINKS, 0, INT64_MAX, "link count", &hardlinks, err);
+		r = column_i64(stmt, LM_COL_HARDLINKS, 0, INT64_MAX, "link count", &hardlinks, err);
 	if (r == 0)
-		r = column_i64(stmt, COL_SIZE, 0, INT64_MAX, "size", &size, err);
+		r = column_i64(stmt, LM_COL_SIZE, 0, INT64_MAX, "size", &size, err);
 	if (r == 0)
-		r = column_i64(stmt, COL_MODE, 0, 0177777, "mode", &mode, err);
+		r = column_i64(stmt, LM_COL_MODE, 0, 0177777, "mode", &mode, err);
 	if (r == 0)
-		r = column_i64(stmt, COL_MTIME, INT64_MIN, INT64_MAX, "time", &mtime, err);
-	if (r == 0 && sqlite3_column_type(stmt, COL_MTIME_NS) != SQLITE_NULL)
-		r = column_i64(stmt, COL_MTIME_NS, 0, 999999999, "nanoseconds", &ns, err);
+		r = column_i64(stmt, LM_COL_MTIME, INT64_MIN, INT64_MAX, "time", &mtime, err);
+	if (r == 0 && sqlite3_column_type(stmt, LM_COL_MTIME_NS) != SQLITE_NULL)
+		r = column_i64(stmt, LM_COL_MTIME_NS, 0, 999999999, "nanoseconds", &ns, err);
 	if (r == 0)
-		r = column_i64(stmt, COL_FLAGS, 0, INT64_MAX, "flags", &flags, err);
+		r = column_i64(stmt, LM_COL_FLAGS, 0, INT64_MAX, "flags", &flags, err);
 	if (r == 0)
-		r = column_i64(stmt, COL_UID, 0, UINT32_MAX, "uid", &uid, err);
+		r = column_i64(stmt, LM_COL_UID, 0, UINT32_MAX, "uid", &uid, err);
 	if (r == 0)
-		r = column_i64(stmt, COL_GID, 0, UINT32_MAX, "gid", &gid, err);
+		r = column_i64(stmt, LM_COL_GID, 0, UINT32_MAX, "gid", &gid, err);
 	if (r < 0)
 		return r;
 	row->link_group = S_ISDIR(mode) ? 0 : (uint32_t)(hardlinks >> 32);
@@ -343,7 +322,7 @@ static int decode_numbers(const struct lm_catalog_db *db, sqlite3_stmt *stmt, st
 static int decode_name(sqlite3_stmt *stmt, struct lm_row *row, struct lm_err *err)
 {
 	size_t len;
-	int r = column_text(stmt, COL_NAME, LM_NAME_MAX, "name", &row->name, &len, err);
+	int r = column_text(stmt, LM_COL_NAME, LM_NAME_MAX, "name", &row->name, &len, err);
 	if (r < 0)
 		return r;
 	/* Only the root of the repository has no name. */
@@ -358,7 +337,7 @@ static int decode_symlink(sqlite3_stmt *stmt, struct lm_row *row, struct lm_err 
 	if (!S_ISLNK(row->mode))
 		return 0;
 	size_t len;
-	int r = column_text(stmt, COL_SYMLINK, LM_SYMLINK_MAX, "link target", &row->symlink, &len, err);
+	int r = column_text(stmt, LM_COL_SYMLINK, LM_SYMLINK_MAX, "link target", &row->symlink, &len, err);
 	if (r == 0 && len == 0)
 		return lm_err_set(err, -EPROTO, "symbolic link without a target");
 	row->size = len;
@@ -367,8 +346,8 @@ static int decode_symlink(sqlite3_stmt *stmt, struct lm_row *row, struct lm_err 
 
 static int decode_xattr(sqlite3_stmt *stmt, struct lm_row *row, struct lm_err *err)
 {
-	int type = sqlite3_column_type(stmt, COL_XATTR);
-	size_t len = (size_t)sqlite3_column_bytes(stmt, COL_XATTR);
+	int type = sqlite3_column_type(stmt, LM_COL_XATTR);
+	size_t len = (size_t)sqlite3_column_bytes(stmt, LM_COL_XATTR);
 	if (type == SQLITE_NULL || len == 0)
 		return 0;
 	if (type != SQLITE_BLOB || len > LM_XATTR_BLOB_MAX)
@@ -376,18 +355,44 @@ static int decode_xattr(sqlite3_stmt *stmt, struct lm_row *row, struct lm_err *e
 	row->xattr = malloc(len);
 	if (!row->xattr)
 		return lm_err_oom(err);
-	memcpy(row->xattr, sqlite3_column_blob(stmt, COL_XATTR), len);
+	memcpy(row->xattr, sqlite3_column_blob(stmt, LM_COL_XATTR), len);
 	row->xattr_len = len;
 	return 0;
 }
 
+static uint64_t digest_more(uint64_t digest, const void *data, size_t len)
+{
+	const uint8_t *at = data;
+	for (size_t i = 0; i < len; i++)
+		digest = (digest ^ at[i]) * 0x100000001b3u;
+	return digest;
+}
+
+uint64_t lm_row_digest(const struct lm_row *row)
+{
+	const uint64_t numbers[] = {row->flags, row->mode, row->uid, row->gid, row->size, row->rdev,
+		(uint64_t)row->mtime_s, row->mtime_ns, row->algo, row->compression, row->hash.set, row->xattr_len};
+	uint64_t digest = digest_more(0xcbf29ce484222325u, numbers, sizeof(numbers));
+	digest = digest_more(digest, row->hash.bytes, sizeof(row->hash.bytes));
+	if (row->symlink)
+		digest = digest_more(digest, row->symlink, strlen(row->symlink));
+	return digest_more(digest, row->xattr, row->xattr_len);
+}
+
+uint64_t lm_chunk_digest(uint64_t digest, const struct lm_chunk *chunk)
+{
+	const uint64_t extent[] = {chunk->offset, chunk->size};
+	digest = digest_more(digest, extent, sizeof(extent));
+	return digest_more(digest, chunk->hash.bytes, sizeof(chunk->hash.bytes));
+}
+
 int lm_row_decode(const struct lm_catalog_db *db, sqlite3_stmt *stmt, struct lm_row *ret, struct lm_err *err)
 {
-	CLEANUP(lm_row_done) struct lm_row row = {.rowid = (uint64_t)sqlite3_column_int64(stmt, COL_ROWID)};
-	int r = sqlite3_column_int64(stmt, COL_ROWID) > 0 ? decode_numbers(db, stmt, &row, err)
-							  : lm_err_set(err, -EPROTO, "not above 0");
+	CLEANUP(lm_row_done) struct lm_row row = {.rowid = (uint64_t)sqlite3_column_int64(stmt, LM_COL_ROWID)};
+	int r = sqlite3_column_int64(stmt, LM_COL_ROWID) > 0 ? decode_numbers(db, stmt, &row, err)
+							     : lm_err_set(err, -EPROTO, "not above 0");
 	if (r == 0)
-		r = column_hash(stmt, COL_HASH, row.algo, &row.hash, err);
+		r = column_hash(stmt, LM_COL_HASH, row.algo, &row.hash, err);
 	if (r == 0 && S_ISREG(row.mode) && !row.hash.set && !(row.flags & LM_ROW_CHUNKED))
 		r = lm_err_set(err, -EPROTO, "file without a content hash");
 	if (r == 0)

@@ -69,7 +69,26 @@ bool lm_repo_path_below(const char *path, const char *dir);
 /* Where the last component begins, so that path[0..ret - 1) is the parent; path is not "". */
 size_t lm_repo_path_name(const char *path);
 
-/* Prepares SELECT of all columns of a row, for lm_row_decode(); where: what follows FROM catalog. */
+/* Prepares SELECT of all columns of a row, in this order, for lm_row_decode(); where: what follows FROM catalog. */
+enum lm_row_column {
+	LM_COL_ROWID,
+	LM_COL_PATH_1,
+	LM_COL_PATH_2,
+	LM_COL_PARENT_1,
+	LM_COL_PARENT_2,
+	LM_COL_HARDLINKS,
+	LM_COL_HASH,
+	LM_COL_SIZE,
+	LM_COL_MODE,
+	LM_COL_MTIME,
+	LM_COL_MTIME_NS,
+	LM_COL_FLAGS,
+	LM_COL_NAME,
+	LM_COL_SYMLINK,
+	LM_COL_UID,
+	LM_COL_GID,
+	LM_COL_XATTR,
+};
 int lm_row_prepare(struct lm_catalog_db *db, const char *where, sqlite3_stmt **ret, struct lm_err *err) MUST_CHECK;
 /* The conditions used: indexes are named, so that a database without them is refused instead of scanned. */
 #define LM_ROW_BY_PATH "INDEXED BY sqlite_autoindex_catalog_1 WHERE md5path_1 = ?1 AND md5path_2 = ?2"
@@ -78,6 +97,10 @@ int lm_row_prepare(struct lm_catalog_db *db, const char *where, sqlite3_stmt **r
 	"INDEXED BY idx_catalog_parent WHERE parent_1 = ?1 AND parent_2 = ?2 AND rowid > ?3 ORDER BY rowid"
 int lm_row_decode(
 	const struct lm_catalog_db *db, sqlite3_stmt *stmt, struct lm_row *ret, struct lm_err *err) MUST_CHECK;
+/* A digest of all that the members of a hard-link group share, their chunks last, in order. FNV-1a: members differ by a
+ * writer's mistake, not by a forger, who could as well have made them alike. */
+uint64_t lm_row_digest(const struct lm_row *row);
+uint64_t lm_chunk_digest(uint64_t digest, const struct lm_chunk *chunk);
 /* The flags that say the type: 0 where mode has none that a catalog knows. */
 uint32_t lm_row_type_flags(uint32_t mode);
 static inline void lm_bind_path(sqlite3_stmt *stmt, struct lm_path_hash path)
