@@ -188,8 +188,26 @@ int lm_signed_text_sign(const struct lm_key *key, lm_sign_fn *sign, struct lm_bu
 	return sign(key, hash, parts.hash_text_len, text, err);
 }
 
+/* Another writer's bytes for the same certificate have another hash: those that are there stay. */
+static bool certificate_stored(struct lm_txn *txn)
+{
+	const struct lm_hash *base = &txn->base.certificate;
+	CLEANUP(lm_buf_done) struct lm_buf pem = LM_BUF(LM_PEM_MAX);
+	CLEANUP(lm_cert_freep) struct lm_cert *cert = NULL;
+	struct lm_hash stored, own;
+	return base->set &&
+	       lm_object_load(txn->storage, base, LM_OBJECT_CERTIFICATE, LM_COMPRESSION_ZLIB, &pem, NULL) == 0 &&
+	       lm_cert_parse(lm_buf_cstr(&pem), pem.len, &cert, NULL) == 0 &&
+	       lm_cert_fingerprint(cert, LM_HASH_SHA1, &stored, NULL) == 0 &&
+	       lm_cert_fingerprint(txn->keys->cert, LM_HASH_SHA1, &own, NULL) == 0 && lm_hash_equal(&stored, &own);
+}
+
 static int store_certificate(struct lm_txn *txn, struct lm_hash *ret, struct lm_err *err)
 {
+	if (certificate_stored(txn)) {
+		*ret = txn->base.certificate;
+		return 0;
+	}
 	CLEANUP(lm_buf_done) struct lm_buf pem = LM_BUF(LM_PEM_MAX);
 	int r = lm_cert_format(txn->keys->cert, &pem, err);
 	return r < 0 ? r
