@@ -160,11 +160,11 @@ static void fill_dir(struct maker *m, const char *dir)
 	unsigned subdirs = 1 + below(4), files = below(400) == 0 ? 2000 : below(20);
 	char path[LM_REPO_PATH_MAX], word[64];
 	for (unsigned i = 0; i < subdirs && m->rows < m->rows_max; i++) {
-		snprintf(path, sizeof(path), "%s/%s%u", dir, random_word(word, sizeof(word)), i);
+		snprintf(path, sizeof(path), "%s/%s.%u", dir, random_word(word, sizeof(word)), i);
 		insert_dir(m, path);
 	}
 	for (unsigned i = 0; i < files && m->rows < m->rows_max; i++) {
-		snprintf(path, sizeof(path), "%s/%s%u%s", dir, random_word(word, sizeof(word)), i,
+		snprintf(path, sizeof(path), "%s/%s.%u%s", dir, random_word(word, sizeof(word)), subdirs + i,
 			endings[below(ARRAY_LEN(endings))]);
 		insert_file(m, path);
 	}
