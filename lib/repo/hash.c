@@ -13,7 +13,7 @@ static const struct {
 	[LM_HASH_SHAKE128] = {"SHAKE128", "-shake128"},
 };
 
-enum { HEX_LEN = 2 * LM_HASH_BYTES };
+enum { HEX_LEN = 2 * LM_HASH_BYTES, READ_PIECE = 64 << 10 };
 
 static const char *tag_of(unsigned algo)
 {
@@ -125,6 +125,29 @@ int lm_hash_data(enum lm_hash_algo algo, const void *data, size_t len, struct lm
 		return r;
 	struct lm_hash hash;
 	lm_hasher_update(hasher, data, len);
+	lm_hasher_finish(hasher, &hash);
+	if (!hash.set)
+		return lm_err_set(err, -EIO, "the cryptographic library failed to hash");
+	*ret = hash;
+	return 0;
+}
+
+int lm_hash_fd(enum lm_hash_algo algo, int fd, struct lm_hash *ret, struct lm_err *err)
+{
+	CLEANUP(lm_freep) uint8_t *piece = malloc(READ_PIECE);
+	CLEANUP(lm_hasher_freep) struct lm_hasher *hasher = NULL;
+	int r = piece ? lm_hasher_new(algo, &hasher, err) : lm_err_oom(err);
+	if (r < 0)
+		return r;
+	off_t at = 0;
+	ssize_t n;
+	while ((n = TEMP_FAILURE_RETRY(pread(fd, piece, READ_PIECE, at))) > 0) {
+		lm_hasher_update(hasher, piece, (size_t)n);
+		at += n;
+	}
+	if (n < 0)
+		return lm_err_sys(err, -errno, "read");
+	struct lm_hash hash;
 	lm_hasher_finish(hasher, &hash);
 	if (!hash.set)
 		return lm_err_set(err, -EIO, "the cryptographic library failed to hash");

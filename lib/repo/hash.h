@@ -48,5 +48,7 @@ void lm_hasher_restart(struct lm_hasher *hasher); /* begins the next hash with t
 
 int lm_hash_data(
 	enum lm_hash_algo algo, const void *data, size_t len, struct lm_hash *ret, struct lm_err *err) MUST_CHECK;
+/* Of the whole file, whatever its position. */
+int lm_hash_fd(enum lm_hash_algo algo, int fd, struct lm_hash *ret, struct lm_err *err) MUST_CHECK;
 
 #endif

@@ -9,7 +9,7 @@
 
 #include <stdio.h>
 
-enum { READ_PIECE = 64 << 10, ALIAS_MAX = LM_OBJECT_PATH_MAX + 16, REFS_MAX = 4 };
+enum { ALIAS_MAX = LM_OBJECT_PATH_MAX + 16, REFS_MAX = 4 };
 
 static const uint64_t history_max = (uint64_t)4 << 30;
 
@@ -134,25 +134,6 @@ int lm_txn_reflog(struct lm_txn *txn, const char **ret, struct lm_err *err)
 	return 0;
 }
 
-static int hash_fd(int fd, enum lm_hash_algo algo, struct lm_hash *ret, struct lm_err *err)
-{
-	CLEANUP(lm_freep) uint8_t *piece = malloc(READ_PIECE);
-	CLEANUP(lm_hasher_freep) struct lm_hasher *hasher = NULL;
-	int r = piece ? lm_hasher_new(algo, &hasher, err) : lm_err_oom(err);
-	if (r < 0)
-		return r;
-	off_t at = 0;
-	ssize_t n;
-	while ((n = TEMP_FAILURE_RETRY(pread(fd, piece, READ_PIECE, at))) > 0) {
-		lm_hasher_update(hasher, piece, (size_t)n);
-		at += n;
-	}
-	if (n < 0)
-		return lm_err_sys(err, -errno, "read");
-	lm_hasher_finish(hasher, ret);
-	return ret->set ? 0 : lm_err_set(err, -EIO, "hashing failed");
-}
-
 /* Opens the reflog as it will be and puts its hash into the manifest. */
 static int finish_reflog(struct lm_txn *txn, struct lm_manifest *manifest, int *ret_fd, struct lm_err *err)
 {
@@ -165,7 +146,7 @@ static int finish_reflog(struct lm_txn *txn, struct lm_manifest *manifest, int *
 	CLEANUP(lm_closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return lm_err_sys(err, -errno, "open %s", path);
-	r = hash_fd(fd, manifest->catalog.algo, &manifest->reflog, err);
+	r = lm_hash_fd(manifest->catalog.algo, fd, &manifest->reflog, err);
 	if (r == 0)
 		*ret_fd = STEAL_FD(fd);
 	return r < 0 ? lm_err_prefix(err, r, "reflog") : 0;
