@@ -20,22 +20,8 @@
 
 #include "repo/catalog.h"
 #include "repo/manifest.h"
-#include "repo/signature.h"
+#include "repo/repo_keys.h"
 #include "repo/storage.h"
-
-struct lm_repo_keys {
-	struct lm_key *key; /* signs manifests */
-	struct lm_cert *cert;
-	struct lm_key *master; /* signs whitelists; NULL where it is kept elsewhere */
-};
-void lm_repo_keys_done(struct lm_repo_keys *keys);
-
-/* Makes the directory (0700) where missing, a key pair, certificate and master key and writes
- * NAME.{key,crt,masterkey,pub} into dir; refuses to overwrite
- * (-EEXIST). */
-int lm_repo_keys_make(const char *dir, const char *fqrn, struct lm_repo_keys *ret, struct lm_err *err) MUST_CHECK;
-/* Reads NAME.key, NAME.crt and, if there, NAME.masterkey. A key others can read is refused. */
-int lm_repo_keys_load(const char *dir, const char *fqrn, struct lm_repo_keys *ret, struct lm_err *err) MUST_CHECK;
 
 /* A new repository: whitelist (valid whitelist_days), certificate, metainfo (JSON text of at most LM_METAINFO_MAX
  * bytes, NULL: one with the name alone), empty root catalog, history, reflog, leave to replicate it, first manifest;
