@@ -263,6 +263,27 @@ static int inflate_whole(const struct lm_hash *hash, const void *stored, size_t 
 	}
 }
 
+int lm_unpack_fd(const struct lm_hash *expected, enum lm_compression compression, int fd, uint64_t content_max,
+	lm_sink_fn *sink, void *arg, uint64_t *ret_content_size, struct lm_err *err)
+{
+	CLEANUP(lm_freep) uint8_t *piece = malloc(PIECE);
+	CLEANUP(lm_unpack_freep) struct lm_unpack *unpack = NULL;
+	if (!piece)
+		return lm_err_oom(err);
+	int r = lm_unpack_new(expected, compression, content_max, sink, arg, &unpack, err);
+	off_t at = 0;
+	while (r == 0) {
+		ssize_t n = TEMP_FAILURE_RETRY(pread(fd, piece, PIECE, at));
+		if (n < 0)
+			return lm_err_sys(err, -errno, "read");
+		if (n == 0)
+			break;
+		at += n;
+		r = lm_unpack_feed(unpack, piece, (size_t)n, err);
+	}
+	return r < 0 ? r : lm_unpack_finish(unpack, ret_content_size, err);
+}
+
 int lm_unpack_buf(const struct lm_hash *expected, enum lm_compression compression, const void *stored,
 	size_t stored_len, struct lm_buf *out, struct lm_err *err)
 {

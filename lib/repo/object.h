@@ -50,6 +50,10 @@ LM_DEFINE_CLEANUP(struct lm_unpack, lm_unpack_free, lm_unpack_freep)
 int lm_unpack_feed(struct lm_unpack *unpack, const void *data, size_t len, struct lm_err *err) MUST_CHECK;
 int lm_unpack_finish(struct lm_unpack *unpack, uint64_t *ret_content_size, struct lm_err *err) MUST_CHECK;
 
+/* The same for an object that lies in a file, from its beginning, whatever the position of fd. */
+int lm_unpack_fd(const struct lm_hash *expected, enum lm_compression compression, int fd, uint64_t content_max,
+	lm_sink_fn *sink, void *arg, uint64_t *ret_content_size, struct lm_err *err) MUST_CHECK;
+
 /* The same for an object that is in memory: appends the content to out (whose max bounds it; -EPROTO when it passes
  * that). The hash is checked before anything is inflated. */
 int lm_unpack_buf(const struct lm_hash *expected, enum lm_compression compression, const void *stored,

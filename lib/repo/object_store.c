@@ -2,8 +2,6 @@
 
 #include "base/file.h"
 
-enum { PIECE = 64 << 10 };
-
 /* What zlib may add to content that does not shrink. */
 static size_t stored_max(size_t content)
 {
@@ -69,27 +67,6 @@ static int write_content(void *arg, const void *data, size_t len, struct lm_err 
 	return lm_write_all(*(int *)arg, data, len, err);
 }
 
-static int unpack_file(int from, const struct lm_hash *hash, uint64_t content_max, int to, struct lm_err *err)
-{
-	CLEANUP(lm_freep) uint8_t *piece = malloc(PIECE);
-	CLEANUP(lm_unpack_freep) struct lm_unpack *unpack = NULL;
-	if (!piece)
-		return lm_err_oom(err);
-	int r = lm_unpack_new(hash, LM_COMPRESSION_ZLIB, content_max, write_content, &to, &unpack, err);
-	off_t at = 0;
-	while (r == 0) {
-		ssize_t n = TEMP_FAILURE_RETRY(pread(from, piece, PIECE, at));
-		if (n < 0)
-			return lm_err_sys(err, -errno, "read");
-		if (n == 0)
-			break;
-		at += n;
-		r = lm_unpack_feed(unpack, piece, (size_t)n, err);
-	}
-	uint64_t size;
-	return r < 0 ? r : lm_unpack_finish(unpack, &size, err);
-}
-
 int lm_object_load_file(struct lm_storage *storage, const struct lm_hash *hash, enum lm_object_kind kind,
 	uint64_t content_max, const char *path, struct lm_err *err)
 {
@@ -103,7 +80,8 @@ int lm_object_load_file(struct lm_storage *storage, const struct lm_hash *hash, 
 	CLEANUP(lm_closep) int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return lm_err_sys(err, -errno, "create %s", path);
-	r = unpack_file(packed, hash, content_max, fd, err);
+	uint64_t size;
+	r = lm_unpack_fd(hash, LM_COMPRESSION_ZLIB, packed, content_max, write_content, &fd, &size, err);
 	if (r == 0)
 		return 0;
 	unlink(path);
