@@ -14,6 +14,7 @@ static const struct {
 } parts[] = {
 	{"init", lm_cmd_repo_init, "NAME --storage DIR --keys DIR   make a repository"},
 	{"info", lm_cmd_repo_info, "NAME                            verify a repository and show it"},
+	{"gc", lm_cmd_repo_gc, "NAME                              remove what no kept revision names"},
 };
 
 static int print_help(void)

@@ -4,5 +4,6 @@
 
 int lm_cmd_repo_init(int argc, char **argv);
 int lm_cmd_repo_info(int argc, char **argv);
+int lm_cmd_repo_gc(int argc, char **argv);
 
 #endif
