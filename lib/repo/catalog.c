@@ -79,7 +79,8 @@ int lm_catalog_open(const char *path, const char *mountpoint, struct lm_catalog 
 	if (r == 0)
 		r = lm_db_property_number(&c->db.db, "TTL", TTL_DEFAULT_S, &c->ttl_s, err);
 	if (r < 0)
-		return lm_err_prefix(err, r, "catalog of '%s'", mountpoint);
+		return mountpoint ? lm_err_prefix(err, r, "catalog of '%s'", mountpoint)
+				  : lm_err_prefix(err, r, "catalog");
 	*ret = STEAL(c);
 	return 0;
 }
@@ -579,6 +580,97 @@ int lm_catalog_origin(struct lm_catalog *c, int64_t *ret_modified_s, struct lm_h
 	*ret_modified_s = (int64_t)LM_MIN(modified_s, (uint64_t)INT64_MAX);
 	parse_previous(previous ? previous : "", ret_previous);
 	return 0;
+}
+
+/* The next rows up to and including a malformed one, which is what bad.code != 0 is about. */
+struct any_batch {
+	struct lm_row rows[BATCH];
+	int64_t ids[BATCH];
+	size_t count;
+	struct lm_err bad;
+	int64_t bad_id, last;
+	bool end;
+};
+
+static int any_batch_read(struct lm_catalog *c, struct any_batch *batch, struct lm_err *err)
+{
+	LM_LOCKED(&c->lock);
+	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
+	int r = lm_row_prepare(&c->db, "WHERE rowid > ?1 ORDER BY rowid", &stmt, err);
+	if (r < 0)
+		return r;
+	sqlite3_bind_int64(stmt, 1, batch->last);
+	while (batch->count < BATCH) {
+		r = lm_db_step(&c->db.db, stmt, err);
+		if (r <= 0) {
+			batch->end = true;
+			return r;
+		}
+		int64_t rowid = sqlite3_column_int64(stmt, LM_COL_ROWID);
+		if (rowid <= batch->last)
+			return lm_err_set(err, -EPROTO, "its rows are out of order");
+		batch->last = rowid;
+		r = lm_row_decode(&c->db, stmt, &batch->rows[batch->count], &batch->bad);
+		batch->bad_id = rowid;
+		if (r < 0)
+			return r == -EPROTO ? 0 : lm_err_set(err, r, "%s", batch->bad.msg);
+		batch->ids[batch->count++] = rowid;
+	}
+	return 0;
+}
+
+static void any_batch_free(struct any_batch *batch)
+{
+	for (size_t i = 0; batch && i < batch->count; i++)
+		lm_row_done(&batch->rows[i]);
+	free(batch);
+}
+LM_DEFINE_CLEANUP(struct any_batch, any_batch_free, any_batch_freep)
+
+static int any_batch_tell(struct any_batch *batch, lm_catalog_any_row_fn *fn, void *arg)
+{
+	int r = 0;
+	for (size_t i = 0; i < batch->count && r == 0; i++)
+		r = fn(arg, batch->ids[i], &batch->rows[i], NULL);
+	if (r == 0 && batch->bad.code != 0)
+		r = fn(arg, batch->bad_id, NULL, &batch->bad);
+	return r;
+}
+
+int lm_catalog_each(struct lm_catalog *c, lm_catalog_any_row_fn *fn, void *arg, struct lm_err *err)
+{
+	int64_t last = INT64_MIN;
+	bool end = false;
+	int r = 0;
+	while (r == 0 && !end) {
+		CLEANUP(any_batch_freep) struct any_batch *batch = calloc(1, sizeof(*batch));
+		if (!batch)
+			return lm_err_oom(err);
+		batch->last = last;
+		r = any_batch_read(c, batch, err);
+		if (r < 0)
+			return lm_err_prefix(err, r, "catalog of '%s'", c->db.mountpoint);
+		r = any_batch_tell(batch, fn, arg);
+		last = batch->last;
+		end = batch->end;
+	}
+	return r;
+}
+
+int lm_catalog_properties_each(struct lm_catalog *c, lm_catalog_property_fn *fn, void *arg, struct lm_err *err)
+{
+	LM_LOCKED(&c->lock);
+	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
+	struct lm_err why = LM_ERR_INIT;
+	int r = lm_db_prepare(&c->db.db, "SELECT key, value FROM properties ORDER BY key", &stmt, &why);
+	while (r == 0 && (r = lm_db_step(&c->db.db, stmt, &why)) > 0) {
+		const char *key = (const char *)sqlite3_column_text(stmt, 0);
+		const char *value = (const char *)sqlite3_column_text(stmt, 1);
+		r = fn(arg, key ? key : "", value ? value : "");
+	}
+	if (why.code == 0)
+		return r; /* the callback's */
+	return lm_err_set(err, r, "catalog of '%s': %s", c->db.mountpoint, why.msg);
 }
 
 int lm_catalog_counters(

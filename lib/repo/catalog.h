@@ -73,7 +73,8 @@ struct lm_catalog;
 
 /*
  * Opens the database file. mountpoint: where it is expected to sit ("" for a root catalog); another root_prefix inside
- * is -EPROTO, as are databases in WAL mode, missing tables, unknown schemas.
+ * is -EPROTO (NULL: wherever it says, for those who only look at it), as are databases in WAL mode, missing tables,
+ * unknown schemas.
  */
 int lm_catalog_open(const char *path, const char *mountpoint, struct lm_catalog **ret, struct lm_err *err) MUST_CHECK;
 void lm_catalog_close(struct lm_catalog *catalog);
@@ -138,6 +139,17 @@ int lm_catalog_objects_each(
 int lm_catalog_origin(struct lm_catalog *catalog, int64_t *ret_modified_s, struct lm_hash *ret_previous,
 	struct lm_err *err) MUST_CHECK;
 
+/*
+ * For those who look at a catalog rather than use it: every row in row-id order, whether a directory lists it or not,
+ * up to the callback's stop. row is NULL where it is malformed, and bad says why. The callback may ask the catalog.
+ */
+typedef int lm_catalog_any_row_fn(void *arg, int64_t rowid, struct lm_row *row, const struct lm_err *bad);
+int lm_catalog_each(struct lm_catalog *catalog, lm_catalog_any_row_fn *fn, void *arg, struct lm_err *err) MUST_CHECK;
+/* All properties as they are stored, in the order of their keys. The callback must not ask the catalog. */
+typedef int lm_catalog_property_fn(void *arg, const char *key, const char *value);
+int lm_catalog_properties_each(
+	struct lm_catalog *catalog, lm_catalog_property_fn *fn, void *arg, struct lm_err *err) MUST_CHECK;
+
 /* Statistics of one catalog. */
 struct lm_counters {
 	uint64_t regular, symlink, special, dir, nested, chunked, chunks, file_size, chunked_size, xattr, external,
@@ -186,12 +198,15 @@ int lm_catalog_writer_chunks(struct lm_catalog_writer *writer, const struct lm_r
 
 /*
  * The subtree counters of an edited catalog follow its nested catalogs by differences. One that was there before the
- * edit and is replaced or removed must be subtracted, and only its own database knows by how much: fn gives the
+ * edit and is replaced, removed or moved must be subtracted, and only its own database knows by how much: fn gives the
  * counters of that catalog. Needed only after lm_catalog_edit(), where such a change is -EINVAL without it.
  */
 typedef int lm_catalog_child_fn(void *arg, const struct lm_nested *child, struct lm_counters *ret_self,
 	struct lm_counters *ret_subtree, struct lm_err *err);
 void lm_catalog_writer_set_child_fn(struct lm_catalog_writer *writer, lm_catalog_child_fn *fn, void *arg);
+
+/* The edited file was of an older schema: its sums are not believed, fn is asked about all nested catalogs. */
+bool lm_catalog_writer_recounts(const struct lm_catalog_writer *writer);
 
 /* Removes a row and, for a directory, everything below it, nested catalogs' entries included. Absent: 0. */
 int lm_catalog_remove(struct lm_catalog_writer *writer, const char *path, struct lm_err *err) MUST_CHECK;

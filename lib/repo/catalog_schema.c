@@ -102,15 +102,22 @@ static int check_schema_version(struct lm_catalog_db *db, struct lm_err *err)
 	return 0;
 }
 
-static int check_root_prefix(struct lm_catalog_db *db, struct lm_err *err)
+/* expected NULL: any place. */
+static int check_root_prefix(struct lm_catalog_db *db, const char *expected, struct lm_err *err)
 {
 	CLEANUP(lm_freep) char *prefix = NULL;
 	struct lm_err why = LM_ERR_INIT;
 	int r = lm_db_property(&db->db, "root_prefix", &prefix, &why);
 	if (r < 0 && r != -ENOENT)
 		return lm_err_set(err, r, "%s", why.msg);
-	if (strcmp(prefix ? prefix : "", db->mountpoint) != 0)
+	if (expected && strcmp(prefix ? prefix : "", expected) != 0)
 		return lm_err_set(err, -EPROTO, "it was made for '%s'", prefix ? prefix : "");
+	if (prefix && !lm_repo_path_valid(prefix))
+		return lm_err_set(err, -EPROTO, "it was made for '%s', which is no path", prefix);
+	db->mountpoint = prefix ? STEAL(prefix) : strdup("");
+	if (!db->mountpoint)
+		return lm_err_oom(err);
+	db->root = lm_path_hash(db->mountpoint, strlen(db->mountpoint));
 	return 0;
 }
 
@@ -143,12 +150,8 @@ int lm_catalog_db_check(struct lm_catalog_db *db, const char *mountpoint, struct
 	static const char *const tables[] = {
 		"properties", "catalog", "chunks", "nested_catalogs", "statistics", "bind_mountpoints"};
 
-	if (!lm_repo_path_valid(mountpoint))
+	if (mountpoint && !lm_repo_path_valid(mountpoint))
 		return lm_err_set(err, -EINVAL, "'%s' is no path in a repository", mountpoint);
-	db->mountpoint = strdup(mountpoint);
-	if (!db->mountpoint)
-		return lm_err_oom(err);
-	db->root = lm_path_hash(mountpoint, strlen(mountpoint));
 	for (size_t i = 0; i < ARRAY_LEN(tables); i++) {
 		int r = lm_db_check_table(&db->db, tables[i], err);
 		if (r < 0)
@@ -156,7 +159,7 @@ int lm_catalog_db_check(struct lm_catalog_db *db, const char *mountpoint, struct
 	}
 	int r = check_schema_version(db, err);
 	if (r == 0)
-		r = check_root_prefix(db, err);
+		r = check_root_prefix(db, mountpoint, err);
 	return r < 0 ? r : check_root_row(db, err);
 }
 

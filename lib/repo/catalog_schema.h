@@ -53,7 +53,7 @@ struct lm_catalog_db {
 	char *mountpoint;
 	struct lm_path_hash root; /* of the mountpoint */
 };
-/* db->db is open; on failure it still is. */
+/* db->db is open; on failure it still is. mountpoint as for lm_catalog_open(). */
 int lm_catalog_db_check(struct lm_catalog_db *db, const char *mountpoint, struct lm_err *err) MUST_CHECK;
 void lm_catalog_db_done(struct lm_catalog_db *db);
 
