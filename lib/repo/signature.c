@@ -9,6 +9,7 @@
 #include <openssl/rsa.h>
 #include <openssl/x509.h>
 #include <stdio.h>
+#include <time.h>
 
 struct lm_key {
 	EVP_PKEY *pkey;
@@ -245,6 +246,40 @@ int lm_cert_fingerprint(const struct lm_cert *cert, enum lm_hash_algo algo, stru
 	if (len < 0)
 		return crypto_err(err, -EIO, "cannot encode the certificate");
 	return lm_hash_data(algo, der, (size_t)len, ret, err);
+}
+
+static int name_text(const X509_NAME *name, char *ret, size_t size, struct lm_err *err)
+{
+	CLEANUP(free_biop) BIO *bio = BIO_new(BIO_s_mem());
+	if (!bio || X509_NAME_print_ex(bio, name, 0, XN_FLAG_RFC2253) < 0)
+		return crypto_err(err, -EIO, "cannot print a name of the certificate");
+	int len = BIO_read(bio, ret, (int)size - 1);
+	ret[LM_MAX(len, 0)] = '\0';
+	return 0;
+}
+
+static int time_of(const ASN1_TIME *time, int64_t *ret, struct lm_err *err)
+{
+	struct tm tm;
+	if (!ASN1_TIME_to_tm(time, &tm))
+		return crypto_err(err, -EPROTO, "a date of the certificate is none");
+	*ret = timegm(&tm);
+	return 0;
+}
+
+int lm_cert_info(const struct lm_cert *cert, struct lm_cert_info *ret, struct lm_err *err)
+{
+	struct lm_cert_info info = {.key_bits = (unsigned)EVP_PKEY_get_bits(X509_get0_pubkey(cert->x509))};
+	int r = name_text(X509_get_subject_name(cert->x509), info.subject, sizeof(info.subject), err);
+	if (r == 0)
+		r = name_text(X509_get_issuer_name(cert->x509), info.issuer, sizeof(info.issuer), err);
+	if (r == 0)
+		r = time_of(X509_get0_notBefore(cert->x509), &info.not_before_s, err);
+	if (r == 0)
+		r = time_of(X509_get0_notAfter(cert->x509), &info.not_after_s, err);
+	if (r == 0)
+		*ret = info;
+	return r;
 }
 
 bool lm_cert_matches_key(const struct lm_cert *cert, const struct lm_key *key)

@@ -45,6 +45,12 @@ int lm_cert_format(const struct lm_cert *cert, struct lm_buf *ret, struct lm_err
 /* The hash of the DER form. */
 int lm_cert_fingerprint(
 	const struct lm_cert *cert, enum lm_hash_algo algo, struct lm_hash *ret, struct lm_err *err) MUST_CHECK;
+struct lm_cert_info {			/* for people; nothing of it is checked by any client */
+	char subject[512], issuer[512]; /* RFC 2253, ASCII; cut to that */
+	int64_t not_before_s, not_after_s;
+	unsigned key_bits;
+};
+int lm_cert_info(const struct lm_cert *cert, struct lm_cert_info *ret, struct lm_err *err) MUST_CHECK;
 bool lm_cert_matches_key(const struct lm_cert *cert, const struct lm_key *key);
 
 /* hash_text: the printed hash line without its newline. Signatures are appended to ret. Verifying: 0 or -EBADMSG. */

@@ -90,6 +90,16 @@ static int check_whitelist(const struct lm_trust *trust, const struct lm_whiteli
 	return r;
 }
 
+int lm_trust_whitelist(const struct lm_trust *trust, const char *text, size_t len, struct lm_whitelist *ret,
+	struct lm_err *err)
+{
+	int r = lm_whitelist_parse(text, len, ret, err);
+	if (r < 0)
+		return r;
+	r = check_whitelist(trust, ret, text, len, err);
+	return r < 0 ? lm_err_prefix(err, r, "whitelist") : 0;
+}
+
 static int fetch_whitelist(
 	const struct lm_trust *trust, lm_trust_fetch_fn *fetch, void *arg, struct lm_whitelist *ret, struct lm_err *err)
 {
@@ -97,11 +107,7 @@ static int fetch_whitelist(
 	int r = fetch(arg, &(struct lm_hash){0}, &text, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "whitelist");
-	r = lm_whitelist_parse(lm_buf_cstr(&text), text.len, ret, err);
-	if (r < 0)
-		return r;
-	r = check_whitelist(trust, ret, lm_buf_cstr(&text), text.len, err);
-	return r < 0 ? lm_err_prefix(err, r, "whitelist") : 0;
+	return lm_trust_whitelist(trust, lm_buf_cstr(&text), text.len, ret, err);
 }
 
 /* One line of a blacklist. */
