@@ -6,11 +6,13 @@
 #include "base/str.h"
 
 #include <getopt.h>
+#include <jansson.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 
 enum { STATUS_EVERY_MS = 100, LINE_BYTES = 4096 };
 
@@ -112,6 +114,25 @@ struct lm_cli_size_text lm_cli_size(uint64_t bytes)
 		value /= 1000;
 	snprintf(text.s, sizeof(text.s), "%.*f %s", unit ? 1 : 0, value, units[unit]);
 	return text;
+}
+
+struct lm_cli_time_text lm_cli_time(int64_t seconds)
+{
+	struct lm_cli_time_text text = {"unknown"};
+	struct tm tm;
+	time_t t = seconds;
+	if (seconds != 0 && gmtime_r(&t, &tm))
+		strftime(text.s, sizeof(text.s), "%Y-%m-%dT%H:%M:%SZ", &tm);
+	return text;
+}
+
+struct json_t *lm_cli_text_json(const char *text)
+{
+	CLEANUP(lm_buf_done) struct lm_buf quoted = LM_BUF(4 * strlen(text) + 2);
+	json_t *string = json_string(text);
+	if (!string && lm_str_quote(&quoted, text, strlen(text)) == 0)
+		string = json_string(lm_buf_cstr(&quoted));
+	return string;
 }
 
 /* --- options --- */

@@ -43,6 +43,16 @@ struct lm_cli_size_text {
 };
 struct lm_cli_size_text lm_cli_size(uint64_t bytes);
 
+/* "2026-11-22T05:30:00Z"; "unknown" for 0. */
+struct lm_cli_time_text {
+	char s[32];
+};
+struct lm_cli_time_text lm_cli_time(int64_t seconds);
+
+/* Text of any origin for JSON, which insists on UTF-8: other text comes quoted as lm_str_quote() does. NULL: no memory.
+ */
+struct json_t *lm_cli_text_json(const char *text);
+
 /*
  * OPTIONS. A command lists its options in one table, from which they are parsed and the help is printed:
  *

@@ -87,20 +87,6 @@ static int gather(struct info *info, struct lm_err *err)
 	return 0;
 }
 
-struct time_text {
-	char s[32];
-};
-
-static struct time_text utc(int64_t seconds)
-{
-	struct time_text text = {"unknown"};
-	struct tm tm;
-	time_t t = seconds;
-	if (seconds != 0 && gmtime_r(&t, &tm))
-		strftime(text.s, sizeof(text.s), "%Y-%m-%dT%H:%M:%SZ", &tm);
-	return text;
-}
-
 static uint64_t entries(const struct lm_counters *c)
 {
 	return c->regular + c->symlink + c->special + c->dir;
@@ -127,7 +113,8 @@ static void print_whitelist(const struct info *info)
 		printf("whitelist    not readable: %s\n", info->whitelist_err.msg);
 		return;
 	}
-	printf("whitelist    %s %s\n", w->expires_s > lm_wall_s() ? "valid until" : "EXPIRED", utc(w->expires_s).s);
+	printf("whitelist    %s %s\n", w->expires_s > lm_wall_s() ? "valid until" : "EXPIRED",
+		lm_cli_time(w->expires_s).s);
 	for (size_t i = 0; i < w->count; i++)
 		printf("certificate  %s\n", lm_hash_text(&w->fingerprints[i]).s);
 }
@@ -141,7 +128,8 @@ static void print_tags(const struct info *info)
 		CLEANUP(lm_buf_done) struct lm_buf name = LM_BUF(300);
 		if (lm_str_quote(&name, tag->name, strlen(tag->name)) == 0)
 			printf("%-12s %s revision %llu, %s, root %s\n", i ? "" : "tags", lm_buf_cstr(&name),
-				(unsigned long long)tag->revision, utc(tag->time_s).s, lm_hash_text(&tag->hash).s);
+				(unsigned long long)tag->revision, lm_cli_time(tag->time_s).s,
+				lm_hash_text(&tag->hash).s);
 	}
 	if (info->tag_count > info->tags_shown)
 		printf("             and %zu older ones\n", info->tag_count - info->tags_shown);
@@ -160,40 +148,31 @@ static void print_text(const struct info *info)
 	       "ttl          %llu s\n",
 		info->source.fqrn, info->source.remote ? "servers  " : "directory", info->source.where,
 		lm_verdict_name(s->verdict), valid ? "" : ": ", valid ? "" : s->reason.msg,
-		(unsigned long long)m->revision, utc(m->published_s).s, lm_hash_text(&m->catalog).s,
+		(unsigned long long)m->revision, lm_cli_time(m->published_s).s, lm_hash_text(&m->catalog).s,
 		(unsigned long long)m->ttl_s);
 	print_whitelist(info);
 	print_counters(info);
 	print_tags(info);
 }
 
-/* Foreign text need not be UTF-8, which JSON insists on. */
-static json_t *text_json(const char *text)
-{
-	CLEANUP(lm_buf_done) struct lm_buf quoted = LM_BUF(8 << 10);
-	json_t *string = json_string(text);
-	if (!string && lm_str_quote(&quoted, text, strlen(text)) == 0)
-		string = json_string(lm_buf_cstr(&quoted));
-	return string;
-}
-
 static json_t *whitelist_json(const struct info *info)
 {
 	if (!info->have_whitelist)
-		return json_pack("{s:o}", "error", text_json(info->whitelist_err.msg));
+		return json_pack("{s:o}", "error", lm_cli_text_json(info->whitelist_err.msg));
 	json_t *fingerprints = json_array();
 	for (size_t i = 0; i < info->whitelist.count; i++)
 		if (json_array_append_new(fingerprints, json_string(lm_hash_text(&info->whitelist.fingerprints[i]).s)) <
 			0)
 			break;
-	return json_pack("{s:s, s:o}", "expires", utc(info->whitelist.expires_s).s, "fingerprints", fingerprints);
+	return json_pack(
+		"{s:s, s:o}", "expires", lm_cli_time(info->whitelist.expires_s).s, "fingerprints", fingerprints);
 }
 
 static json_t *content_json(const struct info *info)
 {
 	const struct lm_counters *c = &info->counters;
 	if (!info->have_counters)
-		return json_pack("{s:o}", "error", text_json(info->catalog_err.msg));
+		return json_pack("{s:o}", "error", lm_cli_text_json(info->catalog_err.msg));
 	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "entries", (json_int_t)entries(c), "files",
 		(json_int_t)c->regular, "directories", (json_int_t)c->dir, "symlinks", (json_int_t)c->symlink,
 		"special", (json_int_t)c->special, "bytes", (json_int_t)c->file_size, "nested_catalogs",
@@ -203,12 +182,13 @@ static json_t *content_json(const struct info *info)
 static json_t *tags_json(const struct info *info)
 {
 	if (info->history_err.code < 0)
-		return json_pack("{s:o}", "error", text_json(info->history_err.msg));
+		return json_pack("{s:o}", "error", lm_cli_text_json(info->history_err.msg));
 	json_t *list = json_array();
 	for (size_t i = 0; i < info->tags_shown; i++) {
 		const struct tag *tag = &info->tags[i];
-		json_t *item = json_pack("{s:o, s:I, s:s, s:s}", "name", text_json(tag->name), "revision",
-			(json_int_t)tag->revision, "time", utc(tag->time_s).s, "root_hash", lm_hash_text(&tag->hash).s);
+		json_t *item = json_pack("{s:o, s:I, s:s, s:s}", "name", lm_cli_text_json(tag->name), "revision",
+			(json_int_t)tag->revision, "time", lm_cli_time(tag->time_s).s, "root_hash",
+			lm_hash_text(&tag->hash).s);
 		if (item && json_array_append_new(list, item) < 0)
 			break;
 	}
@@ -220,10 +200,10 @@ static int print_json(const struct info *info)
 	const struct lm_repo_source_manifest *s = &info->signed_manifest;
 	const struct lm_manifest *m = &s->manifest;
 	json_t *root = json_pack("{s:s, s:o, s:{s:s, s:o*}, s:I, s:s, s:s, s:I, s:o, s:o, s:o}", "repository",
-		info->source.fqrn, info->source.remote ? "servers" : "directory", text_json(info->source.where),
+		info->source.fqrn, info->source.remote ? "servers" : "directory", lm_cli_text_json(info->source.where),
 		"signatures", "verdict", lm_verdict_name(s->verdict), "reason",
-		s->verdict == LM_VALID ? NULL : text_json(s->reason.msg), "revision", (json_int_t)m->revision,
-		"published", utc(m->published_s).s, "root_hash", lm_hash_text(&m->catalog).s, "ttl_s",
+		s->verdict == LM_VALID ? NULL : lm_cli_text_json(s->reason.msg), "revision", (json_int_t)m->revision,
+		"published", lm_cli_time(m->published_s).s, "root_hash", lm_hash_text(&m->catalog).s, "ttl_s",
 		(json_int_t)m->ttl_s, "whitelist", whitelist_json(info), "content", content_json(info), "tags",
 		tags_json(info));
 	int r = root ? json_dumpf(root, stdout, JSON_INDENT(2)) : -1;
