@@ -170,7 +170,8 @@ struct lm_catalog_writer;
  * rowid and NESTED_ROOT/DIR flags are filled in here; name is the last component of mountpoint). */
 int lm_catalog_create(const char *path, const char *mountpoint, const struct lm_row *root,
 	struct lm_catalog_writer **ret, struct lm_err *err) MUST_CHECK;
-/* An existing database file, changed in place: pass a copy. -ENOTSUP: an older revision of the schema. */
+/* An existing database file, changed in place: pass a copy. One of an older schema is first made anew with the current
+ * one (other tables and columns than those of catalogs are then gone). */
 int lm_catalog_edit(
 	const char *path, const char *mountpoint, struct lm_catalog_writer **ret, struct lm_err *err) MUST_CHECK;
 /* Without finish: the file is left half-made, for the caller to remove. */
@@ -196,6 +197,9 @@ int lm_catalog_writer_nested(
 int lm_catalog_writer_chunks(struct lm_catalog_writer *writer, const struct lm_row *row, uint64_t offset, uint64_t len,
 	struct lm_chunk **ret, size_t *ret_count, struct lm_err *err) MUST_CHECK;
 
+/* A number for a hard-link group that no row has. */
+int lm_catalog_writer_new_group(struct lm_catalog_writer *writer, uint32_t *ret, struct lm_err *err) MUST_CHECK;
+
 /*
  * The subtree counters of an edited catalog follow its nested catalogs by differences. One that was there before the
  * edit and is replaced, removed or moved must be subtracted, and only its own database knows by how much: fn gives the
@@ -217,14 +221,39 @@ int lm_catalog_set_nested(struct lm_catalog_writer *writer, const char *path, co
 	const struct lm_row *root, const struct lm_counters *self, const struct lm_counters *subtree,
 	struct lm_err *err) MUST_CHECK;
 
+/*
+ * A nested catalog made out of a directory of this one, or the other way round. Groups of hard links that would be in
+ * two catalogs afterwards fall apart into one in each.
+ */
+/* Moves all below the mountpoint of child (a new catalog for an ordinary directory of writer) from writer to child. The
+ * directory's row stays as it is until lm_catalog_set_nested(). -EBUSY: it is a mountpoint already. */
+int lm_catalog_split(struct lm_catalog_writer *writer, struct lm_catalog_writer *child, struct lm_err *err) MUST_CHECK;
+/* Moves all in child into writer, where its mountpoint becomes an ordinary directory with the attributes of child's
+ * root; child is only to be freed then. Its marker must be removed before. */
+int lm_catalog_fold(struct lm_catalog_writer *writer, struct lm_catalog_writer *child, struct lm_err *err) MUST_CHECK;
+
+/*
+ * Hard links. Rows with the same group number (above 0, within one catalog) and equal in all but their names are one
+ * file. The column hardlinks is group << 32 | count:
+ *
+ *   a group within one directory     count is its number of members, which the stock checker verifies
+ *   a group over several directories count is 1 in every member: the stock checker, which knows no such groups, then
+ *                                    passes them over, and clients that go by the group (ours and the stock one) still
+ *                                    see one inode; ours counts the members for st_nlink
+ *   one row alone                    group 0, count 1
+ *
+ * Callers give group numbers only; finish makes the rest of it from the rows that are there. A member that differs from
+ * the others undoes its group, since readers would not believe it.
+ */
+
 struct lm_catalog_props {
 	uint64_t revision;
 	int64_t last_modified_s;
 	struct lm_hash previous; /* unset: none */
 	uint64_t ttl_s;		 /* 0: no TTL property (nested catalogs) */
 };
-/* Checks that the rows form a tree; sets hard-link counts per group, folder link counts, statistics and properties;
- * closes the database. A hard-link group must be in one catalog, its members' rows alike (not checked). */
+/* Checks that the rows form a tree; sets hard-link groups, folder link counts, statistics and properties; makes row ids
+ * dense and a file that is mostly empty small; closes the database. */
 int lm_catalog_writer_finish(struct lm_catalog_writer *writer, const struct lm_catalog_props *props,
 	struct lm_counters *ret_self, struct lm_counters *ret_subtree, struct lm_err *err) MUST_CHECK;
 

@@ -256,20 +256,29 @@ uint32_t lm_row_type_flags(uint32_t mode)
 	}
 }
 
+static const uint32_t row_fields = LM_ROW_FIELD_MASK << LM_ROW_ALGO_SHIFT | LM_ROW_FIELD_MASK
+										    << LM_ROW_COMPRESSION_SHIFT;
+
+uint32_t lm_schema_flags(unsigned revision)
+{
+	uint32_t flags = LM_ROW_TYPE_FLAGS | LM_ROW_MOUNTPOINT | LM_ROW_NESTED_ROOT | LM_ROW_CHUNKED |
+			 LM_ROW_FIELD_MASK << LM_ROW_ALGO_SHIFT;
+	if (revision >= LM_SCHEMA_HAS_COMPRESSION)
+		flags |= LM_ROW_EXTERNAL | LM_ROW_FIELD_MASK << LM_ROW_COMPRESSION_SHIFT;
+	if (revision >= LM_SCHEMA_HAS_BIND)
+		flags |= LM_ROW_BIND | LM_ROW_HIDDEN;
+	if (revision >= LM_SCHEMA_HAS_DIRECT_IO)
+		flags |= LM_ROW_DIRECT_IO;
+	return flags;
+}
+
 /* The type comes from the mode; of the flags the directory bit must agree, the others of the type are set to fit. */
 static int decode_flags(const struct lm_catalog_db *db, int64_t flags, struct lm_row *row, struct lm_err *err)
 {
 	uint32_t type = lm_row_type_flags(row->mode);
 	if (type == 0 || (type & LM_ROW_DIR) != (flags & LM_ROW_DIR))
 		return lm_err_set(err, -EPROTO, "mode 0%o and flags 0x%" PRIx64 " do not fit", row->mode, flags);
-	uint32_t known = LM_ROW_MOUNTPOINT | LM_ROW_NESTED_ROOT | LM_ROW_CHUNKED;
-	if (db->revision >= LM_SCHEMA_HAS_COMPRESSION)
-		known |= LM_ROW_EXTERNAL;
-	if (db->revision >= LM_SCHEMA_HAS_BIND)
-		known |= LM_ROW_BIND | LM_ROW_HIDDEN;
-	if (db->revision >= LM_SCHEMA_HAS_DIRECT_IO)
-		known |= LM_ROW_DIRECT_IO;
-	row->flags = type | ((uint32_t)flags & known);
+	row->flags = type | ((uint32_t)flags & lm_schema_flags(db->revision) & ~row_fields & ~LM_ROW_TYPE_FLAGS);
 	if (!S_ISDIR(row->mode) && row->flags & (LM_ROW_MOUNTPOINT | LM_ROW_NESTED_ROOT | LM_ROW_BIND))
 		return lm_err_set(err, -EPROTO, "a mountpoint that is no directory");
 	if (!S_ISREG(row->mode) && row->flags & (LM_ROW_CHUNKED | LM_ROW_EXTERNAL))
@@ -542,6 +551,33 @@ int lm_counters_read(
 		return r;
 	*ret_self = self;
 	*ret_subtree = subtree;
+	return 0;
+}
+
+int lm_counters_count(struct lm_catalog_db *db, struct lm_counters *ret, struct lm_err *err)
+{
+	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
+	char sql[1024];
+	/* In the order of lm_counter_names, then the mountpoints. 61440 is S_IFMT, 32768 a file, 40960 a link, 16384 a
+	 * directory. */
+	snprintf(sql, sizeof(sql),
+		"SELECT sum(t = 32768), sum(t = 40960), sum(t NOT IN (32768, 40960, 16384)), sum(t = 16384), "
+		"(SELECT count(*) FROM nested_catalogs), sum(flags & 64 <> 0), (SELECT count(*) FROM chunks), "
+		"sum(iif(t = 32768, size, 0)), sum(iif(flags & 64, size, 0)), sum(xattr IS NOT NULL), "
+		"sum(flags & 128 <> 0), sum(iif(flags & 128, size, 0)), sum(flags & 2 <> 0) "
+		"FROM (SELECT mode & 61440 AS t, flags & %u AS flags, size, %s AS xattr FROM catalog)",
+		lm_schema_flags(db->revision), db->revision >= LM_SCHEMA_HAS_XATTR ? "xattr" : "NULL");
+	int r = lm_db_prepare(&db->db, sql, &stmt, err);
+	if (r == 0)
+		r = lm_db_step(&db->db, stmt, err);
+	if (r < 0)
+		return r;
+	struct lm_counters self = {0};
+	for (size_t i = 0; i < LM_COUNTER_COUNT; i++)
+		*lm_counter_at(&self, i) = (uint64_t)sqlite3_column_int64(stmt, (int)i);
+	if (self.nested != (uint64_t)sqlite3_column_int64(stmt, LM_COUNTER_COUNT))
+		return lm_err_set(err, -EPROTO, "mountpoints and names of nested catalogs do not match");
+	*ret = self;
 	return 0;
 }
 

@@ -103,6 +103,7 @@ uint64_t lm_row_digest(const struct lm_row *row);
 uint64_t lm_chunk_digest(uint64_t digest, const struct lm_chunk *chunk);
 /* The flags that say the type: 0 where mode has none that a catalog knows. */
 uint32_t lm_row_type_flags(uint32_t mode);
+uint32_t lm_row_own_flags(const struct lm_row *row); /* those of row->flags that are the caller's when it is written */
 static inline void lm_bind_path(sqlite3_stmt *stmt, struct lm_path_hash path)
 {
 	sqlite3_bind_int64(stmt, 1, path.a);
@@ -125,7 +126,19 @@ int lm_nested_prepare(struct lm_catalog_db *db, const char *table, const char *w
 int lm_nested_decode(
 	const struct lm_catalog_db *db, sqlite3_stmt *stmt, struct lm_nested *ret, struct lm_err *err) MUST_CHECK;
 
+/* The bits of the flags column that mean something in a revision of the schema. */
+uint32_t lm_schema_flags(unsigned revision);
+
+/* Makes the database file anew at the same path: with tables as stock publishers make them, schema 2.5 of revision 7,
+ * and no free pages. Rows, chunks, nested catalogs, bind mountpoints, properties and counters are kept, other tables
+ * and columns are not. */
+int lm_catalog_rebuild(const char *path, const char *mountpoint, struct lm_err *err) MUST_CHECK;
+
+/* The counters in the file; those that older schemas lack are 0. */
 int lm_counters_read(struct lm_catalog_db *db, struct lm_counters *ret_self, struct lm_counters *ret_subtree,
 	struct lm_err *err) MUST_CHECK;
+
+/* The catalog's own counters, from its rows. */
+int lm_counters_count(struct lm_catalog_db *db, struct lm_counters *ret, struct lm_err *err) MUST_CHECK;
 
 #endif

@@ -1,4 +1,4 @@
-#include "repo/catalog_schema.h"
+#include "repo/catalog_writer_internal.h"
 
 #include "base/buf.h"
 #include "repo/xattr.h"
@@ -8,43 +8,27 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-/* Statements that are prepared when first used and kept. */
-enum stmt_id {
-	STMT_INSERT,
-	STMT_UPDATE,
-	STMT_DELETE,
-	STMT_CHUNK_INSERT,
-	STMT_CHUNKS_DELETE,
-	STMT_CHUNKS,
-	STMT_CHILDREN,
-	STMT_NESTED_INSERT,
-	STMT_NESTED_DELETE,
-	STMT_BINDS_DELETE,
-	STMT_LINKS_UPDATE,
-	STMT_STATISTIC,
-	STMT_COUNT,
-};
-
-static const char *const stmt_sql[STMT_COUNT] = {
-	[STMT_INSERT] =
+static const char *const stmt_sql[LM_STMT_COUNT] = {
+	[LM_STMT_INSERT] =
 		"INSERT INTO catalog (rowid, md5path_1, md5path_2, parent_1, parent_2, hardlinks, hash, size, mode, "
 		"mtime, mtimens, flags, name, symlink, uid, gid, xattr) "
 		"VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
-	[STMT_UPDATE] =
+	[LM_STMT_UPDATE] =
 		"UPDATE catalog SET hardlinks = ?6, hash = ?7, size = ?8, mode = ?9, mtime = ?10, mtimens = ?11, "
 		"flags = ?12, symlink = ?14, uid = ?15, gid = ?16, xattr = ?17 WHERE rowid = ?1",
-	[STMT_DELETE] = "DELETE FROM catalog WHERE md5path_1 = ?1 AND md5path_2 = ?2",
-	[STMT_CHUNK_INSERT] =
+	[LM_STMT_DELETE] = "DELETE FROM catalog WHERE md5path_1 = ?1 AND md5path_2 = ?2",
+	[LM_STMT_CHUNK_INSERT] =
 		"INSERT INTO chunks (md5path_1, md5path_2, offset, size, hash) VALUES (?1, ?2, ?3, ?4, ?5)",
-	[STMT_CHUNKS_DELETE] = "DELETE FROM chunks WHERE md5path_1 = ?1 AND md5path_2 = ?2",
-	[STMT_CHUNKS] = LM_CHUNKS_SELECT,
-	[STMT_CHILDREN] = "SELECT md5path_1, md5path_2 FROM catalog INDEXED BY idx_catalog_parent "
-			  "WHERE parent_1 = ?1 AND parent_2 = ?2",
-	[STMT_NESTED_INSERT] = "INSERT INTO nested_catalogs (path, sha1, size) VALUES (?1, ?2, ?3)",
-	[STMT_NESTED_DELETE] = "DELETE FROM nested_catalogs WHERE path = ?1",
-	[STMT_BINDS_DELETE] = "DELETE FROM bind_mountpoints WHERE path >= ?1 AND path < ?2",
-	[STMT_LINKS_UPDATE] = "UPDATE catalog SET hardlinks = ?2 WHERE rowid = ?1",
-	[STMT_STATISTIC] = "INSERT OR REPLACE INTO statistics (counter, value) VALUES (?1, ?2)",
+	[LM_STMT_CHUNKS_DELETE] = "DELETE FROM chunks WHERE md5path_1 = ?1 AND md5path_2 = ?2",
+	[LM_STMT_CHUNKS] = LM_CHUNKS_SELECT,
+	[LM_STMT_CHILDREN] = "SELECT md5path_1, md5path_2 FROM catalog INDEXED BY idx_catalog_parent "
+			     "WHERE parent_1 = ?1 AND parent_2 = ?2",
+	[LM_STMT_NESTED_INSERT] = "INSERT INTO nested_catalogs (path, sha1, size) VALUES (?1, ?2, ?3)",
+	[LM_STMT_NESTED_DELETE] = "DELETE FROM nested_catalogs WHERE path = ?1",
+	[LM_STMT_BINDS_DELETE] = "DELETE FROM bind_mountpoints WHERE path >= ?1 AND path < ?2",
+	[LM_STMT_LINKS_UPDATE] = "UPDATE catalog SET hardlinks = ?2 WHERE rowid = ?1",
+	[LM_STMT_ROWID_UPDATE] = "UPDATE catalog SET rowid = ?2 WHERE rowid = ?1",
+	[LM_STMT_STATISTIC] = "INSERT OR REPLACE INTO statistics (counter, value) VALUES (?1, ?2)",
 };
 
 /* A nested catalog named by this writer. */
@@ -53,20 +37,7 @@ struct child {
 	struct lm_counters sum; /* self and subtree */
 };
 
-struct lm_catalog_writer {
-	struct lm_catalog_db db;
-	sqlite3_stmt *stmts[STMT_COUNT];
-	sqlite3_stmt *by_path; /* whole rows */
-	sqlite3_stmt *nested_from;
-	bool indexed; /* the parent index exists; while making a catalog that can wait */
-	uint64_t next_rowid;
-	struct lm_counters subtree; /* modulo 2^64 until finish */
-	void *children;		    /* tree of struct child by path */
-	lm_catalog_child_fn *child_fn;
-	void *child_arg;
-};
-
-static int use(struct lm_catalog_writer *w, enum stmt_id id, sqlite3_stmt **ret, struct lm_err *err)
+int lm_writer_use(struct lm_catalog_writer *w, enum lm_writer_stmt id, sqlite3_stmt **ret, struct lm_err *err)
 {
 	int r = w->stmts[id] ? 0 : lm_db_prepare(&w->db.db, stmt_sql[id], &w->stmts[id], err);
 	*ret = w->stmts[id];
@@ -150,7 +121,7 @@ static int64_t stored_size(const struct lm_row *row)
 static int64_t stored_links(const struct lm_row *row, uint32_t flags)
 {
 	if (flags & LM_ROW_DIR)
-		return flags & LM_ROW_MOUNTPOINT ? row->link_count : 2;
+		return flags & (LM_ROW_MOUNTPOINT | LM_ROW_BIND) ? row->link_count : 2;
 	return (int64_t)((uint64_t)row->link_group << 32 | 1);
 }
 
@@ -167,7 +138,7 @@ static int write_chunks(struct lm_catalog_writer *w, struct lm_path_hash path, c
 	size_t count, struct lm_err *err)
 {
 	sqlite3_stmt *stmt;
-	int r = count > 0 ? use(w, STMT_CHUNK_INSERT, &stmt, err) : 0;
+	int r = count > 0 ? lm_writer_use(w, LM_STMT_CHUNK_INSERT, &stmt, err) : 0;
 	for (size_t i = 0; i < count && r == 0; i++) {
 		lm_bind_path(stmt, path);
 		sqlite3_bind_int64(stmt, 3, (int64_t)chunks[i].offset);
@@ -179,12 +150,12 @@ static int write_chunks(struct lm_catalog_writer *w, struct lm_path_hash path, c
 }
 
 /* Writes a row by INSERT or UPDATE, both of which have the same parameters. more_flags: what is not in the mode. */
-static int write_row(struct lm_catalog_writer *w, enum stmt_id id, uint64_t rowid, const char *path,
+static int write_row(struct lm_catalog_writer *w, enum lm_writer_stmt id, uint64_t rowid, const char *path,
 	const struct lm_row *row, uint32_t more_flags, const struct lm_chunk *chunks, size_t count, struct lm_err *err)
 {
 	CLEANUP(lm_stmt_resetp) sqlite3_stmt *reset = NULL;
 	sqlite3_stmt *stmt;
-	int r = use(w, id, &stmt, err);
+	int r = lm_writer_use(w, id, &stmt, err);
 	if (r < 0)
 		return r;
 	reset = stmt;
@@ -214,7 +185,19 @@ static int write_row(struct lm_catalog_writer *w, enum stmt_id id, uint64_t rowi
 	if (row->xattr_len > 0)
 		sqlite3_bind_blob(stmt, 17, row->xattr, (int)row->xattr_len, SQLITE_STATIC);
 	r = lm_db_run(&w->db.db, stmt, err);
+	if (w->last_group >= 0)
+		w->last_group = LM_MAX(w->last_group, (int64_t)row->link_group);
 	return r < 0 ? r : write_chunks(w, self, chunks, count, err);
+}
+
+int lm_writer_insert_row(struct lm_catalog_writer *w, const char *path, const struct lm_row *row, uint32_t more_flags,
+	const struct lm_chunk *chunks, size_t count, struct lm_err *err)
+{
+	int r = write_row(w, LM_STMT_INSERT, w->next_rowid, path, row, more_flags, chunks, count, err);
+	if (r == -EEXIST)
+		return lm_err_set(err, r, "it is there already");
+	w->next_rowid += r == 0;
+	return r;
 }
 
 static int check_path(const struct lm_catalog_writer *w, const char *path, struct lm_err *err)
@@ -224,7 +207,7 @@ static int check_path(const struct lm_catalog_writer *w, const char *path, struc
 	return 0;
 }
 
-static uint32_t callers_flags(const struct lm_row *row)
+uint32_t lm_row_own_flags(const struct lm_row *row)
 {
 	uint32_t flags = row->flags & LM_ROW_HIDDEN;
 	return S_ISREG(row->mode) ? flags | (row->flags & (LM_ROW_EXTERNAL | LM_ROW_DIRECT_IO)) : flags;
@@ -239,12 +222,21 @@ int lm_catalog_insert(struct lm_catalog_writer *w, const char *path, const struc
 	if (r == 0)
 		r = check_content(row, chunks, chunk_count, err);
 	if (r == 0)
-		r = write_row(w, STMT_INSERT, w->next_rowid, path, row, callers_flags(row), chunks, chunk_count, err);
-	if (r == -EEXIST)
-		return lm_err_set(err, r, "'%s' is there already", path);
-	if (r < 0)
-		return lm_err_prefix(err, r, "'%s'", path);
-	w->next_rowid++;
+		r = lm_writer_insert_row(w, path, row, lm_row_own_flags(row), chunks, chunk_count, err);
+	return r < 0 ? lm_err_prefix(err, r, "'%s'", path) : 0;
+}
+
+int lm_catalog_writer_new_group(struct lm_catalog_writer *w, uint32_t *ret, struct lm_err *err)
+{
+	if (w->last_group < 0) {
+		int r = lm_db_number(
+			&w->db.db, "SELECT max(hardlinks >> 32) FROM catalog WHERE NOT flags & 1", &w->last_group, err);
+		if (r < 0)
+			return r;
+	}
+	if (w->last_group >= LM_GROUP_MAX)
+		return lm_err_set(err, -EPROTO, "the numbers of hard-link groups are used up");
+	*ret = (uint32_t)++w->last_group;
 	return 0;
 }
 
@@ -287,16 +279,13 @@ static int child_remember(
 	return 0;
 }
 
-/* Takes the counters of a nested catalog that goes out of the sums. */
-static int child_forget(struct lm_catalog_writer *w, const struct lm_nested *nested, struct lm_err *err)
+int lm_writer_child_sum(
+	struct lm_catalog_writer *w, const struct lm_nested *nested, struct lm_counters *ret, struct lm_err *err)
 {
 	struct child key = {.path = nested->path};
 	struct child **found = tfind(&key, &w->children, child_cmp);
 	if (found) {
-		struct child *child = *found;
-		tdelete(&key, &w->children, child_cmp);
-		counters_sub(&w->subtree, &child->sum);
-		child_free(child);
+		*ret = (*found)->sum;
 		return 0;
 	}
 	if (!w->child_fn)
@@ -305,13 +294,23 @@ static int child_forget(struct lm_catalog_writer *w, const struct lm_nested *nes
 	int r = w->child_fn(w->child_arg, nested, &self, &subtree, err);
 	if (r < 0)
 		return r;
-	counters_sub(&w->subtree, &self);
-	counters_sub(&w->subtree, &subtree);
+	lm_counters_add(&self, &subtree);
+	*ret = self;
 	return 0;
 }
 
-/* The first entry in [low, high) by path, or -ENOENT. */
-static int nested_first(
+static void child_forget(struct lm_catalog_writer *w, const char *path)
+{
+	struct child key = {.path = (char *)path};
+	struct child **found = tfind(&key, &w->children, child_cmp);
+	if (!found)
+		return;
+	struct child *child = *found;
+	tdelete(&key, &w->children, child_cmp);
+	child_free(child);
+}
+
+int lm_writer_nested_first(
 	struct lm_catalog_writer *w, const char *low, const char *high, struct lm_nested *ret, struct lm_err *err)
 {
 	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = w->nested_from;
@@ -323,29 +322,68 @@ static int nested_first(
 	return r == 0 ? -ENOENT : lm_nested_decode(&w->db, stmt, ret, err);
 }
 
+int lm_writer_nested_delete(struct lm_catalog_writer *w, const struct lm_nested *nested, struct lm_err *err)
+{
+	struct lm_counters sum;
+	sqlite3_stmt *kept;
+	int r = lm_writer_child_sum(w, nested, &sum, err);
+	if (r == 0)
+		r = lm_writer_use(w, LM_STMT_NESTED_DELETE, &kept, err);
+	if (r < 0)
+		return r;
+	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = kept;
+	sqlite3_bind_text(stmt, 1, nested->path, -1, SQLITE_STATIC);
+	r = lm_db_run(&w->db.db, stmt, err);
+	if (r < 0)
+		return r;
+	child_forget(w, nested->path);
+	counters_sub(&w->subtree, &sum);
+	return 0;
+}
+
+int lm_writer_nested_insert(
+	struct lm_catalog_writer *w, const struct lm_nested *nested, const struct lm_counters *sum, struct lm_err *err)
+{
+	sqlite3_stmt *kept;
+	int r = lm_writer_use(w, LM_STMT_NESTED_INSERT, &kept, err);
+	if (r < 0)
+		return r;
+	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = kept;
+	struct lm_hash_text text = lm_hash_text(&nested->hash);
+	sqlite3_bind_text(stmt, 1, nested->path, -1, SQLITE_STATIC);
+	sqlite3_bind_text(stmt, 2, text.s, -1, SQLITE_STATIC);
+	sqlite3_bind_int64(stmt, 3, (int64_t)nested->size);
+	r = lm_db_run(&w->db.db, stmt, err);
+	if (r == 0)
+		r = child_remember(w, nested->path, sum, err);
+	if (r == 0)
+		lm_counters_add(&w->subtree, sum);
+	return r;
+}
+
+static int binds_drop_range(struct lm_catalog_writer *w, const char *low, const char *high, struct lm_err *err)
+{
+	sqlite3_stmt *kept;
+	int r = lm_writer_use(w, LM_STMT_BINDS_DELETE, &kept, err);
+	if (r < 0)
+		return r;
+	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = kept;
+	sqlite3_bind_text(stmt, 1, low, -1, SQLITE_STATIC);
+	sqlite3_bind_text(stmt, 2, high, -1, SQLITE_STATIC);
+	return lm_db_run(&w->db.db, stmt, err);
+}
+
 static int nested_drop_range(struct lm_catalog_writer *w, const char *low, const char *high, struct lm_err *err)
 {
-	sqlite3_stmt *delete_nested = NULL, *delete_binds = NULL;
-	int r = use(w, STMT_NESTED_DELETE, &delete_nested, err);
-	if (r == 0)
-		r = use(w, STMT_BINDS_DELETE, &delete_binds, err);
 	struct lm_nested nested;
-	while (r == 0 && (r = nested_first(w, low, high, &nested, err)) == 0) {
+	int r;
+	while ((r = lm_writer_nested_first(w, low, high, &nested, err)) == 0) {
 		CLEANUP(lm_freep) char *path = nested.path;
-		r = child_forget(w, &nested, err);
+		r = lm_writer_nested_delete(w, &nested, err);
 		if (r < 0)
-			break;
-		sqlite3_bind_text(delete_nested, 1, path, -1, SQLITE_STATIC);
-		r = lm_db_run(&w->db.db, delete_nested, err);
-		sqlite3_clear_bindings(delete_nested);
+			return r == -ENOENT ? -EPROTO : r;
 	}
-	if (r < 0 && r != -ENOENT)
-		return r;
-	sqlite3_bind_text(delete_binds, 1, low, -1, SQLITE_STATIC);
-	sqlite3_bind_text(delete_binds, 2, high, -1, SQLITE_STATIC);
-	r = lm_db_run(&w->db.db, delete_binds, err);
-	sqlite3_clear_bindings(delete_binds);
-	return r;
+	return r < 0 && r != -ENOENT ? r : binds_drop_range(w, low, high, err);
 }
 
 /* Entries at path and below it. In byte order, what is below comes between "path/" and "path0". */
@@ -367,7 +405,7 @@ int lm_catalog_writer_nested(struct lm_catalog_writer *w, const char *path, stru
 	if (!lm_repo_path_valid(path))
 		return lm_err_set(err, -EINVAL, "'%s' is no path in a repository", path);
 	snprintf(high, sizeof(high), "%s\x01", path);
-	int r = nested_first(w, path, high, ret, err);
+	int r = lm_writer_nested_first(w, path, high, ret, err);
 	return r == -ENOENT ? lm_err_set(err, r, "no nested catalog at '%s'", path) : r;
 }
 
@@ -375,6 +413,11 @@ void lm_catalog_writer_set_child_fn(struct lm_catalog_writer *w, lm_catalog_chil
 {
 	w->child_fn = fn;
 	w->child_arg = arg;
+}
+
+bool lm_catalog_writer_recounts(const struct lm_catalog_writer *w)
+{
+	return w->recount;
 }
 
 /*
@@ -401,7 +444,7 @@ static int hash_list_add(struct hash_list *list, struct lm_path_hash hash, struc
 	return 0;
 }
 
-static int make_parent_index(struct lm_catalog_writer *w, struct lm_err *err)
+int lm_writer_make_parent_index(struct lm_catalog_writer *w, struct lm_err *err)
 {
 	int r = w->indexed ? 0 : lm_db_exec(&w->db.db, lm_catalog_parent_index, err);
 	if (r == 0)
@@ -413,7 +456,7 @@ static int add_children(
 	struct lm_catalog_writer *w, struct lm_path_hash dir, struct hash_list *list, struct lm_err *err)
 {
 	sqlite3_stmt *kept;
-	int r = use(w, STMT_CHILDREN, &kept, err);
+	int r = lm_writer_use(w, LM_STMT_CHILDREN, &kept, err);
 	if (r < 0)
 		return r;
 	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = kept;
@@ -425,10 +468,11 @@ static int add_children(
 	return r;
 }
 
-static int delete_by_path(struct lm_catalog_writer *w, enum stmt_id id, struct lm_path_hash path, struct lm_err *err)
+static int delete_by_path(
+	struct lm_catalog_writer *w, enum lm_writer_stmt id, struct lm_path_hash path, struct lm_err *err)
 {
 	sqlite3_stmt *stmt;
-	int r = use(w, id, &stmt, err);
+	int r = lm_writer_use(w, id, &stmt, err);
 	if (r < 0)
 		return r;
 	lm_bind_path(stmt, path);
@@ -436,19 +480,19 @@ static int delete_by_path(struct lm_catalog_writer *w, enum stmt_id id, struct l
 }
 
 /* All rows below a directory. A row that is gone has no children listed again, so this ends whatever the rows say. */
-static int remove_below(struct lm_catalog_writer *w, const char *path, struct lm_err *err)
+int lm_writer_remove_below(struct lm_catalog_writer *w, const char *path, struct lm_err *err)
 {
 	CLEANUP(hash_list_done) struct hash_list list = {0};
 	int r = nested_drop(w, path, err);
 	if (r == 0)
-		r = make_parent_index(w, err);
+		r = lm_writer_make_parent_index(w, err);
 	if (r == 0)
 		r = add_children(w, lm_path_hash(path, strlen(path)), &list, err);
 	while (r == 0 && list.count > 0) {
 		struct lm_path_hash row = list.items[--list.count];
-		r = delete_by_path(w, STMT_CHUNKS_DELETE, row, err);
+		r = delete_by_path(w, LM_STMT_CHUNKS_DELETE, row, err);
 		if (r == 0)
-			r = delete_by_path(w, STMT_DELETE, row, err);
+			r = delete_by_path(w, LM_STMT_DELETE, row, err);
 		if (r == 0 && sqlite3_changes(w->db.db.sqlite) > 0)
 			r = add_children(w, row, &list, err);
 	}
@@ -462,10 +506,10 @@ static int remove_path(struct lm_catalog_writer *w, const char *path, struct lm_
 	if (r < 0)
 		return r;
 	if (S_ISDIR(row.mode))
-		r = remove_below(w, path, err);
+		r = lm_writer_remove_below(w, path, err);
 	if (r == 0)
-		r = delete_by_path(w, STMT_CHUNKS_DELETE, row.path, err);
-	return r < 0 ? r : delete_by_path(w, STMT_DELETE, row.path, err);
+		r = delete_by_path(w, LM_STMT_CHUNKS_DELETE, row.path, err);
+	return r < 0 ? r : delete_by_path(w, LM_STMT_DELETE, row.path, err);
 }
 
 int lm_catalog_remove(struct lm_catalog_writer *w, const char *path, struct lm_err *err)
@@ -481,34 +525,30 @@ int lm_catalog_remove(struct lm_catalog_writer *w, const char *path, struct lm_e
  * Replacing
  */
 
-/* Writes a row where something may be; what is there goes, except its row id and, for dir_stays, what is below it. */
-static int replace(struct lm_catalog_writer *w, const char *path, const struct lm_row *row, uint32_t more_flags,
+int lm_writer_replace(struct lm_catalog_writer *w, const char *path, const struct lm_row *row, uint32_t more_flags,
 	bool dir_stays, const struct lm_chunk *chunks, size_t chunk_count, struct lm_err *err)
 {
 	CLEANUP(lm_row_done) struct lm_row old = {0};
 	struct lm_err why = LM_ERR_INIT;
 	int r = lm_catalog_writer_lookup(w, path, &old, &why);
-	if (r == -ENOENT) {
-		r = write_row(w, STMT_INSERT, w->next_rowid, path, row, more_flags, chunks, chunk_count, err);
-		w->next_rowid += r == 0;
-		return r;
-	}
+	if (r == -ENOENT)
+		return lm_writer_insert_row(w, path, row, more_flags, chunks, chunk_count, err);
 	if (r < 0)
 		return lm_err_set(err, r, "%s", why.msg);
 	if (S_ISDIR(old.mode) && S_ISDIR(row->mode) && dir_stays && old.flags & (LM_ROW_MOUNTPOINT | LM_ROW_BIND))
 		return lm_err_set(err, -EBUSY, "is the mountpoint of a nested catalog");
 	if (S_ISDIR(old.mode) && !(S_ISDIR(row->mode) && dir_stays))
-		r = remove_below(w, path, err);
+		r = lm_writer_remove_below(w, path, err);
 	if (r == 0)
-		r = delete_by_path(w, STMT_CHUNKS_DELETE, old.path, err);
-	return r < 0 ? r : write_row(w, STMT_UPDATE, old.rowid, path, row, more_flags, chunks, chunk_count, err);
+		r = delete_by_path(w, LM_STMT_CHUNKS_DELETE, old.path, err);
+	return r < 0 ? r : write_row(w, LM_STMT_UPDATE, old.rowid, path, row, more_flags, chunks, chunk_count, err);
 }
 
 int lm_catalog_put(struct lm_catalog_writer *w, const char *path, const struct lm_row *row,
 	const struct lm_chunk *chunks, size_t chunk_count, struct lm_err *err)
 {
 	bool is_root = strcmp(path, w->db.mountpoint) == 0;
-	uint32_t flags = callers_flags(row) | (is_root && *path ? LM_ROW_NESTED_ROOT : 0);
+	uint32_t flags = lm_row_own_flags(row) | (is_root && *path ? LM_ROW_NESTED_ROOT : 0);
 	int r = is_root ? 0 : check_path(w, path, err);
 	if (r == 0 && is_root && !S_ISDIR(row->mode))
 		r = lm_err_set(err, -EINVAL, "the root of a catalog is a directory");
@@ -517,29 +557,15 @@ int lm_catalog_put(struct lm_catalog_writer *w, const char *path, const struct l
 	if (r == 0)
 		r = check_content(row, chunks, chunk_count, err);
 	if (r == 0)
-		r = replace(w, path, row, flags, true, chunks, chunk_count, err);
+		r = lm_writer_replace(w, path, row, flags, true, chunks, chunk_count, err);
 	return r < 0 ? lm_err_prefix(err, r, "'%s'", path) : 0;
-}
-
-static int insert_nested(
-	struct lm_catalog_writer *w, const char *path, const struct lm_hash *hash, uint64_t size, struct lm_err *err)
-{
-	sqlite3_stmt *kept;
-	int r = use(w, STMT_NESTED_INSERT, &kept, err);
-	if (r < 0)
-		return r;
-	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = kept;
-	struct lm_hash_text text = lm_hash_text(hash);
-	sqlite3_bind_text(stmt, 1, path, -1, SQLITE_STATIC);
-	sqlite3_bind_text(stmt, 2, text.s, -1, SQLITE_STATIC);
-	sqlite3_bind_int64(stmt, 3, (int64_t)size);
-	return lm_db_run(&w->db.db, stmt, err);
 }
 
 int lm_catalog_set_nested(struct lm_catalog_writer *w, const char *path, const struct lm_hash *hash, uint64_t size,
 	const struct lm_row *root, const struct lm_counters *self, const struct lm_counters *subtree,
 	struct lm_err *err)
 {
+	struct lm_nested nested = {.path = (char *)path, .hash = *hash, .size = size};
 	struct lm_counters sum = *self;
 	lm_counters_add(&sum, subtree);
 
@@ -549,28 +575,34 @@ int lm_catalog_set_nested(struct lm_catalog_writer *w, const char *path, const s
 	if (r == 0 && !S_ISDIR(root->mode))
 		r = lm_err_set(err, -EINVAL, "the root of a catalog is a directory");
 	if (r == 0)
-		r = replace(w, path, root, LM_ROW_MOUNTPOINT | (root->flags & LM_ROW_HIDDEN), false, NULL, 0, err);
+		r = lm_writer_replace(
+			w, path, root, LM_ROW_MOUNTPOINT | (root->flags & LM_ROW_HIDDEN), false, NULL, 0, err);
 	if (r == 0)
-		r = insert_nested(w, path, hash, size, err);
-	if (r == 0)
-		r = child_remember(w, path, &sum, err);
-	if (r < 0)
-		return lm_err_prefix(err, r, "'%s'", path);
-	lm_counters_add(&w->subtree, &sum);
-	return 0;
+		r = lm_writer_nested_insert(w, &nested, &sum, err);
+	return r < 0 ? lm_err_prefix(err, r, "'%s'", path) : 0;
 }
 
 int lm_catalog_writer_chunks(struct lm_catalog_writer *w, const struct lm_row *row, uint64_t offset, uint64_t len,
 	struct lm_chunk **ret, size_t *ret_count, struct lm_err *err)
 {
 	sqlite3_stmt *stmt;
-	int r = use(w, STMT_CHUNKS, &stmt, err);
+	int r = lm_writer_use(w, LM_STMT_CHUNKS, &stmt, err);
 	return r < 0 ? r : lm_chunks_read(&w->db.db, stmt, row, offset, len, ret, ret_count, err);
 }
 
 /*
  * Beginning and end
  */
+
+static struct lm_catalog_writer *writer_new(const char *path)
+{
+	CLEANUP(lm_catalog_writer_freep) struct lm_catalog_writer *w = calloc(1, sizeof(*w));
+	if (!w)
+		return NULL;
+	w->last_group = -1;
+	w->path = strdup(path);
+	return w->path ? STEAL(w) : NULL;
+}
 
 static int prepare_kept(struct lm_catalog_writer *w, struct lm_err *err)
 {
@@ -580,8 +612,7 @@ static int prepare_kept(struct lm_catalog_writer *w, struct lm_err *err)
 			       "WHERE path >= ?1 AND path < ?2 ORDER BY path LIMIT 1", &w->nested_from, err);
 }
 
-static int create(struct lm_catalog_writer *w, const char *path, const char *mountpoint, const struct lm_row *root,
-	struct lm_err *err)
+static int create(struct lm_catalog_writer *w, const char *mountpoint, const struct lm_row *root, struct lm_err *err)
 {
 	if (!lm_repo_path_valid(mountpoint))
 		return lm_err_set(err, -EINVAL, "no path in a repository");
@@ -595,7 +626,7 @@ static int create(struct lm_catalog_writer *w, const char *path, const char *mou
 	w->db.mountpoint = strdup(mountpoint);
 	if (!w->db.mountpoint)
 		return lm_err_oom(err);
-	r = lm_db_create(path, &w->db.db, err);
+	r = lm_db_create(w->path, &w->db.db, err);
 	if (r == 0)
 		r = lm_db_exec(&w->db.db, "BEGIN", err);
 	if (r == 0)
@@ -609,7 +640,7 @@ static int create(struct lm_catalog_writer *w, const char *path, const char *mou
 	if (r == 0 && *mountpoint)
 		r = lm_db_set_property(&w->db.db, "root_prefix", mountpoint, err);
 	if (r == 0)
-		r = write_row(w, STMT_INSERT, 1, mountpoint, root,
+		r = write_row(w, LM_STMT_INSERT, 1, mountpoint, root,
 			(*mountpoint ? LM_ROW_NESTED_ROOT : 0) | (root->flags & LM_ROW_HIDDEN), NULL, 0, err);
 	w->next_rowid = 2;
 	return r;
@@ -618,23 +649,37 @@ static int create(struct lm_catalog_writer *w, const char *path, const char *mou
 int lm_catalog_create(const char *path, const char *mountpoint, const struct lm_row *root,
 	struct lm_catalog_writer **ret, struct lm_err *err)
 {
-	CLEANUP(lm_catalog_writer_freep) struct lm_catalog_writer *w = calloc(1, sizeof(*w));
+	CLEANUP(lm_catalog_writer_freep) struct lm_catalog_writer *w = writer_new(path);
 	if (!w)
 		return lm_err_oom(err);
-	int r = create(w, path, mountpoint, root, err);
+	int r = create(w, mountpoint, root, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "catalog of '%s'", mountpoint);
 	*ret = STEAL(w);
 	return 0;
 }
 
-static int edit(struct lm_catalog_writer *w, const char *path, const char *mountpoint, struct lm_err *err)
+static int open_checked(struct lm_catalog_writer *w, const char *mountpoint, struct lm_err *err)
 {
-	int r = lm_db_open_edit(path, &w->db.db, err);
-	if (r == 0)
-		r = lm_catalog_db_check(&w->db, mountpoint, err);
-	if (r == 0 && w->db.revision != LM_SCHEMA_REVISION)
-		r = lm_err_set(err, -ENOTSUP, "its schema of revision %u can be read, but not changed", w->db.revision);
+	int r = lm_db_open_edit(w->path, &w->db.db, err);
+	return r < 0 ? r : lm_catalog_db_check(&w->db, mountpoint, err);
+}
+
+/* Older schemas are brought up to date first. */
+static int open_current(struct lm_catalog_writer *w, const char *mountpoint, struct lm_err *err)
+{
+	int r = open_checked(w, mountpoint, err);
+	if (r < 0 || w->db.revision == LM_SCHEMA_REVISION)
+		return r;
+	lm_catalog_db_done(&w->db);
+	w->recount = true;
+	r = lm_catalog_rebuild(w->path, mountpoint, err);
+	return r < 0 ? r : open_checked(w, mountpoint, err);
+}
+
+static int edit(struct lm_catalog_writer *w, const char *mountpoint, struct lm_err *err)
+{
+	int r = open_current(w, mountpoint, err);
 	if (r == 0)
 		r = lm_db_exec(&w->db.db, "BEGIN", err);
 	if (r == 0)
@@ -644,24 +689,24 @@ static int edit(struct lm_catalog_writer *w, const char *path, const char *mount
 		r = lm_db_number(&w->db.db, "SELECT max(rowid) FROM catalog", &last, err);
 	w->next_rowid = (uint64_t)last + 1;
 	struct lm_counters self;
-	return r < 0 ? r : lm_counters_read(&w->db, &self, &w->subtree, err);
+	return r < 0 || w->recount ? r : lm_counters_read(&w->db, &self, &w->subtree, err);
 }
 
 int lm_catalog_edit(const char *path, const char *mountpoint, struct lm_catalog_writer **ret, struct lm_err *err)
 {
-	CLEANUP(lm_catalog_writer_freep) struct lm_catalog_writer *w = calloc(1, sizeof(*w));
+	CLEANUP(lm_catalog_writer_freep) struct lm_catalog_writer *w = writer_new(path);
 	if (!w)
 		return lm_err_oom(err);
-	int r = edit(w, path, mountpoint, err);
+	int r = edit(w, mountpoint, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "catalog of '%s'", mountpoint);
 	*ret = STEAL(w);
 	return 0;
 }
 
-static void close_db(struct lm_catalog_writer *w)
+void lm_writer_close_db(struct lm_catalog_writer *w)
 {
-	for (size_t i = 0; i < STMT_COUNT; i++)
+	for (size_t i = 0; i < LM_STMT_COUNT; i++)
 		lm_stmt_finalizep(&w->stmts[i]);
 	lm_stmt_finalizep(&w->by_path);
 	lm_stmt_finalizep(&w->nested_from);
@@ -672,217 +717,9 @@ void lm_catalog_writer_free(struct lm_catalog_writer *w)
 {
 	if (!w)
 		return;
-	close_db(w);
+	lm_writer_close_db(w);
 	lm_catalog_db_done(&w->db);
 	tdestroy(w->children, child_free);
+	free(w->path);
 	free(w);
-}
-
-/* Every row is in a directory that this catalog lists itself (16387: directory, mountpoint, bind mountpoint). */
-static int check_tree(struct lm_catalog_writer *w, struct lm_err *err)
-{
-	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
-	int r = lm_db_prepare(&w->db.db,
-		"SELECT name FROM catalog AS c WHERE rowid <> 1 AND NOT EXISTS "
-		"(SELECT 1 FROM catalog AS p INDEXED BY sqlite_autoindex_catalog_1 WHERE p.md5path_1 = c.parent_1 AND "
-		"p.md5path_2 = c.parent_2 AND p.flags & 16387 = 1) LIMIT 1",
-		&stmt, err);
-	if (r == 0)
-		r = lm_db_step(&w->db.db, stmt, err);
-	if (r > 0)
-		return lm_err_set(err, -EINVAL, "'%s' is in no directory of this catalog",
-			(const char *)sqlite3_column_text(stmt, 0));
-	return r;
-}
-
-static int set_dir_links(struct lm_catalog_writer *w, struct lm_err *err)
-{
-	return lm_db_exec(&w->db.db,
-		"UPDATE catalog SET hardlinks = 2 + (SELECT count(*) FROM catalog AS c INDEXED BY idx_catalog_parent "
-		"WHERE c.parent_1 = catalog.md5path_1 AND c.parent_2 = catalog.md5path_2 AND c.flags & 1) "
-		"WHERE flags & 16387 = 1",
-		err);
-}
-
-struct member {
-	uint64_t rowid;
-	struct lm_path_hash parent;
-	uint64_t hardlinks;
-};
-
-struct member_list {
-	struct member *items;
-	size_t count, cap;
-};
-
-static void member_list_done(struct member_list *list)
-{
-	free(list->items);
-}
-
-static int member_list_add(struct member_list *list, struct member member, struct lm_err *err)
-{
-	struct member *grown = lm_grown(list->items, list->count, &list->cap, sizeof(*grown));
-	if (!grown)
-		return lm_err_oom(err);
-	list->items = grown;
-	list->items[list->count++] = member;
-	return 0;
-}
-
-static int members_read(struct lm_catalog_writer *w, struct member_list *list, struct lm_err *err)
-{
-	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
-	int r = lm_db_prepare(&w->db.db,
-		"SELECT rowid, parent_1, parent_2, hardlinks FROM catalog WHERE hardlinks > 4294967295 AND NOT flags & "
-		"1",
-		&stmt, err);
-	while (r == 0 && (r = lm_db_step(&w->db.db, stmt, err)) > 0) {
-		struct member member = {
-			.rowid = (uint64_t)sqlite3_column_int64(stmt, 0),
-			.parent = {sqlite3_column_int64(stmt, 1), sqlite3_column_int64(stmt, 2)},
-			.hardlinks = (uint64_t)sqlite3_column_int64(stmt, 3),
-		};
-		r = member_list_add(list, member, err);
-	}
-	return r;
-}
-
-static int member_cmp(const void *a, const void *b)
-{
-	const struct member *x = a, *y = b;
-	uint64_t group_x = x->hardlinks >> 32, group_y = y->hardlinks >> 32;
-	if (group_x != group_y)
-		return group_x < group_y ? -1 : 1;
-	return x->rowid < y->rowid ? -1 : x->rowid > y->rowid;
-}
-
-/*
- * What each member of a group has to say. The checker looks at groups with a count above 1 only, and wants all members
- * in one directory. One over several directories therefore says 1: readers count its rows.
- */
-static uint64_t group_links(const struct member *members, size_t count)
-{
-	if (count == 1)
-		return 1;
-	bool one_dir = true;
-	for (size_t i = 1; i < count; i++)
-		one_dir &= lm_path_hash_equal(members[i].parent, members[0].parent);
-	return (members[0].hardlinks >> 32 << 32) | (one_dir ? count : 1);
-}
-
-static int set_group_links(struct lm_catalog_writer *w, struct lm_err *err)
-{
-	CLEANUP(member_list_done) struct member_list list = {0};
-	sqlite3_stmt *stmt = NULL;
-	int r = members_read(w, &list, err);
-	if (r == 0)
-		r = use(w, STMT_LINKS_UPDATE, &stmt, err);
-	if (r < 0 || list.count == 0)
-		return r;
-	qsort(list.items, list.count, sizeof(*list.items), member_cmp);
-	for (size_t i = 0, next; i < list.count; i = next) {
-		for (next = i + 1; next < list.count; next++)
-			if (list.items[next].hardlinks >> 32 != list.items[i].hardlinks >> 32)
-				break;
-		uint64_t links = group_links(&list.items[i], next - i);
-		for (size_t k = i; k < next && r == 0; k++) {
-			if (list.items[k].hardlinks == links)
-				continue;
-			sqlite3_bind_int64(stmt, 1, (int64_t)list.items[k].rowid);
-			sqlite3_bind_int64(stmt, 2, (int64_t)links);
-			r = lm_db_run(&w->db.db, stmt, err);
-		}
-	}
-	return r;
-}
-
-static int count_self(struct lm_catalog_writer *w, struct lm_counters *ret, struct lm_err *err)
-{
-	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
-	/* In the order of lm_counter_names, then the mountpoints. 61440 is S_IFMT, 32768 a file, 40960 a link, 16384 a
-	 * directory. */
-	int r = lm_db_prepare(&w->db.db,
-		"SELECT sum(t = 32768), sum(t = 40960), sum(t NOT IN (32768, 40960, 16384)), sum(t = 16384), "
-		"(SELECT count(*) FROM nested_catalogs), sum(flags & 64 <> 0), (SELECT count(*) FROM chunks), "
-		"sum(iif(t = 32768, size, 0)), sum(iif(flags & 64, size, 0)), sum(xattr IS NOT NULL), "
-		"sum(flags & 128 <> 0), sum(iif(flags & 128, size, 0)), sum(flags & 2 <> 0) "
-		"FROM (SELECT mode & 61440 AS t, flags, size, xattr FROM catalog)",
-		&stmt, err);
-	if (r == 0)
-		r = lm_db_step(&w->db.db, stmt, err);
-	if (r < 0)
-		return r;
-	struct lm_counters self = {0};
-	for (size_t i = 0; i < LM_COUNTER_COUNT; i++)
-		*lm_counter_at(&self, i) = (uint64_t)sqlite3_column_int64(stmt, (int)i);
-	if (self.nested != (uint64_t)sqlite3_column_int64(stmt, LM_COUNTER_COUNT))
-		return lm_err_set(err, -EPROTO, "mountpoints and names of nested catalogs do not match");
-	*ret = self;
-	return 0;
-}
-
-static int store_counters(
-	struct lm_catalog_writer *w, const char *prefix, struct lm_counters *counters, struct lm_err *err)
-{
-	sqlite3_stmt *kept;
-	int r = use(w, STMT_STATISTIC, &kept, err);
-	if (r < 0)
-		return r;
-	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = kept;
-	for (size_t i = 0; i < LM_COUNTER_COUNT && r == 0; i++) {
-		char name[64];
-		uint64_t value = *lm_counter_at(counters, i);
-		snprintf(name, sizeof(name), "%s_%s", prefix, lm_counter_names[i].name);
-		if (value > INT64_MAX)
-			return lm_err_set(err, -EPROTO, "%s of this and of its nested catalogs do not fit", name);
-		sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
-		sqlite3_bind_int64(stmt, 2, (int64_t)value);
-		r = lm_db_run(&w->db.db, stmt, err);
-	}
-	return r;
-}
-
-static int store_props(struct lm_catalog_writer *w, const struct lm_catalog_props *props, struct lm_err *err)
-{
-	struct lm_db *db = &w->db.db;
-	struct lm_hash_text previous = lm_hash_text(&props->previous);
-	int r = lm_db_set_property_number(db, "revision", (int64_t)props->revision, err);
-	if (r == 0)
-		r = lm_db_set_property_number(db, "last_modified", props->last_modified_s, err);
-	if (r == 0)
-		r = lm_db_set_property(db, "previous_revision", props->previous.set ? previous.s : NULL, err);
-	if (r < 0)
-		return r;
-	return props->ttl_s ? lm_db_set_property_number(db, "TTL", (int64_t)props->ttl_s, err)
-			    : lm_db_set_property(db, "TTL", NULL, err);
-}
-
-int lm_catalog_writer_finish(struct lm_catalog_writer *w, const struct lm_catalog_props *props,
-	struct lm_counters *ret_self, struct lm_counters *ret_subtree, struct lm_err *err)
-{
-	struct lm_counters self;
-	int r = make_parent_index(w, err);
-	if (r == 0)
-		r = check_tree(w, err);
-	if (r == 0)
-		r = set_dir_links(w, err);
-	if (r == 0)
-		r = set_group_links(w, err);
-	if (r == 0)
-		r = count_self(w, &self, err);
-	if (r == 0)
-		r = store_counters(w, "self", &self, err);
-	if (r == 0)
-		r = store_counters(w, "subtree", &w->subtree, err);
-	if (r == 0)
-		r = store_props(w, props, err);
-	if (r == 0)
-		r = lm_db_exec(&w->db.db, "COMMIT", err);
-	if (r < 0)
-		return lm_err_prefix(err, r, "catalog of '%s'", w->db.mountpoint);
-	close_db(w);
-	*ret_self = self;
-	*ret_subtree = w->subtree;
-	return 0;
 }

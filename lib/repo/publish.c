@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/str.h"
+#include "repo/catalog_schema.h"
 #include "repo/object_store.h"
 
 #include <inttypes.h>
@@ -194,15 +195,26 @@ struct lm_row lm_txn_new_row(uint32_t mode)
 	return (struct lm_row){.mode = mode, .mtime_s = lm_wall_s(), .link_count = 1};
 }
 
-/* Markers come and go with their catalogs only. */
-static int check_change(const char *path, struct lm_err *err)
+static int check_path(const char *path, struct lm_err *err)
 {
 	const char *slash = strrchr(path, '/');
 	if (path[0] != '/' || !slash[1])
 		return lm_err_set(err, -EINVAL, "'%s' is no path in a repository", path);
-	if (strcmp(slash + 1, LM_CATALOG_MARKER) == 0)
-		return lm_err_set(err, -EINVAL, "%s: only nested catalogs have that file", path);
 	return 0;
+}
+
+static bool is_marker(const char *path)
+{
+	return strcmp(strrchr(path, '/') + 1, LM_CATALOG_MARKER) == 0;
+}
+
+/* Markers come with their catalogs only. */
+static int check_change(const char *path, struct lm_err *err)
+{
+	int r = check_path(path, err);
+	if (r == 0 && is_marker(path))
+		r = lm_err_set(err, -EINVAL, "%s: only nested catalogs have that file", path);
+	return r;
 }
 
 static int check_parent(struct lm_txn *txn, const char *path, struct lm_err *err)
@@ -218,35 +230,118 @@ static int check_parent(struct lm_txn *txn, const char *path, struct lm_err *err
 	return r;
 }
 
+/* In all but size and time, which come with the content. */
 static bool same_file(const struct lm_row *a, const struct lm_row *b)
 {
 	return a->mode == b->mode && a->uid == b->uid && a->gid == b->gid && a->flags == b->flags &&
 	       lm_hash_equal(&a->hash, &b->hash) && a->compression == b->compression && a->xattr_len == b->xattr_len &&
-	       a->link_group == b->link_group &&
+	       (a->xattr_len == 0 || memcmp(a->xattr, b->xattr, a->xattr_len) == 0) && a->link_group == b->link_group &&
 	       strcmp(a->symlink ? a->symlink : "", b->symlink ? b->symlink : "") == 0;
 }
 
-/* Writes a file or link, unless it is there already. */
+static bool same_chunks(struct lm_node *node, const struct lm_row *row, const struct lm_chunk *chunks, size_t count)
+{
+	CLEANUP(lm_freep) struct lm_chunk *old = NULL;
+	size_t old_count = 0;
+	/* What can't be read is not the same. */
+	if (lm_node_chunks(node, row, &old, &old_count, NULL) < 0 || old_count != count)
+		return false;
+	for (size_t i = 0; i < count; i++)
+		if (old[i].offset != chunks[i].offset || old[i].size != chunks[i].size ||
+			!lm_hash_equal(&old[i].hash, &chunks[i].hash))
+			return false;
+	return true;
+}
+
+/* row->flags and chunked files' algo are those that the catalog would give. */
+static bool same_row(struct lm_node *node, const struct lm_row *old, const struct lm_row *row,
+	const struct lm_chunk *chunks, size_t count)
+{
+	return same_file(old, row) && old->rdev == row->rdev && old->mtime_s == row->mtime_s &&
+	       old->mtime_ns == row->mtime_ns && (S_ISLNK(row->mode) || old->size == row->size) &&
+	       same_chunks(node, old, chunks, count);
+}
+
+/* Finds the catalog for path, whose directory must exist, and what it has there: an empty row with mode 0 where that is
+ * nothing. */
+static int find_place(
+	struct lm_txn *txn, const char *path, struct lm_node **ret_owner, struct lm_row *ret, struct lm_err *err)
+{
+	struct lm_err why = LM_ERR_INIT;
+	int r = check_parent(txn, path, err);
+	if (r == 0)
+		r = lm_txn_owner(txn, path, ret_owner, err);
+	if (r < 0)
+		return r;
+	r = lm_node_row(*ret_owner, path, ret, &why);
+	return r < 0 && r != -ENOENT ? lm_err_set(err, r, "%s", lm_err_text(&why)) : 0;
+}
+
+/* Writes a file or link of our own, unless it is there already. */
 static int put(struct lm_txn *txn, const char *path, struct lm_row *row, struct lm_err *err)
 {
 	CLEANUP(lm_row_done) struct lm_row old = {0};
 	struct lm_node *owner;
-	int r = check_parent(txn, path, err);
-	if (r == 0)
-		r = lm_txn_owner(txn, path, &owner, err);
+	int r = find_place(txn, path, &owner, &old, err);
 	if (r < 0)
 		return r;
-	struct lm_err why = LM_ERR_INIT;
-	r = lm_node_row(owner, path, &old, &why);
-	if (r < 0 && r != -ENOENT)
-		return lm_err_set(err, r, "%s", lm_err_text(&why));
-	if (r == 0 && S_ISDIR(old.mode))
+	if (S_ISDIR(old.mode))
 		return lm_err_set(err, -EISDIR, "%s is a directory", path);
 	row->flags = LM_ROW_FILE | (S_ISLNK(row->mode) ? LM_ROW_SYMLINK : 0);
-	if (r == 0 && same_file(&old, row))
+	if (same_file(&old, row))
 		return 0;
 	r = lm_node_edit(owner, err);
 	return r < 0 ? r : lm_catalog_put(owner->writer, path, row, NULL, 0, err);
+}
+
+/* The attributes of a directory that begins a catalog are that catalog's. */
+static int put_root(struct lm_txn *txn, struct lm_node *node, const struct lm_row *row, struct lm_err *err)
+{
+	CLEANUP(lm_row_done) struct lm_row old = {0};
+	int r = lm_node_row(node, node->mountpoint, &old, err);
+	if (r < 0)
+		return r;
+	struct lm_row copy = *row;
+	copy.flags = LM_ROW_DIR | (row->flags & LM_ROW_HIDDEN) | (old.flags & LM_ROW_NESTED_ROOT);
+	if (same_row(node, &old, &copy, NULL, 0))
+		return 0;
+	r = lm_node_edit(node, err);
+	return r < 0 ? r : lm_catalog_put(node->writer, node->mountpoint, row, NULL, 0, err);
+}
+
+int lm_txn_put(struct lm_txn *txn, const char *path, const struct lm_row *row, const struct lm_chunk *chunks,
+	size_t count, struct lm_err *err)
+{
+	CLEANUP(lm_row_done) struct lm_row old = {0};
+	struct lm_node *owner, *nested;
+	int r = *path ? check_change(path, err) : lm_txn_owner(txn, "", &nested, err);
+	if (r == 0 && *path)
+		r = find_place(txn, path, &owner, &old, err);
+	if (r == 0 && *path)
+		r = lm_node_descend(owner, path, &nested, err);
+	if (r < 0)
+		return r;
+	if (!S_ISDIR(row->mode) && (!*path || S_ISDIR(old.mode)))
+		return lm_err_set(err, -EISDIR, "%s is a directory", *path ? path : "/");
+	if (nested)
+		return put_root(txn, nested, row, err);
+	struct lm_row copy = *row;
+	copy.flags = lm_row_type_flags(row->mode) | lm_row_own_flags(row) | (count > 0 ? LM_ROW_CHUNKED : 0);
+	if (old.mode && same_row(owner, &old, &copy, chunks, count))
+		return 0;
+	r = lm_node_edit(owner, err);
+	return r < 0 ? r : lm_catalog_put(owner->writer, path, row, chunks, count, err);
+}
+
+int lm_txn_new_group(struct lm_txn *txn, const char *path, uint32_t *ret, struct lm_err *err)
+{
+	struct lm_node *owner;
+	int r = check_path(path, err);
+	if (r == 0)
+		r = lm_txn_owner(txn, path, &owner, err);
+	if (r == 0)
+		r = lm_node_edit(owner, err);
+	return r < 0 ? r : lm_catalog_writer_new_group(owner->writer, ret, err);
 }
 
 int lm_txn_put_data(struct lm_txn *txn, const char *path, const void *data, size_t len, struct lm_err *err)
@@ -269,7 +364,7 @@ int lm_txn_put_symlink(struct lm_txn *txn, const char *path, const char *target,
 	return r < 0 ? r : put(txn, path, &row, err);
 }
 
-/* A catalog for the directory at path, which owner lists as an empty ordinary one. */
+/* A catalog for what is below the directory at path, which owner lists as an ordinary one. */
 static int make_nested(struct lm_node *owner, const char *path, const struct lm_row *row, struct lm_err *err)
 {
 	struct lm_txn *txn = owner->txn;
@@ -282,11 +377,14 @@ static int make_nested(struct lm_node *owner, const char *path, const struct lm_
 	if (r == 0)
 		r = lm_catalog_create(node->path, path, row, &node->writer, err);
 	if (r == 0)
-		r = lm_catalog_insert(node->writer, marker_path, &marker, NULL, 0, err);
+		r = lm_catalog_split(owner->writer, node->writer, err);
+	if (r == 0)
+		r = lm_catalog_put(node->writer, marker_path, &marker, NULL, 0, err);
 	if (r < 0)
 		return r;
 	node->changed = true;
 	lm_catalog_writer_set_child_fn(node->writer, lm_node_child_counters, node);
+	lm_node_move_children(owner, path, node);
 	lm_node_add(owner, STEAL(node));
 	return 0;
 }
@@ -301,10 +399,12 @@ static int make_dir(struct lm_txn *txn, const char *path, bool nested, struct lm
 		return lm_err_set(err, r, "%s", lm_err_text(&why));
 	if (r == 0 && !S_ISDIR(old.mode))
 		return lm_err_set(err, -ENOTDIR, "%s is no directory", path);
-	if (r == 0 && nested && !(old.flags & LM_ROW_MOUNTPOINT) && !lm_node_child(owner, path))
-		return lm_err_set(err, -EEXIST, "%s is an ordinary directory already", path);
-	if (r == 0)
+	if (r == 0 && (!nested || old.flags & LM_ROW_MOUNTPOINT || lm_node_child(owner, path)))
 		return 0;
+	if (r == 0) {
+		r = lm_node_edit(owner, err);
+		return r < 0 ? r : make_nested(owner, path, &old, err);
+	}
 	struct lm_row row = lm_txn_new_row(S_IFDIR | 0755);
 	row.size = 4096;
 	r = lm_node_edit(owner, err);
@@ -358,22 +458,48 @@ int lm_txn_graft(struct lm_txn *txn, const char *path, const char *db_path, stru
 	return 0;
 }
 
-int lm_txn_remove(struct lm_txn *txn, const char *path, struct lm_err *err)
+/* node: the nested catalog whose marker goes. */
+static int fold(struct lm_node *node, const char *marker, struct lm_err *err)
+{
+	struct lm_node *up = node->up;
+	int r = lm_node_edit(node, err); /* and with it all above */
+	if (r == 0)
+		r = lm_node_edit(up, err);
+	if (r == 0)
+		r = lm_catalog_remove(node->writer, marker, err);
+	if (r == 0)
+		r = lm_catalog_fold(up->writer, node->writer, err);
+	if (r < 0)
+		return r;
+	lm_node_take(up, node);
+	lm_node_move_children(node, node->mountpoint, up);
+	lm_node_free(node);
+	return 0;
+}
+
+static int remove_path(struct lm_txn *txn, const char *path, struct lm_err *err)
 {
 	CLEANUP(lm_row_done) struct lm_row row = {0};
 	struct lm_node *owner;
-	struct lm_err why = LM_ERR_INIT;
-	int r = check_change(path, &why);
+	int r = check_path(path, err);
 	if (r == 0)
-		r = lm_txn_find(txn, path, &owner, &row, &why);
-	if (r == -ENOENT)
-		return 0;
-	if (r == 0)
-		r = lm_node_edit(owner, &why);
-	if (r == 0)
-		r = lm_catalog_remove(owner->writer, path, &why);
+		r = lm_txn_find(txn, path, &owner, &row, err);
 	if (r < 0)
-		return lm_err_set(err, r, "%s", lm_err_text(&why));
-	lm_node_forget_below(owner, path);
-	return 0;
+		return r;
+	size_t dir = lm_repo_path_name(path) - 1;
+	if (owner->up && is_marker(path) && strlen(owner->mountpoint) == dir)
+		return fold(owner, path, err);
+	r = lm_node_edit(owner, err);
+	if (r == 0)
+		r = lm_catalog_remove(owner->writer, path, err);
+	if (r == 0)
+		lm_node_forget_below(owner, path);
+	return r;
+}
+
+int lm_txn_remove(struct lm_txn *txn, const char *path, struct lm_err *err)
+{
+	struct lm_err why = LM_ERR_INIT;
+	int r = remove_path(txn, path, &why);
+	return r == 0 || r == -ENOENT ? 0 : lm_err_set(err, r, "%s", lm_err_text(&why));
 }

@@ -2,6 +2,7 @@
 #include "repo/publish_internal.h"
 
 #include "base/str.h"
+#include "repo/catalog_schema.h"
 #include "repo/object_store.h"
 
 #include <sys/stat.h>
@@ -78,6 +79,27 @@ struct lm_node *lm_node_child(const struct lm_node *node, const char *mountpoint
 	return NULL;
 }
 
+void lm_node_take(struct lm_node *up, struct lm_node *child)
+{
+	struct lm_node **at = &up->children;
+	while (*at != child)
+		at = &(*at)->next;
+	*at = child->next;
+	child->next = NULL;
+}
+
+void lm_node_move_children(struct lm_node *from, const char *path, struct lm_node *to)
+{
+	for (struct lm_node *child = from->children, *next; child; child = next) {
+		next = child->next;
+		if (!lm_repo_path_below(child->mountpoint, path))
+			continue;
+		lm_node_take(from, child);
+		child->up = to;
+		lm_node_add(to, child);
+	}
+}
+
 static bool at_or_below(const char *path, const char *dir)
 {
 	size_t len = strlen(dir);
@@ -110,15 +132,58 @@ int lm_node_chunks(
 			    : lm_catalog_chunks(node->reader, row, 0, UINT64_MAX, ret, ret_count, err);
 }
 
+struct recounting {
+	struct lm_node *node;
+	struct lm_counters subtree;
+	struct lm_err *err;
+};
+
+static int recount(struct lm_node *node, struct lm_err *err);
+
+static int add_nested(void *arg, const struct lm_nested *nested)
+{
+	struct recounting *at = arg;
+	CLEANUP(lm_node_freep) struct lm_node *child = NULL;
+	int r = lm_node_open(at->node->txn, at->node, nested->path, &nested->hash, nested->size, &child, at->err);
+	if (r == 0)
+		r = recount(child, at->err);
+	if (r < 0)
+		return r;
+	lm_counters_add(&at->subtree, &child->self);
+	lm_counters_add(&at->subtree, &child->subtree);
+	return 0;
+}
+
+/* Schemas before revision 5 lack some counters: they come from the rows, down to where the counters are whole. */
+static int recount(struct lm_node *node, struct lm_err *err)
+{
+	CLEANUP(lm_catalog_db_done) struct lm_catalog_db db = {0};
+	struct recounting below = {.node = node, .err = err};
+	int r = lm_db_open(node->path, &db.db, err);
+	if (r == 0)
+		r = lm_catalog_db_check(&db, node->mountpoint, err);
+	if (r < 0 || db.revision >= LM_SCHEMA_HAS_ALL_COUNTERS)
+		return r;
+	r = lm_counters_count(&db, &node->self, err);
+	if (r == 0)
+		r = lm_catalog_nested_each(node->reader, add_nested, &below, err);
+	if (r == 0)
+		node->subtree = below.subtree;
+	return r;
+}
+
 /* The counters that a nested catalog had at begin, for the writer of the one above. */
 int lm_node_child_counters(void *arg, const struct lm_nested *nested, struct lm_counters *ret_self,
 	struct lm_counters *ret_subtree, struct lm_err *err)
 {
 	struct lm_node *up = arg;
-	const struct lm_node *known = lm_node_child(up, nested->path);
 	CLEANUP(lm_node_freep) struct lm_node *opened = NULL;
+	bool anew = lm_catalog_writer_recounts(up->writer);
+	const struct lm_node *known = anew ? NULL : lm_node_child(up, nested->path);
 	if (!known || !lm_hash_equal(&known->hash, &nested->hash)) {
 		int r = lm_node_open(up->txn, up, nested->path, &nested->hash, nested->size, &opened, err);
+		if (r == 0 && anew)
+			r = recount(opened, err);
 		if (r < 0)
 			return r;
 		known = opened;
@@ -147,8 +212,7 @@ static void nested_done(struct lm_nested *nested)
 	free(nested->path);
 }
 
-/* The nested catalog whose mountpoint is at path in node; NULL where path is something else or not there. */
-static int node_descend(struct lm_node *node, const char *path, struct lm_node **ret, struct lm_err *err)
+int lm_node_descend(struct lm_node *node, const char *path, struct lm_node **ret, struct lm_err *err)
 {
 	*ret = lm_node_child(node, path);
 	if (*ret)
@@ -187,7 +251,7 @@ int lm_txn_owner(struct lm_txn *txn, const char *path, struct lm_node **ret, str
 		memcpy(dir, path, i);
 		dir[i] = '\0';
 		struct lm_node *child;
-		int r = node_descend(node, dir, &child, err);
+		int r = lm_node_descend(node, dir, &child, err);
 		if (r < 0)
 			return r;
 		if (child)

@@ -90,6 +90,12 @@ void lm_node_add(struct lm_node *up, struct lm_node *child);
 /* Fetches the catalog and opens it for reading. size: 0 unknown. */
 int lm_node_open(struct lm_txn *txn, struct lm_node *up, const char *mountpoint, const struct lm_hash *hash,
 	uint64_t size, struct lm_node **ret, struct lm_err *err) MUST_CHECK;
+/* Takes a child out of the list, and hands on the children strictly below path. */
+void lm_node_take(struct lm_node *up, struct lm_node *child);
+void lm_node_move_children(struct lm_node *from, const char *path, struct lm_node *to);
+/* The nested catalog whose mountpoint is at path in node, opened where it was not; NULL where that is something else or
+ * nothing. */
+int lm_node_descend(struct lm_node *node, const char *path, struct lm_node **ret, struct lm_err *err) MUST_CHECK;
 struct lm_node *lm_node_child(const struct lm_node *node, const char *mountpoint);
 /* Drops what was opened at path or below, after that went out of the catalog. */
 void lm_node_forget_below(struct lm_node *node, const char *path);
