@@ -135,6 +135,23 @@ struct json_t *lm_cli_text_json(const char *text)
 	return string;
 }
 
+int lm_cli_time_parse(const char *text, int64_t *ret_s, struct lm_err *err)
+{
+	struct tm tm = {0};
+	if (text[0] == '@' && lm_str_i64(text + 1, strlen(text + 1), ret_s) == 0)
+		return 0;
+	const char *end = strptime(text, "%Y-%m-%d", &tm);
+	if (end && *end == 'T')
+		end = strptime(end + 1, "%H:%M:%S", &tm);
+	if (end && *end == 'Z')
+		end++;
+	if (!end || *end)
+		return lm_err_set(err, -EINVAL,
+			"\"%s\" is no date: 2026-01-31, 2026-01-31T23:59:59Z (UTC) or @SECONDS is wanted", text);
+	*ret_s = timegm(&tm);
+	return 0;
+}
+
 /* --- options --- */
 
 enum { OPTIONS_MAX = 40, HELP_CODE = 1000, HELP_COLUMN_MAX = 24 };

@@ -88,6 +88,8 @@ struct lm_cli_syntax {
  * exit code. --help is understood always; words and options may be mixed. */
 int lm_cli_parse(int argc, char **argv, const struct lm_cli_syntax *syntax, int *ret_code) MUST_CHECK;
 
+/* A moment in UTC: 2026-01-31, 2026-01-31T23:59:59Z (the Z may be missing), or @SECONDS since the epoch. -EINVAL. */
+int lm_cli_time_parse(const char *text, int64_t *ret_s, struct lm_err *err) MUST_CHECK;
 struct lm_repo_record { /* strings owned; directories are absolute */
 	char *name;
 	char *storage; /* the web root */

@@ -37,7 +37,7 @@ static void info_done(struct info *info)
 static int read_whitelist(struct info *info, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_WHITELIST_MAX);
-	int r = info->source.storage->ops->get(info->source.storage, LM_WHITELIST_NAME, &text, err);
+	int r = lm_repo_source_whitelist_text(&info->source, &text, err);
 	return r < 0 ? r : lm_whitelist_parse(lm_buf_cstr(&text), text.len, &info->whitelist, err);
 }
 
@@ -78,7 +78,7 @@ static int read_tags(struct info *info, struct lm_err *err)
 
 static int gather(struct info *info, struct lm_err *err)
 {
-	int r = lm_repo_source_manifest(&info->source, NULL, &info->signed_manifest, err);
+	int r = lm_repo_source_manifest(&info->source, &info->signed_manifest, err);
 	if (r < 0)
 		return r;
 	info->have_whitelist = read_whitelist(info, &info->whitelist_err) == 0;

@@ -223,7 +223,7 @@ static int list(const char *place, const struct lm_repo_source_options *options,
 	struct lm_repo_source_manifest signed_manifest;
 	int r = lm_repo_source_open(place, options, &source, err);
 	if (r == 0)
-		r = lm_repo_source_manifest(&source, NULL, &signed_manifest, err);
+		r = lm_repo_source_manifest(&source, &signed_manifest, err);
 	if (r < 0)
 		return r;
 	if (signed_manifest.verdict != LM_VALID)

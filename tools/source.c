@@ -9,8 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PIECE = 64 << 10 };
-
 void lm_repo_source_done(struct lm_repo_source *source)
 {
 	for (size_t i = 0; i < source->key_count; i++)
@@ -167,6 +165,8 @@ int lm_repo_source_open(
 		return lm_err_set(err, -EINVAL, "--key and --keys exclude each other");
 	int r = place ? open_place(where, options, &source, &keys, err)
 		      : open_record(where, options, &source, &keys, err);
+	source.manifest = options->manifest;
+	source.whitelist = options->whitelist;
 	if (r == 0)
 		r = load_keys(&source, options, keys, err);
 	if (r < 0)
@@ -184,41 +184,65 @@ const char *lm_verdict_name(enum lm_verdict verdict)
 	return names[verdict];
 }
 
+static int read_text(
+	struct lm_repo_source *source, const char *file, const char *path, struct lm_buf *ret, struct lm_err *err)
+{
+	return file ? lm_file_read(AT_FDCWD, file, ret, err)
+		    : source->storage->ops->get(source->storage, path, ret, err);
+}
+
+int lm_repo_source_manifest_text(struct lm_repo_source *source, struct lm_buf *ret, struct lm_err *err)
+{
+	return read_text(source, source->manifest, LM_MANIFEST_NAME, ret, err);
+}
+
+int lm_repo_source_whitelist_text(struct lm_repo_source *source, struct lm_buf *ret, struct lm_err *err)
+{
+	return read_text(source, source->whitelist, LM_WHITELIST_NAME, ret, err);
+}
+
 int lm_repo_source_fetch_signed(void *arg, const struct lm_hash *certificate, struct lm_buf *ret, struct lm_err *err)
 {
-	struct lm_storage *storage = arg;
-	char path[LM_OBJECT_PATH_MAX] = LM_WHITELIST_NAME;
-	if (certificate && certificate->set)
-		lm_object_path(certificate, LM_OBJECT_CERTIFICATE, path);
-	return storage->ops->get(storage, path, ret, err);
+	struct lm_repo_source *source = arg;
+	char path[LM_OBJECT_PATH_MAX];
+	if (!certificate || !certificate->set)
+		return lm_repo_source_whitelist_text(source, ret, err);
+	return source->storage->ops->get(
+		source->storage, lm_object_path(certificate, LM_OBJECT_CERTIFICATE, path), ret, err);
 }
 
-static void judge(struct lm_repo_source *source, const struct lm_buf *text, struct lm_repo_source_manifest *ret)
+struct lm_trust lm_repo_source_trust(const struct lm_repo_source *source)
 {
-	struct lm_manifest trusted;
-	ret->verdict = LM_UNCHECKED;
-	ret->reason = source->keys_err;
-	if (source->key_count == 0)
-		return;
-	struct lm_trust trust = {
+	return (struct lm_trust){
 		.fqrn = source->fqrn, .keys = source->keys, .key_count = source->key_count, .now_s = lm_wall_s()};
-	int r = lm_trust_manifest(&trust, lm_buf_cstr(text), text->len, lm_repo_source_fetch_signed, source->storage,
-		&trusted, &ret->reason);
-	ret->verdict = r < 0 ? LM_INVALID : LM_VALID;
 }
 
-int lm_repo_source_manifest(
-	struct lm_repo_source *source, const char *file, struct lm_repo_source_manifest *ret, struct lm_err *err)
+int lm_repo_source_judge(struct lm_repo_source *source, const struct lm_buf *text, struct lm_repo_source_manifest *ret,
+	struct lm_err *err)
+{
+	struct lm_trust trust = lm_repo_source_trust(source);
+	struct lm_manifest trusted;
+	ret->verdict = LM_INVALID;
+	int r = lm_manifest_parse(lm_buf_cstr(text), text->len, &ret->manifest, &ret->reason);
+	if (r < 0)
+		return lm_err_set(err, r, "repository %s: %s", source->fqrn, ret->reason.msg);
+	if (source->key_count == 0) {
+		ret->verdict = LM_UNCHECKED;
+		ret->reason = source->keys_err;
+	} else if (lm_trust_manifest(&trust, lm_buf_cstr(text), text->len, lm_repo_source_fetch_signed, source,
+			   &trusted, &ret->reason) == 0) {
+		ret->verdict = LM_VALID;
+	}
+	return 0;
+}
+
+int lm_repo_source_manifest(struct lm_repo_source *source, struct lm_repo_source_manifest *ret, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_MANIFEST_MAX);
-	int r = file ? lm_file_read(AT_FDCWD, file, &text, err)
-		     : source->storage->ops->get(source->storage, LM_MANIFEST_NAME, &text, err);
-	if (r == 0)
-		r = lm_manifest_parse(lm_buf_cstr(&text), text.len, &ret->manifest, err);
+	int r = lm_repo_source_manifest_text(source, &text, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "repository %s", source->fqrn);
-	judge(source, &text, ret);
-	return 0;
+	return lm_repo_source_judge(source, &text, ret, err);
 }
 
 /* --- databases --- */
@@ -242,25 +266,6 @@ static int write_sink(void *arg, const void *data, size_t len, struct lm_err *er
 	return lm_write_all(*(int *)arg, data, len, err);
 }
 
-/* Unpacks the stored object in file `from` into file `to`, its hash checked. */
-static int unpack_file(const struct lm_hash *hash, int from, int to, struct lm_err *err)
-{
-	CLEANUP(lm_unpack_freep) struct lm_unpack *unpack = NULL;
-	CLEANUP(lm_freep) uint8_t *piece = malloc(PIECE);
-	if (!piece)
-		return lm_err_oom(err);
-	int r = lm_unpack_new(hash, LM_COMPRESSION_ZLIB, LM_DATABASE_MAX, write_sink, &to, &unpack, err);
-	off_t at = 0;
-	for (ssize_t n = 1; r == 0 && n > 0; at += n) {
-		n = TEMP_FAILURE_RETRY(pread(from, piece, PIECE, at));
-		if (n < 0)
-			return lm_err_sys(err, -errno, "read");
-		r = lm_unpack_feed(unpack, piece, (size_t)n, err);
-	}
-	uint64_t size;
-	return r < 0 ? r : lm_unpack_finish(unpack, &size, err);
-}
-
 static int fill_database(
 	struct lm_repo_source *source, const struct lm_hash *hash, enum lm_object_kind kind, int fd, struct lm_err *err)
 {
@@ -271,7 +276,8 @@ static int fill_database(
 	int r = source->storage->ops->get_file(source->storage, lm_object_path(hash, kind, object), packed, err);
 	if (r < 0)
 		return r;
-	r = unpack_file(hash, packed, fd, err);
+	uint64_t size;
+	r = lm_unpack_fd(hash, LM_COMPRESSION_ZLIB, packed, LM_DATABASE_MAX, write_sink, &fd, &size, err);
 	return r < 0 ? lm_err_prefix(err, r, "%s", object) : 0;
 }
 

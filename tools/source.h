@@ -23,6 +23,7 @@
 
 struct lm_repo_source_options { /* NULL: not given */
 	const char *storage, *keys, *key, *name, *proxy;
+	const char *manifest, *whitelist; /* files that stand for the repository's own */
 };
 /* For the table of a command's options (common.h): struct lm_cli_option x[] = {..., LM_REPO_SOURCE_OPTIONS(&o.source),
  * {0}}
@@ -45,8 +46,9 @@ enum { LM_REPO_SOURCE_KEYS_MAX = 64 };
 struct lm_repo_source {
 	struct lm_storage *storage;
 	char *fqrn;
-	char *where; /* the directory, or the URLs, as text for people */
-	bool remote; /* by HTTP */
+	char *where;			  /* the directory, or the URLs, as text for people */
+	bool remote;			  /* by HTTP */
+	const char *manifest, *whitelist; /* as in the options, whose strings they are */
 	struct lm_key *keys[LM_REPO_SOURCE_KEYS_MAX];
 	size_t key_count;
 	struct lm_err keys_err; /* why key_count is 0 */
@@ -66,12 +68,20 @@ struct lm_repo_source_manifest {
 	struct lm_err reason; /* of a verdict that is not LM_VALID */
 };
 
-/* Reads the manifest and judges it as a client would: name, hashes, signatures, whitelist. Fails only where it can't be
- * read at all. file: a manifest in that file instead of the repository's own; NULL. */
-int lm_repo_source_manifest(struct lm_repo_source *source, const char *file, struct lm_repo_source_manifest *ret,
+/* Appends the manifest's or the whitelist's text. */
+int lm_repo_source_manifest_text(struct lm_repo_source *source, struct lm_buf *ret, struct lm_err *err) MUST_CHECK;
+int lm_repo_source_whitelist_text(struct lm_repo_source *source, struct lm_buf *ret, struct lm_err *err) MUST_CHECK;
+/* Reads the manifest and judges it as a client would: name, hashes, signatures, whitelist. Fails only where there is
+ * none or it can't be understood; then the verdict is set, too. */
+int lm_repo_source_manifest(
+	struct lm_repo_source *source, struct lm_repo_source_manifest *ret, struct lm_err *err) MUST_CHECK;
+/* The same for a text that was read. */
+int lm_repo_source_judge(struct lm_repo_source *source, const struct lm_buf *text, struct lm_repo_source_manifest *ret,
 	struct lm_err *err) MUST_CHECK;
+/* The keys and the clock, for lm_trust_manifest() and the like. */
+struct lm_trust lm_repo_source_trust(const struct lm_repo_source *source);
 
-/* What lm_trust_manifest() wants; arg is the struct lm_storage. */
+/* What lm_trust_manifest() wants; arg is the struct lm_repo_source. */
 int lm_repo_source_fetch_signed(void *arg, const struct lm_hash *certificate, struct lm_buf *ret, struct lm_err *err);
 
 /* A catalog or history object, verified and unpacked, in a temporary file of the caller's, to be removed by
