@@ -3,78 +3,71 @@
 #include "common.h"
 #include "repo.h"
 #include "repo/publish.h"
+#include "repo/sign.h"
 
 #include <dirent.h>
-#include <getopt.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { WHITELIST_DAYS_MAX = 3650, TTL_MAX_S = 7 * 24 * 3600 };
+enum { TTL_MAX_S = 7 * 24 * 3600 };
 
 struct options {
-	const char *name, *storage, *keys;
+	const char *name, *storage, *keys, *meta;
 	uint64_t ttl_s, whitelist_days;
 };
-
-static int print_help(void)
-{
-	printf("Usage: lamella repo init NAME --storage DIR --keys DIR [OPTION]...\n"
-	       "Makes a signed, empty repository that any CVMFS client can mount.\n\n"
-	       "  --storage DIR        the root of a web server: the repository comes to DIR/cvmfs/NAME\n"
-	       "  --keys DIR           where its keys are kept; existing ones of that name are used. Keep it private:\n"
-	       "                       nodes need NAME.pub only\n"
-	       "  --ttl SECONDS        how long clients may wait before they look for a new revision (default 240)\n"
-	       "  --whitelist-days N   how long the whitelist is valid (default 30)\n");
-	return LM_EXIT_OK;
-}
 
 /* 0 go on, else -1 with *ret_code set. */
 static int parse_options(int argc, char **argv, struct options *o, int *ret_code)
 {
-	static const struct option longs[] = {
-		{"storage", required_argument, NULL, 's'},
-		{"keys", required_argument, NULL, 'k'},
-		{"ttl", required_argument, NULL, 't'},
-		{"whitelist-days", required_argument, NULL, 'w'},
-		{"help", no_argument, NULL, 'h'},
-		{NULL, 0, NULL, 0},
+	const struct lm_cli_option options[] = {
+		{"storage", "DIR", "the root of a web server: the repository comes to DIR/cvmfs/NAME",
+			.text = &o->storage},
+		{"keys", "DIR",
+			"where its keys are kept; existing ones of that name are used. Keep it private:\n"
+			"nodes need NAME.pub only",
+			.text = &o->keys},
+		{"ttl", "SECONDS", "how long clients may wait before they look for a new revision (default 240)",
+			.number = &o->ttl_s, .min = 1, .max = TTL_MAX_S},
+		{"whitelist-days", "N", "how long the whitelist is valid (default 30)", .number = &o->whitelist_days,
+			.min = 1, .max = LM_WHITELIST_DAYS_MAX},
+		{"meta", "FILE", "JSON object that tells people about the repository: administrator, email, url...",
+			.text = &o->meta},
+		{0},
 	};
-	*ret_code = LM_EXIT_USAGE;
-	for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
-		switch (c) {
-		case 's':
-			o->storage = optarg;
-			break;
-		case 'k':
-			o->keys = optarg;
-			break;
-		case 't':
-			if (lm_str_u64(optarg, strlen(optarg), &o->ttl_s) == 0 && o->ttl_s > 0 && o->ttl_s <= TTL_MAX_S)
-				break;
-			lm_cli_error("--ttl %s: a number of seconds from 1 to %d is wanted", optarg, TTL_MAX_S);
-			return -1;
-		case 'w':
-			if (lm_str_u64(optarg, strlen(optarg), &o->whitelist_days) == 0 && o->whitelist_days > 0 &&
-				o->whitelist_days <= WHITELIST_DAYS_MAX)
-				break;
-			lm_cli_error(
-				"--whitelist-days %s: a number from 1 to %d is wanted", optarg, WHITELIST_DAYS_MAX);
-			return -1;
-		case 'h':
-			*ret_code = print_help();
-			return -1;
-		default:
-			lm_cli_usage(argv[0]);
-			return -1;
-		}
-	}
-	if (argc - optind != 1 || !o->storage || !o->keys) {
-		lm_cli_error("NAME, --storage DIR and --keys DIR are wanted");
-		lm_cli_usage(argv[0]);
+	const struct lm_cli_syntax syntax = {
+		.synopsis = "NAME --storage DIR --keys DIR [OPTION]...",
+		.about = "Makes a signed, empty repository that any CVMFS client can mount.",
+		.options = options,
+		.min_words = 1,
+		.max_words = 1,
+		.words = "NAME, --storage DIR and --keys DIR are wanted",
+	};
+	int at = lm_cli_parse(argc, argv, &syntax, ret_code);
+	if (at < 0)
 		return -1;
-	}
-	o->name = argv[optind];
-	return 0;
+	o->name = argv[at];
+	if (o->storage && o->keys)
+		return 0;
+	lm_cli_error("%s", syntax.words);
+	*ret_code = lm_cli_usage(argv[0]);
+	return -1;
+}
+
+/* Refused here, before anything was made: what is published is for programs, too. */
+static int read_meta(const char *path, struct lm_buf *ret, struct lm_err *err)
+{
+	json_error_t why;
+	int r = lm_file_read(AT_FDCWD, path, ret, err);
+	if (r < 0)
+		return r;
+	json_t *root = json_loadb(lm_buf_cstr(ret), ret->len, 0, &why);
+	if (!root)
+		r = lm_err_set(err, -EINVAL, "%s:%d: %s", path, why.line, why.text);
+	else if (!json_is_object(root))
+		r = lm_err_set(err, -EINVAL, "%s is no JSON object", path);
+	json_decref(root);
+	return r;
 }
 
 /*
@@ -238,8 +231,9 @@ static void say_made(
 		r->storage, r->keys, r->name);
 }
 
-static int make_repository(
-	const struct options *o, const struct lm_repo_record *record, struct made *made, struct lm_err *err)
+/* meta: JSON text, NULL: the default. */
+static int make_repository(const struct options *o, const struct lm_repo_record *record, const char *meta,
+	struct made *made, struct lm_err *err)
 {
 	CLEANUP(lm_repo_keys_done) struct lm_repo_keys keys = {0};
 	CLEANUP(lm_storage_freep) struct lm_storage *storage = NULL;
@@ -254,7 +248,7 @@ static int make_repository(
 		r = lm_storage_dir_open(record->dir, true, &storage, err);
 	if (r == 0)
 		r = lm_repo_create(
-			storage, &keys, record->name, (unsigned)o->whitelist_days, o->ttl_s, NULL, &manifest, err);
+			storage, &keys, record->name, (unsigned)o->whitelist_days, o->ttl_s, meta, &manifest, err);
 	if (r == 0)
 		r = lm_repo_record_save(record, err);
 	if (r < 0)
@@ -268,6 +262,7 @@ int lm_cmd_repo_init(int argc, char **argv)
 {
 	CLEANUP(lm_repo_record_done) struct lm_repo_record record = {0};
 	CLEANUP(undo) struct made made = {0};
+	CLEANUP(lm_buf_done) struct lm_buf meta = LM_BUF(LM_METAINFO_MAX);
 	struct options o = {.ttl_s = 240, .whitelist_days = 30};
 	struct lm_err err = LM_ERR_INIT;
 	int code;
@@ -277,12 +272,14 @@ int lm_cmd_repo_init(int argc, char **argv)
 		lm_cli_error("\"%s\" is no name of a repository", o.name);
 		return LM_EXIT_USAGE;
 	}
-	int r = lm_repo_record_load(o.name, o.storage, o.keys, &record, &err);
+	int r = o.meta ? read_meta(o.meta, &meta, &err) : 0;
+	if (r == 0)
+		r = lm_repo_record_load(o.name, o.storage, o.keys, &record, &err);
 	if (r == 0)
 		r = check_record(&record, &err);
 	if (r == 0)
 		r = check_target(&record, &err);
 	if (r == 0)
-		r = make_repository(&o, &record, &made, &err);
+		r = make_repository(&o, &record, o.meta ? lm_buf_cstr(&meta) : NULL, &made, &err);
 	return r < 0 ? lm_cli_fail(&err) : LM_EXIT_OK;
 }

@@ -3,6 +3,7 @@
 #include "base/str.h"
 #include "commands.h"
 #include "common.h"
+#include "repo/object.h"
 
 #include <dirent.h>
 #include <getopt.h>
@@ -142,6 +143,39 @@ static void options_arrive(void **state)
 		json_string_value(json_object_get(json_object_get(root, "signatures"), "verdict")), "valid");
 	assert_int_equal(json_integer_value(json_object_get(json_object_get(root, "tags"), "count")), 1);
 	json_decref(root);
+}
+
+static void metainfo_arrives(void **state)
+{
+	static const char text[] = "{\"administrator\": \"somebody\"}";
+	char hash[41] = "";
+	assert_int_equal(lm_file_replace(AT_FDCWD, below("meta.json"), text, strlen(text), 0644, 0, NULL), 0);
+	CLEANUP(lm_freep) char *meta = strdup(below("meta.json"));
+	assert_int_equal(RUN("init", NAME, "--storage", storage, "--keys", keys, "--meta", meta), 0);
+	CLEANUP(lm_buf_done) struct lm_buf manifest = LM_BUF(10000), object = LM_BUF(10000);
+	assert_int_equal(lm_file_read(AT_FDCWD, below("www/cvmfs/" NAME "/.cvmfspublished"), &manifest, NULL), 0);
+	assert_int_equal(sscanf(strstr(lm_buf_cstr(&manifest), "\nM"), "\nM%40s", hash), 1);
+	CLEANUP(lm_freep) char *path = lm_str_printf("www/cvmfs/" NAME "/data/%.2s/%sM", hash, hash + 2);
+	assert_int_equal(lm_file_read(AT_FDCWD, below(path), &object, NULL), 0);
+	CLEANUP(lm_buf_done) struct lm_buf content = LM_BUF(10000);
+	struct lm_hash parsed;
+	assert_int_equal(lm_hash_parse(hash, 40, &parsed, NULL), 0);
+	assert_int_equal(lm_unpack_buf(&parsed, LM_COMPRESSION_ZLIB, object.data, object.len, &content, NULL), 0);
+	assert_string_equal(lm_buf_cstr(&content), text);
+}
+
+static void wrong_metainfo(void **state)
+{
+	static const char *const texts[] = {"", "{", "[]", "{} x", "3"};
+	for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+		assert_int_equal(lm_file_replace(AT_FDCWD, below("m"), texts[i], strlen(texts[i]), 0644, 0, NULL), 0);
+		CLEANUP(lm_freep) char *meta = strdup(below("m"));
+		assert_int_equal(RUN("init", NAME, "--storage", storage, "--keys", keys, "--meta", meta), 2);
+		assert_said(meta);
+	}
+	assert_int_equal(RUN("init", NAME, "--storage", storage, "--keys", keys, "--meta", "/absent"), 1);
+	assert_false(there("www"));
+	assert_false(there("keys"));
 }
 
 static void wrong_usage(void **state)
@@ -318,6 +352,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(makes_and_shows),
 		TEST(options_arrive),
+		TEST(metainfo_arrives),
+		TEST(wrong_metainfo),
 		TEST(wrong_usage),
 		TEST(does_not_overwrite),
 		TEST(foreign_files_are_left_alone),
