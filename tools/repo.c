@@ -14,6 +14,7 @@ static const struct {
 } parts[] = {
 	{"init", lm_cmd_repo_init, "NAME --storage DIR --keys DIR   make a repository"},
 	{"info", lm_cmd_repo_info, "NAME                            verify a repository and show it"},
+	{"check", lm_cmd_repo_check, "WHERE                          find what is wrong in a repository"},
 	{"sign", lm_cmd_repo_sign, "NAME                            renew the whitelist, change the certificate"},
 	{"tag", lm_cmd_repo_tag, "add|list|remove|rollback ...      name revisions, go back to one"},
 	{"gc", lm_cmd_repo_gc, "NAME                              remove what no kept revision names"},

@@ -4,6 +4,7 @@
 
 int lm_cmd_repo_init(int argc, char **argv);
 int lm_cmd_repo_info(int argc, char **argv);
+int lm_cmd_repo_check(int argc, char **argv);
 int lm_cmd_repo_sign(int argc, char **argv);
 int lm_cmd_repo_tag(int argc, char **argv);
 int lm_cmd_repo_gc(int argc, char **argv);
