@@ -41,7 +41,8 @@ static int check_chain(struct lm_storage *storage, const struct lm_repo_keys *ke
 	masters[0] = keys->master;
 	for (size_t i = 0; i < request->trusted_count; i++)
 		masters[i + 1] = request->trusted[i];
-	struct lm_trust trust = {.fqrn = fqrn, .keys = masters, .key_count = request->trusted_count + 1, .now_s = INT64_MIN};
+	struct lm_trust trust = {
+		.fqrn = fqrn, .keys = masters, .key_count = request->trusted_count + 1, .now_s = INT64_MIN};
 	int r = storage->ops->get(storage, LM_MANIFEST_NAME, &text, err);
 	return r < 0 ? r : lm_trust_manifest(&trust, lm_buf_cstr(&text), text.len, fetch_signed, storage, ret, err);
 }
