@@ -321,7 +321,7 @@ int lm_cache_commit(struct lm_cache_txn *txn, const struct lm_object_ref *ref, s
 		atomic_fetch_add(&cache->uncached, 1);
 		return lm_err_set(err, -ENOSPC, "the cache's disk is full");
 	}
-	if (ref->kind == LM_OBJECT_CATALOG && fsync(txn->fd) < 0)
+	if (lm_object_is_database(ref->kind) && fsync(txn->fd) < 0)
 		return lm_err_sys(err, -errno, "cache: fsync %s", name);
 
 	LM_LOCKED(&cache->lock);

@@ -29,8 +29,15 @@ struct lm_object_ref {
 	struct lm_hash hash;
 	enum lm_object_kind kind;
 	enum lm_compression compression;
-	uint64_t size; /* of the content; LM_SIZE_UNKNOWN where nothing trustworthy says it */
+	uint64_t size;	  /* of the content; LM_SIZE_UNKNOWN where nothing trustworthy says it */
+	bool alternative; /* to be fetched by its alternative name, beside data/ */
 };
+
+/* Databases are used under their name in the cache, so they must have one. */
+static inline bool lm_object_is_database(enum lm_object_kind kind)
+{
+	return kind == LM_OBJECT_CATALOG || kind == LM_OBJECT_HISTORY;
+}
 
 struct lm_cache;
 
@@ -53,7 +60,7 @@ int lm_cache_write(struct lm_cache_txn *txn, const void *data, size_t len, struc
 int lm_cache_txn_fd(const struct lm_cache_txn *txn); /* owned by the transaction; readable at any time */
 /*
  * 0: the object is cached. -ENOSPC: there is no room for it on the disk; its content stays readable by the descriptor.
- * A catalog is made durable before it gets its name: a damaged one would be noticed late.
+ * A database is made durable before it gets its name: a damaged one would be noticed late.
  */
 int lm_cache_commit(struct lm_cache_txn *txn, const struct lm_object_ref *ref, struct lm_err *err) MUST_CHECK;
 void lm_cache_txn_free(struct lm_cache_txn *txn); /* without commit: nothing remains */

@@ -496,6 +496,7 @@ static int fill_report(const struct lm_control *control, const char *fqrn, struc
 		m->ttl_s = s->ttl_s;
 		m->offline = s->offline;
 		m->last_error = s->last_error.msg;
+		m->fixed = (char *)s->pin;
 		m->requests = s->origin.requests;
 		m->failed_requests = s->origin.failed;
 		m->bytes_fetched = s->origin.bytes;

@@ -6,8 +6,6 @@
 #include <search.h>
 #include <string.h>
 
-enum { CATALOG_MAX = 1 << 30 }; /* bytes; catalogs' sizes are not always recorded */
-
 struct waiter {
 	struct waiter *next;
 	lm_fetch_fn *fn;
@@ -31,6 +29,7 @@ struct lm_fetch {
 	struct lm_cache *cache;
 	struct lm_origin *origin;
 	struct lm_work *work;
+	uint64_t database_max;
 	_Atomic(uint64_t) files, catalogs, failed;
 
 	struct lm_lock lock;
@@ -51,11 +50,13 @@ static int cmp_download(const void *a, const void *b)
 		r = cmp_number(x->kind, y->kind);
 	if (r == 0)
 		r = cmp_number(x->compression, y->compression);
+	if (r == 0)
+		r = cmp_number(x->alternative, y->alternative);
 	return r ? r : cmp_number(x->size, y->size);
 }
 
-int lm_fetch_new(struct lm_cache *cache, struct lm_origin *origin, struct lm_work *work, struct lm_fetch **ret,
-	struct lm_err *err)
+int lm_fetch_new(struct lm_cache *cache, struct lm_origin *origin, struct lm_work *work, uint64_t database_max,
+	struct lm_fetch **ret, struct lm_err *err)
 {
 	struct lm_fetch *fetch = calloc(1, sizeof(*fetch));
 	if (!fetch)
@@ -63,6 +64,7 @@ int lm_fetch_new(struct lm_cache *cache, struct lm_origin *origin, struct lm_wor
 	fetch->cache = cache;
 	fetch->origin = origin;
 	fetch->work = work;
+	fetch->database_max = database_max;
 	lm_lock_init(&fetch->lock);
 	*ret = fetch;
 	return 0;
@@ -95,10 +97,10 @@ static void finish(void *arg)
 	int fd = d->fd;
 	if (d->code == 0 && fd < 0) {
 		int r = lm_cache_commit(d->txn, &d->ref, &d->err);
-		bool readable = r == 0 || (r == -ENOSPC && d->ref.kind != LM_OBJECT_CATALOG);
+		bool readable = r == 0 || (r == -ENOSPC && !lm_object_is_database(d->ref.kind));
 		d->code = readable ? 0 : r;
 		fd = lm_cache_txn_fd(d->txn);
-		atomic_fetch_add(d->ref.kind == LM_OBJECT_CATALOG ? &fetch->catalogs : &fetch->files, 1);
+		atomic_fetch_add(lm_object_is_database(d->ref.kind) ? &fetch->catalogs : &fetch->files, 1);
 	}
 	if (d->code < 0) {
 		fd = -1;
@@ -139,7 +141,7 @@ static int on_begin(void *arg, struct lm_err *err)
 	struct download *d = arg;
 	lm_unpack_free(STEAL(d->unpack));
 	lm_cache_txn_free(STEAL(d->txn));
-	uint64_t max = d->ref.size == LM_SIZE_UNKNOWN ? CATALOG_MAX : d->ref.size;
+	uint64_t max = d->ref.size == LM_SIZE_UNKNOWN ? d->fetch->database_max : d->ref.size;
 	int r = lm_cache_begin(d->fetch->cache, &d->txn, err);
 	if (r == 0)
 		r = lm_unpack_new(&d->ref.hash, d->ref.compression, max, sink, d, &d->unpack, err);
@@ -183,8 +185,8 @@ static void start(struct download *d, enum lm_http_priority priority)
 	struct lm_err err = LM_ERR_INIT;
 	const struct lm_origin_consumer consumer = {
 		.begin = on_begin, .data = on_data, .end = on_end, .done = on_done, .arg = d};
-	int r = lm_origin_get(
-		d->fetch->origin, lm_object_path(&d->ref.hash, d->ref.kind, path), priority, false, &consumer, &err);
+	(void)(d->ref.alternative ? lm_object_alternative_path : lm_object_path)(&d->ref.hash, d->ref.kind, path);
+	int r = lm_origin_get(d->fetch->origin, path, priority, false, &consumer, &err);
 	if (r < 0)
 		end_download(d, r, &err);
 }

@@ -19,9 +19,10 @@
 
 struct lm_fetch;
 
-/* Everything must outlive the fetch. work runs the waiters. */
-int lm_fetch_new(struct lm_cache *cache, struct lm_origin *origin, struct lm_work *work, struct lm_fetch **ret,
-	struct lm_err *err) MUST_CHECK;
+/* Everything must outlive the fetch. work runs the waiters. database_max: bytes that a catalog or history, whose size
+ * nothing tells beforehand, may inflate to: its download ends there with -EPROTO. */
+int lm_fetch_new(struct lm_cache *cache, struct lm_origin *origin, struct lm_work *work, uint64_t database_max,
+	struct lm_fetch **ret, struct lm_err *err) MUST_CHECK;
 void lm_fetch_free(struct lm_fetch *fetch); /* after its downloads ended: lm_http_free(), then lm_work_drain() */
 LM_DEFINE_CLEANUP(struct lm_fetch, lm_fetch_free, lm_fetch_freep)
 
@@ -37,13 +38,13 @@ enum { LM_FETCH_LATER = 1 };
 /*
  * 0: *ret_fd is a descriptor that the caller owns, fn is not called. LM_FETCH_LATER: fn will be called, possibly before
  * this returns. Negative: neither. ret_fd may be NULL with fn NULL: only see that it gets into the cache (read-ahead).
- * A catalog is only of use under its name in the cache: without room for it there, the code is -ENOSPC.
+ * A database is only of use under its name in the cache: without room for it there, the code is -ENOSPC.
  */
 int lm_fetch_object(struct lm_fetch *fetch, const struct lm_object_ref *ref, enum lm_http_priority priority,
 	lm_fetch_fn *fn, void *arg, int *ret_fd, struct lm_err *err) MUST_CHECK;
 
 struct lm_fetch_stats {
-	uint64_t files, catalogs; /* objects fetched: files and chunks; catalogs */
+	uint64_t files, catalogs; /* objects fetched: files and chunks; catalogs and histories */
 	uint64_t failed;
 };
 void lm_fetch_stats(struct lm_fetch *fetch, struct lm_fetch_stats *ret);

@@ -80,7 +80,8 @@ static void log_ready(const struct mount *m)
 	lm_log(LM_LOG_INFO, "ready", LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
 		LM_KV("mountpoint", "%s", m->mountpoint),
 		LM_KV("revision", "%llu", (unsigned long long)status.revision),
-		LM_KV("root", "%s", lm_hash_text(&status.root).s));
+		LM_KV("root", "%s", lm_hash_text(&status.root).s),
+		LM_KV("fixed", "%s", status.pin[0] ? status.pin : "no"));
 }
 
 /* On the repository's thread. */

@@ -5,6 +5,7 @@
 #include "base/lock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "repo/history.h"
 #include "repo/object.h"
 #include "repo/trust.h"
 
@@ -12,7 +13,7 @@
 #include <string.h>
 #include <sys/queue.h>
 
-enum { CERTIFICATE_MAX = 64 << 10, TTL_MIN_S = 5 };
+enum { CERTIFICATE_MAX = 2 * LM_PEM_MAX, TTL_MIN_S = 5 };
 
 struct wish { /* somebody wants to know when the next look has ended */
 	void (*fn)(void *arg);
@@ -27,13 +28,18 @@ struct lm_repository {
 	struct lm_fetch *fetch;
 	struct lm_catalogs *catalogs;
 	struct lm_tree *tree;
-	char *breadcrumb; /* path */
+	char *pin;		/* text; "": the root is not fixed */
+	char *record;		/* path of the breadcrumb: of the newest root, or of the newest history */
+	char *other_record;	/* that of the other way to mount */
+	char *kept_certificate; /* path */
 	pthread_t thread;
 	bool started;
 
 	/* repository's thread only */
-	struct lm_manifest known; /* newest root ever accepted; known.catalog unset: none */
-	struct wishes current;	  /* to be told of the look under way: they came before it began */
+	struct lm_manifest known;    /* newest manifest ever accepted; known.catalog unset: none */
+	struct lm_manifest recorded; /* that in `record`, whose catalog or history we had; the same */
+	struct lm_buf certificate;   /* the object, as stored, that was asked for last */
+	struct wishes current;	     /* to be told of the look under way: they came before it began */
 
 	struct lm_lock lock;
 	struct lm_cond changed;
@@ -42,6 +48,18 @@ struct lm_repository {
 	struct wishes wishes;
 	struct lm_repository_status status;
 };
+
+static bool is_pinned(const struct lm_repository *repository)
+{
+	return repository->config.settings->pin.kind != LM_PIN_NONE;
+}
+
+/* A fixed root is there, and its last look succeeded: there is nothing more to look for. Lock held, or the
+ * repository's thread, which alone writes what is looked at here. */
+static bool is_settled(const struct lm_repository *repository)
+{
+	return is_pinned(repository) && repository->status.root.set && !repository->status.offline;
+}
 
 /*
  * Waiting for a request with a way out: the thread gives up when the repository is stopped, the request ends later and
@@ -144,8 +162,13 @@ static void object_done(void *arg, int code, int fd, const struct lm_err *err)
 	answer_end(arg, code, err);
 }
 
-/* Sees that an object is in the cache. */
-static int get_object(struct lm_repository *repository, const struct lm_object_ref *ref, struct lm_err *err)
+static bool is_cached(struct lm_repository *repository, const struct lm_object_ref *ref)
+{
+	CLEANUP(lm_closep) int fd = lm_cache_open(repository->config.cache, ref);
+	return fd >= 0;
+}
+
+static int fetch_object(struct lm_repository *repository, const struct lm_object_ref *ref, struct lm_err *err)
 {
 	struct answer *answer = answer_new(repository, 0);
 	if (!answer)
@@ -160,6 +183,35 @@ static int get_object(struct lm_repository *repository, const struct lm_object_r
 	}
 	answer_free(answer);
 	return r;
+}
+
+/*
+ * Objects that a manifest names may have an alternative name, and then data/ be closed to strangers; but a replica need
+ * not have copied those names. Without a manifest nothing tells which to try first.
+ */
+enum names { ONLY_DATA, ALTERNATIVE_FIRST, DATA_FIRST };
+
+static enum names names_of(const struct lm_manifest *manifest)
+{
+	return manifest->alternative_catalogs ? ALTERNATIVE_FIRST : ONLY_DATA;
+}
+
+static bool may_have_another_name(int code)
+{
+	return code == -ENOENT || code == -EIO; /* what servers say of what is not there, or not for everyone */
+}
+
+/* Sees that an object is in the cache. When neither name leads to it, the first one's failure is told. */
+static int get_object(
+	struct lm_repository *repository, const struct lm_object_ref *ref, enum names names, struct lm_err *err)
+{
+	struct lm_object_ref named = *ref;
+	named.alternative = names == ALTERNATIVE_FIRST;
+	int r = fetch_object(repository, &named, err);
+	if (!may_have_another_name(r) || names == ONLY_DATA)
+		return r;
+	named.alternative = !named.alternative;
+	return fetch_object(repository, &named, NULL) == 0 ? 0 : r;
 }
 
 /* The breadcrumb. */
@@ -184,61 +236,132 @@ static int parse_breadcrumb(const struct lm_buf *text, struct lm_manifest *ret, 
 }
 
 /* Without a breadcrumb the repository starts anew; a damaged one is as good as none, but worth a word. */
-static void load_breadcrumb(struct lm_repository *repository)
+static struct lm_manifest load_record(struct lm_repository *repository, const char *path)
 {
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_MANIFEST_MAX);
 	struct lm_err err = LM_ERR_INIT;
-	int r = lm_file_read(AT_FDCWD, repository->breadcrumb, &text, &err);
+	struct lm_manifest manifest = {0};
+	int r = lm_file_read(AT_FDCWD, path, &text, &err);
 	if (r == -ENOENT)
-		return;
+		return manifest;
 	if (r == 0)
-		r = parse_breadcrumb(&text, &repository->known, &err);
-	if (r == 0 && strcmp(repository->known.fqrn, repository->config.fqrn) != 0) {
-		repository->known = (struct lm_manifest){0};
+		r = parse_breadcrumb(&text, &manifest, &err);
+	if (r == 0 && strcmp(manifest.fqrn, repository->config.fqrn) != 0) {
+		manifest = (struct lm_manifest){0};
 		r = lm_err_set(&err, -EPROTO, "it is of another repository");
 	}
 	if (r < 0)
 		lm_log(LM_LOG_WARN, "record of the newest root is of no use",
-			LM_KV("repository", "%s", repository->config.fqrn), LM_KV("file", "%s", repository->breadcrumb),
+			LM_KV("repository", "%s", repository->config.fqrn), LM_KV("file", "%s", path),
 			LM_KV("cause", "%s", lm_err_text(&err)));
+	return manifest;
 }
 
-static void save_breadcrumb(struct lm_repository *repository, const struct lm_buf *text)
+static void load_records(struct lm_repository *repository)
+{
+	repository->recorded = load_record(repository, repository->record);
+	repository->known = load_record(repository, repository->other_record);
+	if (!repository->known.catalog.set || repository->recorded.revision >= repository->known.revision)
+		repository->known = repository->recorded;
+	(void)!lm_file_read(AT_FDCWD, repository->kept_certificate, &repository->certificate, NULL);
+}
+
+static void save_file(struct lm_repository *repository, const char *path, const struct lm_buf *data)
 {
 	struct lm_err err = LM_ERR_INIT;
-	int r = lm_file_replace(AT_FDCWD, repository->breadcrumb, text->data, text->len, 0600, LM_FILE_SYNC, &err);
+	int r = lm_file_replace(AT_FDCWD, path, data->data, data->len, 0600, LM_FILE_SYNC, &err);
 	if (r < 0)
 		lm_log(LM_LOG_WARN, "newest root can't be recorded", LM_KV("repository", "%s", repository->config.fqrn),
 			LM_KV("cause", "%s", lm_err_text(&err)));
 }
 
+/* Everything that the manifest's text leads to is here. */
+static void record(struct lm_repository *repository, const struct lm_manifest *manifest, const struct lm_buf *text)
+{
+	bool is_new = !lm_hash_equal(&manifest->catalog, &repository->recorded.catalog) ||
+		      (is_pinned(repository) && !lm_hash_equal(&manifest->history, &repository->recorded.history));
+	repository->known = repository->recorded = *manifest;
+	if (!is_new)
+		return;
+	if (repository->certificate.len > 0)
+		save_file(repository, repository->kept_certificate, &repository->certificate);
+	save_file(repository, repository->record, text);
+}
+
 /* A look. */
+
+struct trusting { /* one manifest on its way to be trusted */
+	struct lm_repository *repository;
+	enum names names;
+};
+
+static bool has_hash(const struct lm_buf *data, const struct lm_hash *hash)
+{
+	struct lm_hash actual;
+	return lm_hash_data(hash->algo, data->data, data->len, &actual, NULL) == 0 && lm_hash_equal(&actual, hash);
+}
+
+static int get_certificate(
+	struct lm_repository *repository, const struct lm_hash *hash, enum names names, struct lm_err *err)
+{
+	char path[LM_OBJECT_PATH_MAX];
+	if (has_hash(&repository->certificate, hash))
+		return 0;
+	lm_buf_clear(&repository->certificate);
+	int r = -ENOENT;
+	if (names == ALTERNATIVE_FIRST)
+		r = get_file(repository, lm_object_alternative_path(hash, LM_OBJECT_CERTIFICATE, path), false,
+			&repository->certificate, NULL);
+	if (may_have_another_name(r))
+		r = get_file(repository, lm_object_path(hash, LM_OBJECT_CERTIFICATE, path), false,
+			&repository->certificate, err);
+	return r;
+}
 
 static int fetch_for_trust(void *arg, const struct lm_hash *certificate, struct lm_buf *ret, struct lm_err *err)
 {
-	char path[LM_OBJECT_PATH_MAX];
+	const struct trusting *trusting = arg;
+	struct lm_repository *repository = trusting->repository;
 	if (!certificate->set)
-		return get_file(arg, LM_WHITELIST_NAME, false, ret, err);
-	return get_file(arg, lm_object_path(certificate, LM_OBJECT_CERTIFICATE, path), false, ret, err);
+		return get_file(repository, LM_WHITELIST_NAME, false, ret, err);
+	int r = get_certificate(repository, certificate, trusting->names, err);
+	if (r < 0)
+		return r;
+	r = lm_buf_append(ret, repository->certificate.data, repository->certificate.len);
+	return r == -EMSGSIZE ? lm_err_set(err, -EPROTO, "more than %zu bytes", ret->max) : r < 0 ? lm_err_oom(err) : 0;
 }
 
-static int get_trusted_manifest(struct lm_repository *repository, bool past_caches, struct lm_buf *text,
-	struct lm_manifest *ret, struct lm_err *err)
+static struct lm_trust trust_of(const struct lm_repository *repository)
 {
 	const struct lm_settings *settings = repository->config.settings;
-	const struct lm_trust trust = {
+	return (struct lm_trust){
 		.fqrn = repository->config.fqrn,
 		.keys = settings->keys,
 		.key_count = settings->key_count,
 		.now_s = lm_wall_s(),
 		.blacklist = settings->blacklist,
-		.known = repository->known.catalog.set ? &repository->known : NULL,
 	};
+}
+
+static int get_trusted_manifest(struct lm_repository *repository, bool past_caches, struct lm_buf *text,
+	struct lm_manifest *ret, struct lm_err *err)
+{
+	struct lm_trust trust = trust_of(repository);
+	struct lm_manifest known = repository->known, claimed;
+	if (known.catalog.set)
+		trust.known = &known;
+	/* A manifest with the catalog that is known already is not verified again, unless its text is to be recorded or
+	 * its history used. */
+	if (is_pinned(repository) || !lm_hash_equal(&known.catalog, &repository->recorded.catalog))
+		known.certificate = (struct lm_hash){0};
 	lm_buf_clear(text);
 	int r = get_file(repository, LM_MANIFEST_NAME, past_caches, text, err);
 	if (r < 0)
 		return r;
-	return lm_trust_manifest(&trust, lm_buf_cstr(text), text->len, fetch_for_trust, repository, ret, err);
+	struct trusting trusting = {.repository = repository, .names = ONLY_DATA};
+	if (lm_manifest_parse(lm_buf_cstr(text), text->len, &claimed, NULL) == 0)
+		trusting.names = names_of(&claimed);
+	return lm_trust_manifest(&trust, lm_buf_cstr(text), text->len, fetch_for_trust, &trusting, ret, err);
 }
 
 static bool is_distrust(int code)
@@ -246,36 +369,52 @@ static bool is_distrust(int code)
 	return code == -EBADMSG || code == -EPROTO;
 }
 
-/* Makes the manifest's root the tree's. */
-static int adopt_root(struct lm_repository *repository, const struct lm_manifest *manifest, struct lm_err *err)
+struct root {
+	struct lm_hash catalog;
+	uint64_t revision; /* 0: what the catalog says */
+	enum names names;
+};
+
+static int open_root(struct lm_repository *repository, const struct root *root, uint32_t *ret_number,
+	struct lm_open_catalog **ret, struct lm_err *err)
 {
-	struct lm_open_catalog *open;
 	struct lm_object_ref need;
-	uint32_t number;
-	int r = lm_catalogs_number(repository->catalogs, &manifest->catalog, "", 0, &number, err);
+	int r = lm_catalogs_number(repository->catalogs, &root->catalog, "", 0, ret_number, err);
 	if (r < 0)
 		return r;
-	r = lm_catalogs_get(repository->catalogs, number, &open, &need, err);
-	if (r == LM_NEED) {
-		r = get_object(repository, &need, err);
-		if (r == 0)
-			r = lm_catalogs_get(repository->catalogs, number, &open, &need, err);
-		if (r == LM_NEED)
-			r = lm_err_set(err, -EIO, "it is gone from the cache at once");
-	}
+	r = lm_catalogs_get(repository->catalogs, *ret_number, ret, &need, err);
+	if (r != LM_NEED)
+		return r;
+	r = get_object(repository, &need, root->names, err);
+	if (r == 0)
+		r = lm_catalogs_get(repository->catalogs, *ret_number, ret, &need, err);
+	return r == LM_NEED ? lm_err_set(err, -EIO, "it is gone from the cache at once") : r;
+}
+
+/* Makes it the tree's. */
+static int adopt_root(struct lm_repository *repository, const struct root *root, struct lm_err *err)
+{
+	const struct lm_trust trust = trust_of(repository);
+	struct lm_open_catalog *open;
+	uint32_t number;
+	int r = open_root(repository, root, &number, &open, err);
 	if (r < 0)
 		return lm_err_prefix(
-			err, r, "%s: root catalog %s", repository->config.fqrn, lm_hash_text(&manifest->catalog).s);
+			err, r, "%s: root catalog %s", repository->config.fqrn, lm_hash_text(&root->catalog).s);
 	uint64_t ttl_s = LM_MAX(lm_catalog_ttl(open->catalog), (uint64_t)TTL_MIN_S);
+	uint64_t revision = root->revision ? root->revision : lm_catalog_revision(open->catalog);
 	lm_catalogs_put(repository->catalogs, open);
 	if (repository->config.settings->max_ttl_s)
 		ttl_s = LM_MIN(ttl_s, repository->config.settings->max_ttl_s);
+	r = lm_trust_revision(&trust, revision, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "%s", repository->config.fqrn);
 
 	uint32_t before = lm_tree_root(repository->tree);
 	lm_tree_set_root(repository->tree, number);
 	lm_lock_take(&repository->lock);
-	repository->status.root = manifest->catalog;
-	repository->status.revision = manifest->revision;
+	repository->status.root = root->catalog;
+	repository->status.revision = revision;
 	repository->status.ttl_s = ttl_s;
 	lm_lock_release(&repository->lock);
 	if (before != number)
@@ -283,23 +422,87 @@ static int adopt_root(struct lm_repository *repository, const struct lm_manifest
 	return 0;
 }
 
-static int look(struct lm_repository *repository, bool past_caches, struct lm_err *err)
+/* The history that a manifest names, as a reference; unset hash: it names none. */
+static struct lm_object_ref history_ref(const struct lm_manifest *manifest)
+{
+	return (struct lm_object_ref){.hash = manifest->history, .kind = LM_OBJECT_HISTORY, .size = LM_SIZE_UNKNOWN};
+}
+
+/* What the tag or date leads to, by a history that is in the cache. */
+static int find_tag(
+	struct lm_repository *repository, const struct lm_object_ref *history, struct root *ret, struct lm_err *err)
+{
+	const struct lm_pin *pin = &repository->config.settings->pin;
+	struct lm_history_root found;
+	CLEANUP(lm_freep) char *path = lm_cache_path(repository->config.cache, history);
+	if (!path)
+		return lm_err_oom(err);
+	int r = pin->kind == LM_PIN_TAG ? lm_history_find(path, pin->tag, &found, err)
+					: lm_history_at(path, pin->date_s, &found, err);
+	if (r == -ENOENT)
+		r = lm_err_set(err, r, "no revision for %s", repository->pin);
+	if (r < 0)
+		return lm_err_prefix(err, r, "%s: history %s", repository->config.fqrn, lm_hash_text(&history->hash).s);
+	*ret = (struct root){.catalog = found.hash, .revision = found.revision, .names = ret->names};
+	return 0;
+}
+
+/* The root that a trusted manifest leads to. */
+static int find_root(
+	struct lm_repository *repository, const struct lm_manifest *manifest, struct root *ret, struct lm_err *err)
+{
+	*ret = (struct root){.catalog = manifest->catalog, .revision = manifest->revision, .names = names_of(manifest)};
+	if (!is_pinned(repository))
+		return 0;
+	const struct lm_object_ref history = history_ref(manifest);
+	if (!history.hash.set)
+		return lm_err_set(err, -ENOENT, "%s: %s is asked for, but the repository has no tags",
+			repository->config.fqrn, repository->pin);
+	int r = get_object(repository, &history, ret->names, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "%s: history %s", repository->config.fqrn, lm_hash_text(&history.hash).s);
+	return find_tag(repository, &history, ret, err);
+}
+
+/* A fixed root stays, whatever is found later. */
+static void note_moved(struct lm_repository *repository, const struct root *found)
+{
+	if (!lm_hash_equal(&found->catalog, &repository->status.root))
+		lm_log(LM_LOG_WARN, "fixed root has moved; what is mounted stays until the next start",
+			LM_KV("repository", "%s", repository->config.fqrn), LM_KV("fixed", "%s", repository->pin),
+			LM_KV("revision", "%llu", (unsigned long long)found->revision),
+			LM_KV("root", "%s", lm_hash_text(&found->catalog).s));
+}
+
+static int look_by_manifest(struct lm_repository *repository, bool past_caches, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_MANIFEST_MAX);
 	struct lm_manifest manifest;
+	struct root root;
 	int r = get_trusted_manifest(repository, past_caches, &text, &manifest, err);
 	if (is_distrust(r) && !past_caches) /* a proxy may have kept a damaged or mixed copy */
 		r = get_trusted_manifest(repository, true, &text, &manifest, err);
+	if (r == 0)
+		r = find_root(repository, &manifest, &root, err);
 	if (r < 0)
 		return r;
-	bool is_new = !lm_hash_equal(&manifest.catalog, &repository->known.catalog);
-	r = adopt_root(repository, &manifest, err);
-	if (r < 0)
-		return r;
-	repository->known = manifest;
-	if (is_new)
-		save_breadcrumb(repository, &text);
-	return 0;
+	if (is_pinned(repository) && lm_tree_root(repository->tree))
+		note_moved(repository, &root);
+	else
+		r = adopt_root(repository, &root, err);
+	if (r == 0)
+		record(repository, &manifest, &text);
+	return r;
+}
+
+static int look(struct lm_repository *repository, bool past_caches, struct lm_err *err)
+{
+	const struct lm_pin *pin = &repository->config.settings->pin;
+	if (is_settled(repository))
+		return 0;
+	if (pin->kind == LM_PIN_HASH)
+		return adopt_root(repository, &(struct root){.catalog = pin->hash, .names = DATA_FIRST}, err);
+	return look_by_manifest(repository, past_caches, err);
 }
 
 static void grant(struct wishes *wishes)
@@ -336,19 +539,33 @@ static void end_look(struct lm_repository *repository, int code, const struct lm
 	grant(&repository->current);
 }
 
-/* Without network: the newest root ever accepted, if its catalog is here. */
+/* Without network: what the newest manifest ever accepted leads to, if all of it is here. */
+static int use_recorded(struct lm_repository *repository, struct lm_err *err)
+{
+	const struct lm_manifest *manifest = &repository->recorded;
+	const struct lm_trust trust = trust_of(repository);
+	struct trusting trusting = {.repository = repository, .names = names_of(manifest)};
+	struct root root = {.catalog = manifest->catalog, .revision = manifest->revision, .names = trusting.names};
+	const struct lm_object_ref history = history_ref(manifest);
+	if (is_pinned(repository) && !is_cached(repository, &history))
+		return -ENOENT;
+	int r = lm_trust_again(&trust, manifest, fetch_for_trust, &trusting, err);
+	if (r == 0 && is_pinned(repository))
+		r = find_tag(repository, &history, &root, err);
+	if (r < 0)
+		return r;
+	const struct lm_object_ref catalog = {.hash = root.catalog, .kind = LM_OBJECT_CATALOG, .size = LM_SIZE_UNKNOWN};
+	return is_cached(repository, &catalog) ? adopt_root(repository, &root, err) : -ENOENT;
+}
+
 static void fall_back(struct lm_repository *repository)
 {
-	const struct lm_object_ref ref = {
-		.hash = repository->known.catalog, .kind = LM_OBJECT_CATALOG, .size = LM_SIZE_UNKNOWN};
 	struct lm_err err = LM_ERR_INIT;
-	if (!repository->known.catalog.set || lm_tree_root(repository->tree))
+	if (!repository->recorded.catalog.set || lm_tree_root(repository->tree) ||
+		repository->config.settings->pin.kind == LM_PIN_HASH)
 		return;
-	CLEANUP(lm_closep) int fd = lm_cache_open(repository->config.cache, &ref);
-	if (fd < 0)
-		return;
-	int r = adopt_root(repository, &repository->known, &err);
-	if (r < 0)
+	int r = use_recorded(repository, &err);
+	if (r < 0 && err.msg[0])
 		lm_log(LM_LOG_WARN, "recorded root can't be used", LM_KV("repository", "%s", repository->config.fqrn),
 			LM_KV("cause", "%s", lm_err_text(&err)));
 }
@@ -364,6 +581,8 @@ static bool wait_for_time(struct lm_repository *repository, bool *ret_past_cache
 	else if (status->root.set)
 		wait_s = LM_MIN(status->ttl_s, wait_s);
 	int64_t due_ms = lm_now_ms() + (int64_t)wait_s * 1000, left_ms;
+	while (!repository->stop && !repository->look_now && is_settled(repository))
+		lm_cond_wait(&repository->changed, &repository->lock);
 	while (!repository->stop && !repository->look_now && (left_ms = due_ms - lm_now_ms()) > 0)
 		lm_cond_wait_ms(&repository->changed, &repository->lock, left_ms);
 	*ret_past_caches = repository->past_caches;
@@ -376,7 +595,7 @@ static void *run(void *arg)
 {
 	struct lm_repository *repository = arg;
 	bool past_caches = false;
-	load_breadcrumb(repository);
+	load_records(repository);
 	do {
 		struct lm_err err = LM_ERR_INIT;
 		int r = look(repository, past_caches, &err);
@@ -405,15 +624,20 @@ static int open_parts(struct lm_repository *repository, struct lm_err *err)
 		.proxy_reset_ms = s->proxy_reset_ms,
 		.host_reset_ms = s->host_reset_ms,
 	};
+	bool by_history = s->pin.kind == LM_PIN_TAG || s->pin.kind == LM_PIN_DATE;
 	CLEANUP(lm_freep) char *table = lm_str_printf("%s/catalogs", config->dir);
-	repository->breadcrumb = lm_str_printf("%s/root", config->dir);
-	if (!table || !repository->breadcrumb)
+	repository->record = lm_str_printf("%s/%s", config->dir, by_history ? "history" : "root");
+	repository->other_record = lm_str_printf("%s/%s", config->dir, by_history ? "root" : "history");
+	repository->kept_certificate = lm_str_printf("%s/certificate", config->dir);
+	if (!table || !repository->record || !repository->other_record || !repository->kept_certificate ||
+		!(repository->pin = lm_pin_text(&s->pin)))
 		return lm_err_oom(err);
 	int r = lm_mkdir_p(AT_FDCWD, config->dir, 0700, err);
 	if (r == 0)
 		r = lm_origin_new(config->http, &origin, &repository->origin, err);
 	if (r == 0)
-		r = lm_fetch_new(config->cache, repository->origin, config->work, &repository->fetch, err);
+		r = lm_fetch_new(
+			config->cache, repository->origin, config->work, s->catalog_max, &repository->fetch, err);
 	if (r == 0)
 		r = lm_catalogs_new(config->cache, table, LM_REPOSITORY_OPEN_CATALOGS, &repository->catalogs, err);
 	if (r == 0)
@@ -430,6 +654,7 @@ int lm_repository_new(const struct lm_repository_config *config, struct lm_repos
 	lm_cond_init(&repository->changed);
 	STAILQ_INIT(&repository->wishes);
 	STAILQ_INIT(&repository->current);
+	repository->certificate = LM_BUF(CERTIFICATE_MAX);
 	repository->config = *config;
 	repository->config.fqrn = strdup(config->fqrn);
 	repository->config.dir = strdup(config->dir);
@@ -491,7 +716,11 @@ void lm_repository_free(struct lm_repository *repository)
 	lm_origin_free(repository->origin);
 	lm_cond_done(&repository->changed);
 	lm_lock_done(&repository->lock);
-	free(repository->breadcrumb);
+	free(repository->record);
+	free(repository->other_record);
+	free(repository->kept_certificate);
+	lm_buf_done(&repository->certificate);
+	free(repository->pin);
 	free((char *)repository->config.fqrn);
 	free((char *)repository->config.dir);
 	free(repository);
@@ -540,6 +769,7 @@ void lm_repository_status(struct lm_repository *repository, struct lm_repository
 	lm_lock_take(&repository->lock);
 	*ret = repository->status;
 	lm_lock_release(&repository->lock);
+	ret->pin = repository->pin;
 	lm_origin_stats(repository->origin, &ret->origin);
 	lm_fetch_stats(repository->fetch, &ret->fetch);
 }

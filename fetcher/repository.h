@@ -1,5 +1,5 @@
 /*
- * A repository: its trusted root, kept current.
+ * A repository: its trusted root, kept current, or fixed.
  *
  * A thread of its own does what may wait: manifest, certificate and whitelist by network, their signatures
  * (repo/trust.h), then the root catalog; only a root that passed everything and whose catalog is open becomes the
@@ -11,8 +11,16 @@
  *   online     the last look said what is current
  *   offline    the last look failed: the newest root ever accepted stays (the same retry)
  *
+ * A root that the settings fix (lm_pin) never moves: once it is there, nothing else takes its place until the process
+ * ends. By hash, it involves no signature at all: the catalog's bytes are what was asked for. By tag or date, a look
+ * fetches the manifest and verifies it like any other, then the history that it names, verified by its hash, and finds
+ * the tag there. Looks end with the first that succeeded.
+ *
  * DIR/root holds the manifest of the newest root ever accepted (the breadcrumb): a start without network goes on from
- * there when that catalog is cached, and no older revision is ever accepted. DIR/catalogs is the table of numbers.
+ * there when that catalog is cached, and no older revision is ever accepted. DIR/history is the same for the histories
+ * in which tags and dates were found: the newest manifest accepted is the newer of the two. DIR/certificate is the
+ * certificate of the last one, so that the blacklist can be heeded without network. DIR/catalogs is the table of
+ * numbers.
  */
 #ifndef LM_FETCHER_REPOSITORY_H
 #define LM_FETCHER_REPOSITORY_H
@@ -64,6 +72,7 @@ struct lm_fetch *lm_repository_fetch(struct lm_repository *repository);
 struct lm_repository_status {
 	uint64_t revision, ttl_s;
 	struct lm_hash root; /* unset: none yet */
+	const char *pin;     /* "tag v1" or the like; "": the root follows the repository. As long as the repository */
 	bool offline;
 	int64_t looked_ms;	  /* when the last look ended, monotonic; 0: not yet */
 	struct lm_err last_error; /* of the last look, when it failed */

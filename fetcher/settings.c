@@ -8,8 +8,17 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
-enum { KEY_FILE_MAX = 64 << 10, BLACKLIST_MAX = 1 << 20, SECONDS_MAX = 86400, MINUTES_MAX = 525600 };
+enum {
+	KEY_FILE_MAX = 64 << 10,
+	BLACKLIST_MAX = 1 << 20,
+	SECONDS_MAX = 86400,
+	MINUTES_MAX = 525600,
+	CATALOG_MIB = 1024,
+	CATALOG_MIB_MAX = 1 << 20,
+};
+static const char date_format[] = "%Y-%m-%dT%H:%M:%SZ";
 
 /* Every LAMELLA_ key there is; the file is shared with the snapshotter. */
 static const char *const lamella_keys[] = {
@@ -18,7 +27,7 @@ static const char *const lamella_keys[] = {
 	"LAMELLA_SOCKET",
 	"LAMELLA_ON_MISS",
 	"LAMELLA_RESOLVE_TIMEOUT",
-	"LAMELLA_RESOLVE_TIMEOUT",
+	"LAMELLA_CATALOG_MAX",
 };
 
 static const char usage[] =
@@ -230,7 +239,72 @@ static int load_blacklist(struct lm_settings *s, struct lm_err *err)
 	return s->blacklist ? 0 : lm_err_oom(err);
 }
 
-static int load_times(struct lm_settings *s, struct lm_err *err)
+static const char *get_nonempty(const struct lm_conf *conf, const char *key)
+{
+	const char *value = lm_conf_get(conf, key);
+	return value && *value ? value : NULL;
+}
+
+static int parse_pinned_hash(struct lm_settings *s, const char *text, struct lm_err *err)
+{
+	if (s->repository_count > 1)
+		return lm_err_set(err, -EINVAL, "CVMFS_ROOT_HASH is for one repository, but %zu are configured",
+			s->repository_count);
+	if (lm_hash_parse(text, strlen(text), &s->pin.hash, NULL) < 0)
+		return lm_err_set(err, -EINVAL, "CVMFS_ROOT_HASH: \"%s\" is no hash of a catalog", text);
+	s->pin.kind = LM_PIN_HASH;
+	return 0;
+}
+
+/* What timegm() had to put right, such as the 30th of February, comes back as another text. */
+static int parse_pinned_date(struct lm_settings *s, const char *text, struct lm_err *err)
+{
+	struct tm tm = {0};
+	char again[64];
+	const char *end = strptime(text, date_format, &tm);
+	time_t time = timegm(&tm);
+	if (!end || *end || !gmtime_r(&time, &tm) || !strftime(again, sizeof(again), date_format, &tm) ||
+		strcmp(again, text) != 0)
+		return lm_err_set(
+			err, -EINVAL, "CVMFS_REPOSITORY_DATE: \"%s\" is no time like 2026-11-01T00:00:00Z", text);
+	s->pin.kind = LM_PIN_DATE;
+	s->pin.date_s = time;
+	return 0;
+}
+
+static int load_pin(struct lm_settings *s, struct lm_err *err)
+{
+	const char *hash = get_nonempty(s->conf, "CVMFS_ROOT_HASH");
+	const char *tag = get_nonempty(s->conf, "CVMFS_REPOSITORY_TAG");
+	const char *date = get_nonempty(s->conf, "CVMFS_REPOSITORY_DATE");
+	if (hash)
+		return parse_pinned_hash(s, hash, err);
+	if (tag)
+		s->pin = (struct lm_pin){.kind = LM_PIN_TAG, .tag = tag};
+	else if (date)
+		return parse_pinned_date(s, date, err);
+	return 0;
+}
+
+char *lm_pin_text(const struct lm_pin *pin)
+{
+	char date[64] = "";
+	const time_t time = pin->date_s;
+	struct tm tm;
+	switch (pin->kind) {
+	case LM_PIN_HASH:
+		return lm_str_printf("root %s", lm_hash_text(&pin->hash).s);
+	case LM_PIN_TAG:
+		return lm_str_printf("tag %s", pin->tag);
+	case LM_PIN_DATE:
+		(void)!strftime(date, sizeof(date), date_format, gmtime_r(&time, &tm));
+		return lm_str_printf("date %s", date);
+	default:
+		return strdup("");
+	}
+}
+
+static int load_numbers(struct lm_settings *s, struct lm_err *err)
 {
 	/* 0 lets the origin take its own default. */
 	const struct {
@@ -259,6 +333,10 @@ static int load_times(struct lm_settings *s, struct lm_err *err)
 	if (r < 0)
 		return r;
 	s->max_ttl_s = value * 60;
+	r = lm_conf_u64(s->conf, "LAMELLA_CATALOG_MAX", CATALOG_MIB, CATALOG_MIB_MAX, &value, err);
+	if (r < 0)
+		return r;
+	s->catalog_max = (value ? value : CATALOG_MIB) << 20;
 	return 0;
 }
 
@@ -303,9 +381,11 @@ static int load(int argc, char **argv, struct lm_settings *s, struct lm_err *err
 	if (r == 0)
 		r = load_places(s, err);
 	if (r == 0)
-		r = load_times(s, err);
+		r = load_numbers(s, err);
 	if (r == 0)
 		r = load_keys(s, err);
+	if (r == 0)
+		r = load_pin(s, err);
 	if (r == 0)
 		r = load_blacklist(s, err);
 	return r;

@@ -15,6 +15,11 @@
  *   CVMFS_PROXY_RESET_AFTER, CVMFS_HOST_RESET_AFTER                                                (seconds)
  *   CVMFS_MAX_TTL           minutes; 0 or unset: the repository's own
  *   CVMFS_BLACKLIST         /etc/cvmfs/blacklist, read where it exists
+ *   CVMFS_ROOT_HASH         mount this root catalog (one repository only), or
+ *   CVMFS_REPOSITORY_TAG    the one that a tag names, or
+ *   CVMFS_REPOSITORY_DATE   that of the newest tag of this time, YYYY-MM-DDThh:mm:ssZ: the first of the three that is
+ *                           set; such a root is never replaced by a newer one
+ *   LAMELLA_CATALOG_MAX     MiB; 0 or unset: 1024; a catalog or tag database that inflates to more is refused
  *   LAMELLA_MOUNT_BASE      /cvmfs: repository NAME is mounted at BASE/NAME
  *   LAMELLA_MOUNTPOINT      the directory itself; for one repository only
  *   LAMELLA_SOCKET          /run/lamella/fetcher.sock; empty: no control socket
@@ -29,6 +34,14 @@
 #include "repo/signature.h"
 
 enum { LM_SETTINGS_REPOSITORIES_MAX = 64, LM_SETTINGS_KEYS_MAX = 64 };
+/* A root that is fixed by the settings. */
+struct lm_pin {
+	enum lm_pin_kind { LM_PIN_NONE, LM_PIN_HASH, LM_PIN_TAG, LM_PIN_DATE } kind;
+	struct lm_hash hash;
+	const char *tag;
+	int64_t date_s;
+};
+
 #define LM_SETTINGS_DEFAULT_FILE "/etc/lamella/lamella.conf"
 
 struct lm_settings {
@@ -41,8 +54,10 @@ struct lm_settings {
 	const char *cache_base;
 	unsigned timeout_ms, timeout_direct_ms, max_retries, backoff_init_ms, backoff_max_ms;
 	unsigned proxy_reset_ms, host_reset_ms;
-	uint64_t max_ttl_s; /* 0: no limit */
-	char *blacklist;    /* text, owned; NULL: none */
+	uint64_t max_ttl_s;   /* 0: no limit */
+	uint64_t catalog_max; /* bytes */
+	char *blacklist;      /* text, owned; NULL: none */
+	struct lm_pin pin;
 	const char *mount_base, *mountpoint /* or NULL */, *socket /* "": none */;
 	enum lm_log_level log_level;
 	bool check_only, require_mounts;
@@ -54,6 +69,9 @@ struct lm_settings {
  */
 int lm_settings_load(int argc, char **argv, struct lm_settings *ret, struct lm_err *err) MUST_CHECK;
 void lm_settings_done(struct lm_settings *settings);
+
+/* "tag v1", "date 2026-11-01T00:00:00Z", "root 4cf1..."; "" for none. The caller frees. NULL when out of memory. */
+char *lm_pin_text(const struct lm_pin *pin);
 
 /* Where a repository is to be mounted; the caller frees. NULL when out of memory. */
 char *lm_settings_mountpoint(const struct lm_settings *settings, const char *fqrn);

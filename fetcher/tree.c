@@ -234,6 +234,19 @@ static void nested_done(struct lm_nested *nested)
 	free(nested->path);
 }
 
+/* Longer circles can't be made: a catalog would have to name the hash of one that names its own. If they could, they
+ * would end with the longest path, or by the root_prefix of the catalogs. */
+static int check_not_itself(
+	const struct place *place, const struct lm_hash *nested, const char *path, struct lm_err *err)
+{
+	struct lm_hash own;
+	const char *mountpoint;
+	int r = lm_catalogs_describe(place->tree->catalogs, place->open->number, &own, &mountpoint);
+	if (r == 0 && lm_hash_equal(&own, nested))
+		r = lm_err_set(err, -EPROTO, "the catalog names itself at %s", path);
+	return r;
+}
+
 /* The node of the catalog that hangs at path (as place's catalog knows it). */
 static int cross_mountpoint(
 	const struct place *place, const struct lm_row *row, const char *path, uint64_t *ret, struct lm_err *err)
@@ -242,6 +255,8 @@ static int cross_mountpoint(
 	int r = lm_catalog_nested(place->catalog, path, &nested, err);
 	if (r == -ENOENT)
 		return lm_err_set(err, -EPROTO, "no catalog is named for mountpoint %s", path);
+	if (r == 0)
+		r = check_not_itself(place, &nested.hash, path, err);
 	if (r < 0)
 		return r;
 	CLEANUP(lm_buf_done) struct lm_buf outer = LM_BUF(LM_REPO_PATH_MAX);
@@ -354,6 +369,9 @@ static int row_entry(struct listing *l, const struct lm_row *row, struct lm_entr
 {
 	size_t len = l->path.len;
 	int r = child_path(&l->path, row->name, err);
+	if (r == 0 && !lm_path_hash_equal(row->path, lm_path_hash(lm_buf_cstr(&l->path), l->path.len)))
+		r = lm_err_set(err, -EPROTO, "row %llu: its path hash is not that of %s",
+			(unsigned long long)row->rowid, lm_buf_cstr(&l->path));
 	if (r == 0)
 		r = make_entry(l->place, row, lm_buf_cstr(&l->path), ret, err);
 	l->path.len = len;

@@ -18,7 +18,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
-enum { ARGS_MAX = 32, LOG_SHOWN_MAX = 64 << 10, START_TIMEOUT_MS = 180000 };
+enum { MORE_MAX = 8, ARGS_MAX = 48, LOG_SHOWN_MAX = 64 << 10, START_TIMEOUT_MS = 180000 };
 static const char fetcher_name[] = "lamella-fetcher";
 
 static const char help[] =
@@ -28,14 +28,18 @@ static const char help[] =
 	"  --proxy LIST   proxies as in CVMFS_HTTP_PROXY; with --url and without this: DIRECT\n"
 	"  --key PATH     master public key, or a directory of them (*.pub); default: that of a repository made here\n"
 	"  --cache DIR    default: /var/cache/lamella/NAME, or below ~/.cache for users\n"
+	"  --tag TAG      the revision with this tag; or\n"
+	"  --date TIME    the newest tagged revision of that time, YYYY-MM-DDThh:mm:ssZ; or\n"
+	"  --root HASH    the revision with this root catalog: it stays what is mounted\n"
 	"  --set K=V      any other setting of lamella-fetcher\n"
 	"  -f             stay in the foreground, log to standard error\n\n"
 	"What is not given is taken from /etc/lamella/lamella.conf.\n";
 
 struct options {
 	const char *name, *url, *proxy;
-	char *dir, *key, *cache; /* absolute, owned */
-	const char *more[ARGS_MAX / 4];
+	const char *tag, *date, *root; /* one of them at most */
+	char *dir, *key, *cache;       /* absolute, owned */
+	const char *more[MORE_MAX];
 	size_t more_count;
 	bool foreground;
 };
@@ -71,6 +75,15 @@ static int parse_option(int c, struct options *o, struct lm_err *err)
 		return make_absolute(optarg, &o->key, err);
 	case 'c':
 		return make_absolute(optarg, &o->cache, err);
+	case 't':
+		o->tag = optarg;
+		return 0;
+	case 'd':
+		o->date = optarg;
+		return 0;
+	case 'r':
+		o->root = optarg;
+		return 0;
 	case 's':
 		if (o->more_count == ARRAY_LEN(o->more))
 			return lm_err_set(err, -EINVAL, "more than %zu --set options", ARRAY_LEN(o->more));
@@ -90,6 +103,9 @@ static int parse_options(int argc, char **argv, struct options *o, struct lm_err
 		{"proxy", required_argument, NULL, 'p'},
 		{"key", required_argument, NULL, 'k'},
 		{"cache", required_argument, NULL, 'c'},
+		{"tag", required_argument, NULL, 't'},
+		{"date", required_argument, NULL, 'd'},
+		{"root", required_argument, NULL, 'r'},
 		{"set", required_argument, NULL, 's'},
 		{"foreground", no_argument, NULL, 'f'},
 		{"help", no_argument, NULL, 'h'},
@@ -103,6 +119,8 @@ static int parse_options(int argc, char **argv, struct options *o, struct lm_err
 	}
 	if (r == 0 && argc - optind != 2)
 		return lm_err_set(err, -EINVAL, "NAME and DIR are expected");
+	if (r == 0 && !!o->tag + !!o->date + !!o->root > 1)
+		return lm_err_set(err, -EINVAL, "only one of --tag, --date and --root can be given");
 	if (r < 0)
 		return r;
 	o->name = argv[optind];
@@ -180,6 +198,11 @@ static int make_args(const struct options *o, struct args *args, struct lm_err *
 	set(args, "CVMFS_HTTP_PROXY", o->proxy ? o->proxy : o->url ? "DIRECT" : NULL);
 	set(args, "CVMFS_PUBLIC_KEY", key_dir ? "" : o->key);
 	set(args, "CVMFS_KEYS_DIR", key_dir ? o->key : NULL);
+	if (o->tag || o->date || o->root) { /* also against what a file of settings says */
+		set(args, "CVMFS_REPOSITORY_TAG", o->tag ? o->tag : "");
+		set(args, "CVMFS_REPOSITORY_DATE", o->date ? o->date : "");
+		set(args, "CVMFS_ROOT_HASH", o->root ? o->root : "");
+	}
 	for (size_t i = 0; i < o->more_count; i++) {
 		add(args, strdup("--set"));
 		add(args, strdup(o->more[i]));

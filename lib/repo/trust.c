@@ -90,8 +90,8 @@ static int check_whitelist(const struct lm_trust *trust, const struct lm_whiteli
 	return r;
 }
 
-int lm_trust_whitelist(const struct lm_trust *trust, const char *text, size_t len, struct lm_whitelist *ret,
-	struct lm_err *err)
+int lm_trust_whitelist(
+	const struct lm_trust *trust, const char *text, size_t len, struct lm_whitelist *ret, struct lm_err *err)
 {
 	int r = lm_whitelist_parse(text, len, ret, err);
 	if (r < 0)
@@ -158,8 +158,7 @@ static int fingerprint_is(const struct lm_cert *cert, const struct lm_hash *want
 	return r < 0 ? r : lm_hash_equal(&actual, wanted);
 }
 
-static int check_certificate(const struct lm_trust *trust, const struct lm_cert *cert,
-	const struct lm_whitelist *whitelist, struct lm_err *err)
+static int check_not_banned(const struct lm_trust *trust, const struct lm_cert *cert, struct lm_err *err)
 {
 	struct ban ban;
 	const char *at = trust->blacklist ? trust->blacklist : "";
@@ -171,6 +170,13 @@ static int check_certificate(const struct lm_trust *trust, const struct lm_cert 
 		if (r < 0)
 			return r;
 	}
+	return r;
+}
+
+static int check_certificate(const struct lm_trust *trust, const struct lm_cert *cert,
+	const struct lm_whitelist *whitelist, struct lm_err *err)
+{
+	int r = check_not_banned(trust, cert, err);
 	for (size_t i = 0; r == 0 && i < whitelist->count; i++)
 		r = fingerprint_is(cert, &whitelist->fingerprints[i], err);
 	if (r < 0)
@@ -178,7 +184,7 @@ static int check_certificate(const struct lm_trust *trust, const struct lm_cert 
 	return r ? 0 : lm_err_set(err, -EKEYREJECTED, "its fingerprint is not on the whitelist");
 }
 
-static int check_revision(const struct lm_trust *trust, uint64_t revision, struct lm_err *err)
+int lm_trust_revision(const struct lm_trust *trust, uint64_t revision, struct lm_err *err)
 {
 	struct ban ban;
 	const char *at = trust->blacklist ? trust->blacklist : "";
@@ -187,6 +193,17 @@ static int check_revision(const struct lm_trust *trust, uint64_t revision, struc
 		if (!ban.fingerprint.set && strcmp(ban.fqrn, trust->fqrn) == 0 && revision < ban.below)
 			return lm_err_set(err, -EKEYREJECTED, "revision %llu is blacklisted, as all below %llu",
 				(unsigned long long)revision, (unsigned long long)ban.below);
+	return r;
+}
+
+static int has_banned_fingerprints(const struct lm_trust *trust, struct lm_err *err)
+{
+	struct ban ban;
+	const char *at = trust->blacklist ? trust->blacklist : "";
+	int r;
+	while ((r = next_ban(&at, &ban, err)) > 0)
+		if (ban.fingerprint.set)
+			break;
 	return r;
 }
 
@@ -199,6 +216,21 @@ static int check_newer(const struct lm_manifest *known, const struct lm_manifest
 		return 0;
 	return lm_err_set(err, -ESTALE, "revision %llu is not above the known %llu", (unsigned long long)m->revision,
 		(unsigned long long)known->revision);
+}
+
+int lm_trust_again(const struct lm_trust *trust, const struct lm_manifest *accepted, lm_trust_fetch_fn *fetch,
+	void *arg, struct lm_err *err)
+{
+	CLEANUP(lm_cert_freep) struct lm_cert *cert = NULL;
+	int r = has_banned_fingerprints(trust, err);
+	if (r > 0)
+		r = fetch_certificate(&accepted->certificate, fetch, arg, &cert, err);
+	if (r == 0 && cert)
+		r = check_not_banned(trust, cert, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "%s: certificate", trust->fqrn);
+	r = lm_trust_revision(trust, accepted->revision, err);
+	return r < 0 ? lm_err_prefix(err, r, "%s", trust->fqrn) : 0;
 }
 
 static int check_signatures(const struct lm_trust *trust, const struct lm_manifest *m, const char *text, size_t len,
@@ -233,6 +265,9 @@ int lm_trust_manifest(const struct lm_trust *trust, const char *text, size_t len
 	const struct lm_manifest *known = trust->known;
 	if (known && known->certificate.set && lm_hash_equal(&known->catalog, &manifest.catalog)) {
 		manifest = *known; /* the new text's other fields are unchecked */
+		r = lm_trust_again(trust, known, fetch, arg, err);
+		if (r < 0)
+			return r;
 	} else {
 		r = check_signatures(trust, &manifest, text, len, fetch, arg, err);
 		if (r < 0)
@@ -240,10 +275,10 @@ int lm_trust_manifest(const struct lm_trust *trust, const char *text, size_t len
 		r = check_newer(known, &manifest, err);
 		if (r < 0)
 			return lm_err_prefix(err, r, "%s: manifest", trust->fqrn);
+		r = lm_trust_revision(trust, manifest.revision, err);
+		if (r < 0)
+			return lm_err_prefix(err, r, "%s", trust->fqrn);
 	}
-	r = check_revision(trust, manifest.revision, err);
-	if (r < 0)
-		return lm_err_prefix(err, r, "%s", trust->fqrn);
 	*ret = manifest;
 	return 0;
 }

@@ -5,58 +5,17 @@
 # also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
-FIXTURES=$(realpath -m "$LM_ROOT/../shared/fixtures/cvmfs")
-LISTING=$LM_BUILD/tests/tools/listing
-CONTROL=$LM_BUILD/tests/tools/control
-need_root
-need curl python3 fusermount3 getfattr
-need_built "$ALONE" "$LAMELLA" "$LM_BUILD/fetcher/lamella-fetcher" "$LISTING" "$CONTROL"
-[ -c /dev/fuse ] || skip "no /dev/fuse"
-[ -e "$FIXTURES/README.md" ] || skip "no fixtures in $FIXTURES"
-isolate fixtures
+# shellcheck source=tests/e2e/fixtures.bash
+. "$(dirname "$0")/fixtures.bash"
+fixtures_open fixtures
 
-R=fixture.cern.ch
-URL=http://$WEB/cvmfs/@fqrn@
-MNT=$WORK/mnt
-PATIENCE_S=30 # for whatever must end by itself, with the settings below
-SETTINGS=(--set CVMFS_TIMEOUT_DIRECT=3 --set CVMFS_MAX_RETRIES=1 --set CVMFS_BACKOFF_INIT=1 --set CVMFS_BACKOFF_MAX=1)
-mkdir -p "$MNT" "$WORK/storage/cvmfs" "$WORK/good"
-chmod 755 "$WORK" # for other users
-for f in "$FIXTURES"/repos/*.tar.gz; do tar -C "$WORK/storage/cvmfs" -xzf "$f"; done
-cp -a "$WORK/storage/cvmfs/$R" "$WORK/good/"
-
-last_listing() { printf '%s\n' "$FIXTURES/expected/$1".*.manifest | sort | tail -n 1; } # NAME
-
-# In the background, as a user would.
-mount_repository() { # NAME [OPTION...]
-	local name=$1
-	shift
-	timeout $PATIENCE_S "$LAMELLA" mount "$name" "$MNT" --url "$URL" --key "$FIXTURES/keys/$name.pub" --cache "$WORK/cache" \
-		"${SETTINGS[@]}" "$@" 2>"$WORK/log/mount.log" || fail "mount of $name: $(cat "$WORK/log/mount.log")"
-	ln -sf "$WORK/cache/mount.log" "$WORK/log/daemon.log"
-}
-keep_log() { cat "$WORK/cache/mount.log" >>"$WORK/log/daemons.log"; } # check_reports looks there
-unmount() {
-	timeout $PATIENCE_S umount "$MNT"
-	wait_for $PATIENCE_S "the end of the daemon" no_daemon
-	keep_log
-}
-no_daemon() { ! pgrep -x lamella-fetcher >/dev/null; }
-forget_cache() { rm -rf "$WORK/cache"; }
-list() { timeout $((10 * PATIENCE_S)) "$LISTING" "$MNT" 2>"$WORK/listing.err"; } # prints the listing
-restore() {
-	rm -rf "$WORK/storage/cvmfs/$R"
-	cp -a "$WORK/good/$R" "$WORK/storage/cvmfs/"
-}
 dead_or() { timeout 5 stat "$1" >/dev/null 2>&1; }
 
 say "every repository as the stock client shows it"
 serve_start
 for name in $R {rmd160,shake128,plain,options,unpacked}.$R; do
 	mount_repository "$name"
-	list >"$WORK/list" || fail "$name: $(cat "$WORK/listing.err")"
-	diff "$(last_listing "$name")" "$WORK/list" >"$WORK/diff" || fail "$name: $(head -n 20 "$WORK/diff")"
-	say "  $name: $(wc -l <"$WORK/list") files alike"
+	listing_is "$(last_listing "$name")" "$name"
 	unmount
 	forget_cache
 done
@@ -81,28 +40,19 @@ unmount
 say "without a server, from the cache"
 stop serve
 mount_repository $R
-list >"$WORK/list" || fail "offline: $(cat "$WORK/listing.err")"
-diff "$(last_listing $R)" "$WORK/list" >"$WORK/diff" || fail "offline: $(head -n 20 "$WORK/diff")"
+listing_is "$(last_listing $R)" "offline"
 grep -q "offline.*$R" "$WORK/cache/mount.log" || fail "the log does not say that it is offline"
 unmount
 
 # --- refused ----------------------------------------------------------------------------------------------------------
 
 refused() { # WHAT WORDS [OPTION...]
-	local what=$1 words=$2 begin
+	local what=$1 words=$2
 	shift 2
 	forget_cache
-	begin=$(now_ms)
-	! timeout $PATIENCE_S "$LAMELLA" mount $R "$MNT" --url "$URL" --key "$FIXTURES/keys/$R.pub" --cache "$WORK/cache" \
-		"${SETTINGS[@]}" "$@" 2>"$WORK/err" || fail "$what: mounted"
-	grep "$R" "$WORK/err" | grep -qE "$words" || fail "$what: $(cat "$WORK/err")"
-	! mountpoint -q "$MNT" || fail "$what: refused, but something is mounted"
-	no_daemon || fail "$what: refused, but a daemon goes on"
-	keep_log
-	say "  $what: $(grep '^lamella-fetcher:' "$WORK/err" | cut -c18-200) ($(($(now_ms) - begin)) ms)"
+	not_mounted $R "$what" "$words" "$@"
 	restore
 }
-alternate() { cp "$FIXTURES/alternates/$2" "$WORK/storage/cvmfs/$R/$1"; } # FILE FIXTURE
 
 say "refused at the mount"
 refused "no server" "Couldn't connect"
@@ -247,8 +197,7 @@ stop serve
 say "a new revision"
 forget_cache
 serve_start
-cp "$FIXTURES/published/$R.cvmfspublished.rev2" "$WORK/storage/cvmfs/$R/.cvmfspublished"
-cp "$FIXTURES/keys/$R.pub" "$WORK/tmp/key.pub"
+publish $R rev2
 start_socket fetcher "$FETCHER_SOCKET" "$LM_BUILD/fetcher/lamella-fetcher" --config /dev/null "${SETTINGS[@]}" \
 	--set CVMFS_REPOSITORIES="$R,unpacked.$R" --set CVMFS_SERVER_URL="$URL" --set CVMFS_HTTP_PROXY=DIRECT \
 	--set CVMFS_KEYS_DIR="$FIXTURES/keys" --set CVMFS_CACHE_BASE="$WORK/cache" --set LAMELLA_MOUNT_BASE="$WORK/base" \

@@ -3,8 +3,9 @@
  *
  *   control SOCKET status | update [NAME] | resolve DIGEST...
  *
- * Prints a line per repository (`NAME MOUNTPOINT REVISION online|offline files=N catalogs=N bytes=N requests=N`) or per
- * layer (`DIGEST STATE PATH REASON`, "-" for what is empty). Exit code: 0, 1 when the call failed (said).
+ * Prints a line per repository (`NAME MOUNTPOINT REVISION online|offline files=N catalogs=N bytes=N requests=N
+ * [fixed=WHAT]`) or per layer (`DIGEST STATE PATH REASON`, "-" for what is empty). Exit code: 0, 1 when the call failed
+ * (said).
  */
 #include "base/macros.h"
 #include "lamella/fetcher.pb-c.h"
@@ -25,10 +26,11 @@ static void print_repositories(Lamella__Fetcher__V1__RepositoryStatus **reposito
 {
 	for (size_t i = 0; i < count; i++) {
 		const Lamella__Fetcher__V1__RepositoryStatus *r = repositories[i];
-		printf("%s %s %llu %s files=%llu catalogs=%llu bytes=%llu requests=%llu\n", r->fqrn,
+		printf("%s %s %llu %s files=%llu catalogs=%llu bytes=%llu requests=%llu%s%s\n", r->fqrn,
 			or_dash(r->mountpoint), (unsigned long long)r->revision, r->offline ? "offline" : "online",
 			(unsigned long long)r->files_fetched, (unsigned long long)r->catalogs_fetched,
-			(unsigned long long)r->bytes_fetched, (unsigned long long)r->requests);
+			(unsigned long long)r->bytes_fetched, (unsigned long long)r->requests,
+			*r->fixed ? " fixed=" : "", r->fixed);
 	}
 }
 

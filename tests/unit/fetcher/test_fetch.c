@@ -31,7 +31,7 @@ static void rig_open(struct rig *rig)
 	assert_ok(lm_work_new("test", 4, 100, &rig->work, &err), &err);
 	assert_ok(lm_http_new(&limits, &rig->http, &err), &err);
 	assert_ok(lm_origin_new(rig->http, &config, &rig->origin, &err), &err);
-	assert_ok(lm_fetch_new(rig->cache, rig->origin, rig->work, &rig->fetch, &err), &err);
+	assert_ok(lm_fetch_new(rig->cache, rig->origin, rig->work, 1 << 30, &rig->fetch, &err), &err);
 }
 
 static void rig_close(struct rig *rig)
@@ -210,7 +210,7 @@ static void test_stop_in_the_middle(void **state)
 	lm_origin_free(rig.origin);
 	const struct lm_origin_config config = {.servers = url, .proxies = "DIRECT", .fqrn = FQRN};
 	assert_ok(lm_origin_new(rig.http, &config, &rig.origin, &err), &err);
-	assert_ok(lm_fetch_new(rig.cache, rig.origin, rig.work, &rig.fetch, &err), &err);
+	assert_ok(lm_fetch_new(rig.cache, rig.origin, rig.work, 1 << 30, &rig.fetch, &err), &err);
 	for (size_t i = 0; i < ARRAY_LEN(results); i++) {
 		results[i] = (struct result){.latch = LATCH_INIT, .fd = -1};
 		ref.hash.bytes[1] = (uint8_t)(i / 2);
