@@ -135,7 +135,6 @@ static void set_limits(struct lm_db *db)
 	static const struct {
 		int what, value;
 	} config[] = {
-		{SQLITE_DBCONFIG_DEFENSIVE, 1},
 		{SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0},
 		{SQLITE_DBCONFIG_ENABLE_TRIGGER, 0},
 		{SQLITE_DBCONFIG_ENABLE_VIEW, 0},
@@ -147,6 +146,7 @@ static void set_limits(struct lm_db *db)
 		sqlite3_db_config(db->sqlite, config[i].what, config[i].value, NULL);
 }
 
+/* Last the defensive mode: in it SQLite turns a deaf ear to journal_mode = OFF. */
 static int set_pragmas(struct lm_db *db, const char *more, unsigned cache_kib, struct lm_err *err)
 {
 	char sql[512];
@@ -155,7 +155,9 @@ static int set_pragmas(struct lm_db *db, const char *more, unsigned cache_kib, s
 		"OFF; "
 		"%s",
 		cache_kib, more);
-	return lm_db_exec(db, sql, err);
+	int r = lm_db_exec(db, sql, err);
+	sqlite3_db_config(db->sqlite, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
+	return r;
 }
 
 /* Row by row, since the type column of a forged schema need not tell what the statement makes. */
