@@ -117,11 +117,11 @@ static int each(struct lm_db *db, lm_ref_fn *fn, void *arg, struct lm_err *err)
 	while (r == 0 && (r = lm_db_step(db, stmt, err)) == 1) {
 		struct lm_ref ref;
 		r = read_ref(stmt, &ref, err);
-		if (r < 0)
-			return lm_err_prefix(err, r, "reflog");
-		r = fn(arg, &ref);
+		int stop = r == 0 ? fn(arg, &ref) : 0;
+		if (stop != 0)
+			return stop;
 	}
-	return r;
+	return r < 0 ? lm_err_prefix(err, r, "reflog") : 0;
 }
 
 int lm_reflog_each(const char *path, lm_ref_fn *fn, void *arg, struct lm_err *err)
