@@ -7,6 +7,7 @@
 #define LM_TOOLS_COMMANDS_H
 
 int lm_cmd_convert(int argc, char **argv);
+int lm_cmd_inspect(int argc, char **argv);
 int lm_cmd_mount(int argc, char **argv);
 int lm_cmd_repo(int argc, char **argv);
 int lm_cmd_serve(int argc, char **argv);

@@ -15,6 +15,7 @@ struct command {
 
 static const struct command commands[] = {
 	{"convert", lm_cmd_convert, "put a container image into a repository"},
+	{"inspect", lm_cmd_inspect, "show what a repository holds"},
 	{"mount", lm_cmd_mount, "mount a repository"},
 	{"repo", lm_cmd_repo, "make a repository, show one"},
 	{"serve", lm_cmd_serve, "serve repositories over HTTP, for trials and tests"},

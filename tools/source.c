@@ -281,18 +281,24 @@ static int fill_database(
 	return r < 0 ? lm_err_prefix(err, r, "%s", object) : 0;
 }
 
+int lm_tmp_named(char **ret_path, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/lamella.XXXXXX", lm_tmp_dir());
+	if (!path)
+		return lm_err_oom(err);
+	int fd = mkostemp(path, O_CLOEXEC);
+	if (fd < 0)
+		return lm_err_sys(err, -errno, "temporary file %s", path);
+	*ret_path = STEAL(path);
+	return fd;
+}
+
 int lm_repo_source_database(struct lm_repo_source *source, const struct lm_hash *hash, enum lm_object_kind kind,
 	char **ret_path, struct lm_err *err)
 {
-	/* SQLite wants a name, so this file has one. */
-	CLEANUP(lm_freep) char *name = lm_str_printf("%s/lamella.XXXXXX", lm_tmp_dir());
-	if (!name)
-		return lm_err_oom(err);
-	CLEANUP(lm_closep) int fd = mkostemp(name, O_CLOEXEC);
-	if (fd < 0)
-		return lm_err_sys(err, -errno, "temporary file %s", name);
-	CLEANUP(lm_repo_source_dropp) char *path = STEAL(name);
-	int r = fill_database(source, hash, kind, fd, err);
+	CLEANUP(lm_repo_source_dropp) char *path = NULL;
+	CLEANUP(lm_closep) int fd = lm_tmp_named(&path, err); /* SQLite wants a name */
+	int r = fd < 0 ? fd : fill_database(source, hash, kind, fd, err);
 	if (r == 0)
 		*ret_path = STEAL(path);
 	return r;

@@ -93,6 +93,8 @@ void lm_repo_source_dropp(char **path); /* removes the file, frees the path; for
 int lm_repo_source_catalog(struct lm_repo_source *source, const struct lm_hash *hash, const char *mountpoint,
 	struct lm_catalog **ret, struct lm_err *err) MUST_CHECK;
 
+/* A new temporary file with a name, for lm_repo_source_dropp(); returns its descriptor. */
+int lm_tmp_named(char **ret_path, struct lm_err *err) MUST_CHECK;
 /* $TMPDIR, else /var/tmp: databases may be too large for a /tmp in memory. */
 const char *lm_tmp_dir(void);
 
