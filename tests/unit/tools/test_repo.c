@@ -1,103 +1,11 @@
 /* `lamella repo` from the outside: what it prints, what it returns, what it leaves behind. */
-#include "base/file.h"
-#include "base/str.h"
-#include "commands.h"
-#include "common.h"
+#include "repo_cli.h"
+
 #include "repo/object.h"
 
 #include <dirent.h>
-#include <getopt.h>
 #include <jansson.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/stat.h>
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#define NAME "test.example.org"
-
-static char dir[64], storage[80], keys[80];
-static char output[64 << 10]; /* of the last run: standard output, then standard error */
-
-static int make_dir(void **state)
-{
-	char conf[80];
-	snprintf(dir, sizeof(dir), "/tmp/lamella-repo.XXXXXX");
-	if (!mkdtemp(dir))
-		return -1;
-	snprintf(conf, sizeof(conf), "%s/conf", dir);
-	snprintf(storage, sizeof(storage), "%s/www", dir);
-	snprintf(keys, sizeof(keys), "%s/keys", dir);
-	return setenv("LAMELLA_CONFIG_DIR", conf, 1);
-}
-
-static int drop_dir(void **state)
-{
-	return lm_remove_tree(AT_FDCWD, dir, NULL);
-}
-
-/* The path of something below the test's directory. Valid until the next call. */
-static const char *below(const char *path)
-{
-	static char text[512];
-	snprintf(text, sizeof(text), "%s/%s", dir, path);
-	return text;
-}
-
-static size_t collect(FILE *file, char *to, size_t size)
-{
-	rewind(file);
-	size_t n = fread(to, 1, size - 1, file);
-	to[n] = '\0';
-	fclose(file);
-	return n;
-}
-
-static int run(const char *const *args)
-{
-	char *argv[20] = {(char *)"lamella repo"};
-	int argc = 1;
-	for (; args[argc - 1]; argc++)
-		argv[argc] = (char *)args[argc - 1];
-	int saved_out = dup(STDOUT_FILENO), saved_err = dup(STDERR_FILENO);
-	FILE *out = tmpfile(), *err = tmpfile();
-	fflush(stdout);
-	dup2(fileno(out), STDOUT_FILENO);
-	dup2(fileno(err), STDERR_FILENO);
-	optind = 0;
-	int code = lm_cmd_repo(argc, argv);
-	fflush(stdout);
-	dup2(saved_out, STDOUT_FILENO);
-	dup2(saved_err, STDERR_FILENO);
-	close(saved_out);
-	close(saved_err);
-	size_t n = collect(out, output, sizeof(output));
-	collect(err, output + n, sizeof(output) - n);
-	return code;
-}
-#define RUN(...) run((const char *const[]){__VA_ARGS__, NULL})
-
-static int init(void)
-{
-	return RUN("init", NAME, "--storage", storage, "--keys", keys);
-}
-
-static void assert_said(const char *text)
-{
-	if (!strstr(output, text))
-		fail_msg("\"%s\" is not in:\n%s", text, output);
-}
-
-/* Whether a file below the test's directory is there. */
-static bool there(const char *path)
-{
-	return access(below(path), F_OK) == 0;
-}
 
 static void flip_byte(const char *path, off_t at)
 {
@@ -344,8 +252,6 @@ static void no_temporary_files_stay(void **state)
 	closedir(list);
 	assert_int_equal(entries, 0);
 }
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, make_dir, drop_dir)
 
 int main(void)
 {
