@@ -1,14 +1,13 @@
 /*
- * listing: a tree in the format of the CVMFS fixtures, one line per file in the order of a sorted walk:
- *
- *   type mode uid gid size mtime nlink hlgroup rdev sha256 target xattrs path
+ * listing: a tree as repo/listing.h has it, read from a file system.
  *
  *   listing DIR      on standard output; exit code 0, or 1 when something could not be read (said, and listed as far
  *                    as it goes)
  *
- * Files of one inode share a number in hlgroup, given out in the order of the walk. Bytes outside 0x21..0x7e, and '%',
- * ',' and '=', are written as %xx. The format has no room for errors: a file that can't be read has sha256 `error`.
+ * Numbers of hlgroup are given out in the order of the walk. The format has no room for errors: a file that can't be
+ * read has sha256 `error`.
  */
+#include "repo/listing.h"
 #include "base/str.h"
 
 #include <dirent.h>
@@ -18,10 +17,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
-enum { PATH_BYTES_MAX = 64 << 10, TEXT_MAX = 8 << 20 };
+enum { PATH_BYTES_MAX = 64 << 10, TEXT_MAX = 64 << 20, XATTRS_MAX = 1024 };
 
 struct walk {
 	struct lm_buf path; /* as seen from the root of the tree; "" is the root */
@@ -50,19 +48,6 @@ static void must(int r)
 	}
 }
 
-static void append_escaped(struct lm_buf *out, const char *text, size_t len)
-{
-	for (size_t i = 0; i < len; i++) {
-		unsigned char c = (unsigned char)text[i];
-		if (c > 0x20 && c < 0x7f && c != '%' && c != ',' && c != '=')
-			must(lm_buf_append(out, &c, 1));
-		else
-			must(lm_buf_printf(out, "%%%02x", c));
-	}
-	if (len == 0)
-		must(lm_buf_str(out, "-"));
-}
-
 static int cmp_inode(const void *a, const void *b)
 {
 	ino_t x = ((const struct inode *)a)->ino, y = ((const struct inode *)b)->ino;
@@ -83,31 +68,12 @@ static unsigned group_of(struct walk *walk, ino_t ino)
 	return (*at)->group;
 }
 
-static char type_letter(mode_t mode)
-{
-	switch (mode & S_IFMT) {
-	case S_IFREG:
-		return 'f';
-	case S_IFDIR:
-		return 'd';
-	case S_IFLNK:
-		return 'l';
-	case S_IFIFO:
-		return 'p';
-	case S_IFCHR:
-		return 'c';
-	case S_IFBLK:
-		return 'b';
-	default:
-		return 's';
-	}
-}
-
-static void append_content_hash(struct walk *walk, struct lm_buf *out)
+/* 64 digits, or "error". */
+static const char *content_hash(struct walk *walk)
 {
 	static uint8_t block[256 << 10];
+	static char hex[2 * EVP_MAX_MD_SIZE + 1];
 	uint8_t digest[EVP_MAX_MD_SIZE];
-	char hex[2 * EVP_MAX_MD_SIZE + 1];
 	unsigned len;
 	CLEANUP(lm_closep) int fd = open(lm_buf_cstr(&walk->path), O_RDONLY | O_CLOEXEC);
 	EVP_MD_CTX *context = EVP_MD_CTX_new();
@@ -120,81 +86,66 @@ static void append_content_hash(struct walk *walk, struct lm_buf *out)
 	EVP_DigestFinal_ex(context, digest, &len);
 	EVP_MD_CTX_free(context);
 	lm_hex_format(digest, len, hex);
-	must(lm_buf_str(out, n < 0 ? "error" : hex));
+	return n < 0 ? "error" : hex;
 }
 
-static void append_target(struct walk *walk, struct lm_buf *out)
+static const char *link_target(struct walk *walk)
 {
-	char target[PATH_BYTES_MAX];
-	ssize_t len = readlink(lm_buf_cstr(&walk->path), target, sizeof(target));
+	static char target[PATH_BYTES_MAX];
+	ssize_t len = readlink(lm_buf_cstr(&walk->path), target, sizeof(target) - 1);
 	if (len < 0)
 		complain(walk, "readlink");
-	append_escaped(out, target, (size_t)LM_MAX(len, 0));
+	target[LM_MAX(len, 0)] = '\0';
+	return target;
 }
 
-static int cmp_name(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static void append_xattrs(struct walk *walk, struct lm_buf *out)
+/* The values stand one after the other in *values; keys point into memory that lasts to the next call. */
+static size_t read_xattrs(struct walk *walk, struct lm_xattr *ret, size_t max, struct lm_buf *values)
 {
 	static char names[64 << 10];
 	static uint8_t value[64 << 10];
-	static char hex[2 * sizeof(value) + 1];
-	char *sorted[1024];
-	size_t count = 0;
+	size_t count = 0, at = 0;
 	const char *path = lm_buf_cstr(&walk->path);
 	ssize_t len = llistxattr(path, names, sizeof(names));
 	if (len < 0)
 		complain(walk, "listxattr");
-	for (char *name = names; len > 0 && name < names + len && count < ARRAY_LEN(sorted); name += strlen(name) + 1)
-		sorted[count++] = name;
-	qsort(sorted, count, sizeof(*sorted), cmp_name);
-	for (size_t i = 0; i < count; i++) {
-		ssize_t n = lgetxattr(path, sorted[i], value, sizeof(value));
+	for (char *name = names; len > 0 && name < names + len && count < max; name += strlen(name) + 1) {
+		ssize_t n = lgetxattr(path, name, value, sizeof(value));
 		if (n < 0)
 			complain(walk, "getxattr");
-		lm_hex_format(value, (size_t)LM_MAX(n, 0), hex);
-		must(lm_buf_str(out, i ? "," : ""));
-		append_escaped(out, sorted[i], strlen(sorted[i]));
-		must(lm_buf_printf(out, "=%s", hex));
+		must(lm_buf_append(values, value, (size_t)LM_MAX(n, 0)));
+		ret[count++] =
+			(struct lm_xattr){.key = name, .key_len = strlen(name), .value_len = (size_t)LM_MAX(n, 0)};
 	}
-	if (count == 0)
-		must(lm_buf_str(out, "-"));
+	for (size_t i = 0; i < count; at += ret[i++].value_len)
+		ret[i].value = values->data + at;
+	return count;
 }
 
 static void list_file(struct walk *walk, const struct stat *st)
 {
-	struct lm_buf line = LM_BUF(TEXT_MAX);
-	bool device = S_ISCHR(st->st_mode) || S_ISBLK(st->st_mode);
-	must(lm_buf_printf(&line, "%c %04o %u %u %lld %lld.%09ld %lu ", type_letter(st->st_mode), st->st_mode & 07777,
-		st->st_uid, st->st_gid, (long long)st->st_size, (long long)st->st_mtim.tv_sec, st->st_mtim.tv_nsec,
-		(unsigned long)st->st_nlink));
-	if (!S_ISDIR(st->st_mode) && st->st_nlink > 1)
-		must(lm_buf_printf(&line, "%u ", group_of(walk, st->st_ino)));
-	else
-		must(lm_buf_str(&line, "- "));
-	if (device)
-		must(lm_buf_printf(&line, "%u:%u ", major(st->st_rdev), minor(st->st_rdev)));
-	else
-		must(lm_buf_str(&line, "- "));
-	if (S_ISREG(st->st_mode))
-		append_content_hash(walk, &line);
-	else
-		must(lm_buf_str(&line, "-"));
-	must(lm_buf_str(&line, " "));
-	if (S_ISLNK(st->st_mode))
-		append_target(walk, &line);
-	else
-		must(lm_buf_str(&line, "-"));
-	must(lm_buf_str(&line, " "));
-	append_xattrs(walk, &line);
-	must(lm_buf_str(&line, " "));
-	const char *shown = lm_buf_cstr(&walk->path) + walk->root_len;
-	append_escaped(&line, *shown ? shown : "/", *shown ? strlen(shown) : 1);
-	puts(lm_buf_cstr(&line));
-	lm_buf_done(&line);
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(TEXT_MAX);
+	CLEANUP(lm_buf_done) struct lm_buf values = LM_BUF(TEXT_MAX);
+	struct lm_xattr xattrs[XATTRS_MAX];
+	bool linked = !S_ISDIR(st->st_mode) && st->st_nlink > 1;
+	struct lm_listing_line line = {
+		.mode = st->st_mode,
+		.uid = st->st_uid,
+		.gid = st->st_gid,
+		.size = (uint64_t)st->st_size,
+		.mtime_s = st->st_mtim.tv_sec,
+		.mtime_ns = (uint32_t)st->st_mtim.tv_nsec,
+		.nlink = st->st_nlink,
+		.group = linked ? group_of(walk, st->st_ino) : 0,
+		.rdev = st->st_rdev,
+		.sha256 = S_ISREG(st->st_mode) ? content_hash(walk) : NULL,
+		.target = S_ISLNK(st->st_mode) ? link_target(walk) : NULL,
+		.xattrs = xattrs,
+		.xattr_count = read_xattrs(walk, xattrs, XATTRS_MAX, &values),
+		.path = lm_buf_cstr(&walk->path) + walk->root_len,
+	};
+	must(lm_listing_append(&text, &line));
+	fwrite(text.data, 1, text.len, stdout);
 }
 
 /* By bytes, not by the locale's idea of order. */
