@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { KEY_COLUMNS = 22, TEXT_MAX = 64 << 20 };
+enum { KEY_COLUMNS = 28, TEXT_MAX = 64 << 20 };
 
 static struct lm_out_level *level(struct lm_out *out)
 {
