@@ -1,11 +1,9 @@
-/*
- * Walks a published repository from its root catalog: lists it as the fixtures do, and checks every rule that the stock
- * checker enforces.
- */
+/* Reads a tree back from its root catalog: lists it as the fixtures do, and has it checked. */
 #ifndef LM_TESTS_REPO_TREE_H
 #define LM_TESTS_REPO_TREE_H
 
 #include "repo/catalog_schema.h"
+#include "repo/check.h"
 #include "repo/object_store.h"
 #include "repo/xattr.h"
 #include "repo_test.h"
@@ -21,10 +19,9 @@ struct tree {
 	struct lm_storage *storage;
 	char *dir; /* for databases */
 	unsigned files;
-	struct lm_buf *listing;		  /* or NULL */
+	struct lm_buf *listing;
 	uint64_t groups[TREE_GROUPS_MAX]; /* catalog and lowest row id of the groups met */
 	size_t group_count;
-	unsigned problems; /* found by the checker */
 };
 
 struct tree_catalog {
@@ -32,17 +29,7 @@ struct tree_catalog {
 	struct lm_catalog *catalog;
 	char *db_path;
 	unsigned number;
-	bool has_marker;
-	struct lm_counters self, below; /* counted */
-	uint64_t rows;
 };
-
-#define tree_problem(tree, ...)               \
-	do {                                  \
-		(tree)->problems++;           \
-		fprintf(stderr, __VA_ARGS__); \
-		fputc('\n', stderr);          \
-	} while (0)
 
 static inline void tree_init(struct tree *tree, struct lm_storage *storage)
 {
@@ -237,220 +224,79 @@ static inline void tree_list_row(struct tree_catalog *c, const struct lm_row *ro
 	assert_int_equal(lm_buf_str(out, "\n"), 0);
 }
 
-static inline void tree_count_row(struct tree_catalog *c, const struct lm_row *row)
-{
-	struct lm_counters *n = &c->self;
-	c->rows++;
-	n->dir += S_ISDIR(row->mode);
-	n->symlink += S_ISLNK(row->mode);
-	n->xattr += row->xattr != NULL;
-	if (S_ISDIR(row->mode) || S_ISLNK(row->mode))
-		return;
-	if (!S_ISREG(row->mode)) {
-		n->special++;
-		return;
-	}
-	n->regular++;
-	n->file_size += row->size;
-	if (row->flags & LM_ROW_CHUNKED) {
-		n->chunked++;
-		n->chunked_size += row->size;
-	}
-	if (row->flags & LM_ROW_EXTERNAL) {
-		n->external++;
-		n->external_file_size += row->size;
-	}
-}
+static inline void tree_list_catalog(struct tree *tree, const struct lm_hash *hash, const char *path);
 
-static inline void tree_check_stored(
-	struct tree *tree, const struct lm_hash *hash, enum lm_object_kind kind, const char *path)
-{
-	char name[LM_OBJECT_PATH_MAX];
-	if (tree->storage->ops->has(tree->storage, lm_object_path(hash, kind, name), NULL) != 1)
-		tree_problem(tree, "%s: object %s is missing", path, name);
-}
+static inline void tree_list_dir(struct tree_catalog *c, const struct lm_row *dir, const char *path);
 
-static inline void tree_check_objects(struct tree_catalog *c, const struct lm_row *row, const char *path)
-{
-	struct lm_err err = LM_ERR_INIT;
-	if (row->hash.set)
-		tree_check_stored(c->tree, &row->hash, LM_OBJECT_FILE, path);
-	CLEANUP(lm_freep) struct lm_chunk *chunks = NULL;
-	size_t count = 0;
-	if (lm_catalog_chunks(c->catalog, row, 0, UINT64_MAX, &chunks, &count, &err) < 0)
-		tree_problem(c->tree, "%s: %s", path, err.msg);
-	if (row->flags & LM_ROW_CHUNKED && count == 0)
-		tree_problem(c->tree, "%s: chunked without chunks", path);
-	c->self.chunks += count;
-	for (size_t i = 0; i < count; i++)
-		tree_check_stored(c->tree, &chunks[i].hash, LM_OBJECT_CHUNK, path);
-}
-
-/* Members of a group found beside a row that says more than one. */
-static inline void tree_check_links(
-	struct tree_catalog *c, const struct tree_rows *list, const struct lm_row *row, const char *path)
-{
-	uint32_t found = 0;
-	if (S_ISDIR(row->mode) || row->link_count <= 1)
-		return;
-	for (size_t i = 0; i < list->count; i++)
-		found += list->rows[i].link_group == row->link_group && !S_ISDIR(list->rows[i].mode);
-	if (row->link_group == 0 || found != row->link_count)
-		tree_problem(
-			c->tree, "%s: %u links in group %u, %u found", path, row->link_count, row->link_group, found);
-}
-
-static inline void tree_check_mountpoint(
-	struct tree *tree, const struct lm_row *up, const struct lm_row *root, const char *path)
-{
-	if (up->size != root->size || up->mode != root->mode || up->mtime_s != root->mtime_s ||
-		up->mtime_ns != root->mtime_ns || up->link_count != root->link_count || up->uid != root->uid ||
-		up->gid != root->gid || up->xattr_len != root->xattr_len || strcmp(up->name, root->name) != 0)
-		tree_problem(tree, "%s: mountpoint and nested root differ", path);
-	if (!(root->flags & LM_ROW_NESTED_ROOT) || root->flags & LM_ROW_MOUNTPOINT)
-		tree_problem(tree, "%s: flags 0x%x of the nested root", path, root->flags);
-}
-
-static inline void tree_walk_catalog(
-	struct tree *tree, const struct lm_nested *self, const struct lm_row *mountpoint, struct lm_counters *ret_sum);
-
-static inline void tree_walk_dir(struct tree_catalog *c, const struct lm_row *dir, const char *path, bool hidden);
-
-static inline void tree_walk_nested(struct tree_catalog *c, const struct lm_row *row, const char *path)
-{
-	struct lm_err err = LM_ERR_INIT;
-	struct lm_nested nested;
-	struct lm_counters sum = {0};
-	assert_ok(lm_catalog_nested(c->catalog, path, &nested, &err), &err);
-	tree_walk_catalog(c->tree, &nested, row, &sum);
-	lm_counters_add(&c->below, &sum);
-	c->self.nested++;
-	free(nested.path);
-	CLEANUP(tree_rows_done) struct tree_rows list = {0};
-	assert_ok(lm_catalog_list(c->catalog, row->path, 0, tree_collect, &list, &err), &err);
-	if (list.count > 0)
-		tree_problem(c->tree, "%s: rows below a mountpoint", path);
-}
-
-static inline void tree_visit(
-	struct tree_catalog *c, const struct tree_rows *list, const struct lm_row *row, const char *path, bool hidden)
+/* What is hidden is found by name only, so no listing shows it. */
+static inline void tree_list_child(struct tree_catalog *c, const struct lm_row *row, const char *path)
 {
 	struct lm_err err = LM_ERR_INIT;
 	CLEANUP(lm_buf_done) struct lm_buf found = LM_BUF(1 << 16);
+	struct lm_nested nested;
 	assert_ok(lm_catalog_path_of(c->catalog, row->rowid, &found, &err), &err);
 	assert_string_equal(lm_buf_cstr(&found), path);
-	hidden = hidden || row->flags & LM_ROW_HIDDEN;
-	tree_check_objects(c, row, path);
-	tree_check_links(c, list, row, path);
-	if (strcmp(row->name, ".cvmfscatalog") == 0) {
-		const char *root = lm_catalog_mountpoint(c->catalog);
-		if (!*root || !lm_path_hash_equal(row->parent, lm_path_hash(root, strlen(root))))
-			tree_problem(c->tree, "%s: a marker where no catalog begins", path);
-		c->has_marker = true;
-	}
-	if (c->tree->listing && !hidden)
-		tree_list_row(c, row, path);
+	if (row->flags & LM_ROW_HIDDEN)
+		return;
+	tree_list_row(c, row, path);
 	if (row->flags & LM_ROW_MOUNTPOINT) {
-		struct lm_buf *listing = c->tree->listing;
-		if (hidden)
-			c->tree->listing = NULL;
-		tree_count_row(c, row);
-		tree_walk_nested(c, row, path);
-		c->tree->listing = listing;
+		assert_ok(lm_catalog_nested(c->catalog, path, &nested, &err), &err);
+		tree_list_catalog(c->tree, &nested.hash, path);
+		free(nested.path);
 	} else if (S_ISDIR(row->mode)) {
-		tree_walk_dir(c, row, path, hidden);
-	} else {
-		tree_count_row(c, row);
+		tree_list_dir(c, row, path);
 	}
 }
 
-/* The row itself is counted here, its children are visited. */
-static inline void tree_walk_dir(struct tree_catalog *c, const struct lm_row *dir, const char *path, bool hidden)
+static inline void tree_list_dir(struct tree_catalog *c, const struct lm_row *dir, const char *path)
 {
 	struct lm_err err = LM_ERR_INIT;
 	CLEANUP(tree_rows_done) struct tree_rows list = {0};
-	tree_count_row(c, dir);
 	assert_ok(lm_catalog_list(c->catalog, dir->path, 0, tree_collect, &list, &err), &err);
 	if (list.count > 0)
 		qsort(list.rows, list.count, sizeof(*list.rows), tree_by_name);
-	uint32_t subdirs = 0;
 	for (size_t i = 0; i < list.count; i++) {
 		CLEANUP(lm_freep) char *child = lm_str_printf("%s/%s", path, list.rows[i].name);
-		subdirs += S_ISDIR(list.rows[i].mode);
-		tree_visit(c, &list, &list.rows[i], child, hidden);
+		tree_list_child(c, &list.rows[i], child);
 	}
-	if (!(dir->flags & LM_ROW_BIND) && dir->link_count != 2 + subdirs)
-		tree_problem(c->tree, "%s: %u links with %u subdirectories", path, dir->link_count, subdirs);
 }
 
-static inline void tree_compare_counters(
-	struct tree_catalog *c, const char *what, struct lm_counters *stored, struct lm_counters *counted)
-{
-	for (size_t i = 0; i < LM_COUNTER_COUNT; i++)
-		if (*lm_counter_at(stored, i) != *lm_counter_at(counted, i))
-			tree_problem(c->tree, "'%s': %s_%s is %" PRIu64 ", counted %" PRIu64,
-				lm_catalog_mountpoint(c->catalog), what, lm_counter_names[i].name,
-				*lm_counter_at(stored, i), *lm_counter_at(counted, i));
-}
-
-static inline void tree_check_database(struct tree_catalog *c, const struct lm_nested *self)
-{
-	struct stat st;
-	assert_int_equal(stat(c->db_path, &st), 0);
-	if (self->size && self->size != (uint64_t)st.st_size)
-		tree_problem(c->tree, "'%s': %" PRIu64 " bytes named, %lld there", self->path, self->size,
-			(long long)st.st_size);
-	if (tree_sql(c->db_path, "SELECT count(*) FROM catalog") != (int64_t)c->rows)
-		tree_problem(c->tree, "'%s': rows that no directory lists", self->path);
-	if (tree_sql(c->db_path, "SELECT count(*) FROM chunks") != (int64_t)c->self.chunks)
-		tree_problem(c->tree, "'%s': chunks that no file has", self->path);
-	if (tree_sql(c->db_path, "SELECT count(*) FROM nested_catalogs") != (int64_t)c->self.nested)
-		tree_problem(c->tree, "'%s': nested catalogs without a mountpoint", self->path);
-	if (tree_sql(c->db_path, "SELECT count(*) FROM statistics") != 2 * LM_COUNTER_COUNT)
-		tree_problem(c->tree, "'%s': counters are missing", self->path);
-	if (tree_sql(c->db_path,
-		    "SELECT count(*) FROM catalog WHERE flags & 8 AND size <> length(CAST(symlink AS BLOB))") != 0)
-		tree_problem(c->tree, "'%s': size of a symbolic link", self->path);
-	if (tree_sql(c->db_path, "SELECT count(*) FROM catalog WHERE name IS NULL OR symlink IS NULL") != 0)
-		tree_problem(c->tree, "'%s': NULL names", self->path);
-}
-
-static inline void tree_walk_catalog(
-	struct tree *tree, const struct lm_nested *self, const struct lm_row *mountpoint, struct lm_counters *ret_sum)
+static inline void tree_list_catalog(struct tree *tree, const struct lm_hash *hash, const char *path)
 {
 	struct lm_err err = LM_ERR_INIT;
 	CLEANUP(tree_catalog_done) struct tree_catalog c = {0};
 	CLEANUP(lm_row_done) struct lm_row root = {0};
-	tree_catalog_open(tree, &self->hash, self->path, &c);
-	assert_ok(lm_catalog_lookup(c.catalog, lm_path_hash(self->path, strlen(self->path)), &root, &err), &err);
-	if (mountpoint)
-		tree_check_mountpoint(tree, mountpoint, &root, self->path);
-	else if (tree->listing)
+	tree_catalog_open(tree, hash, path, &c);
+	assert_ok(lm_catalog_lookup(c.catalog, lm_path_hash(path, strlen(path)), &root, &err), &err);
+	if (!*path)
 		tree_list_row(&c, &root, "");
-	tree_walk_dir(&c, &root, self->path, false);
-	if (mountpoint && !c.has_marker)
-		tree_problem(tree, "%s: a nested catalog without a marker", self->path);
-	struct lm_counters stored_self, stored_subtree;
-	assert_ok(lm_catalog_counters(c.catalog, &stored_self, &stored_subtree, &err), &err);
-	tree_compare_counters(&c, "self", &stored_self, &c.self);
-	tree_compare_counters(&c, "subtree", &stored_subtree, &c.below);
-	tree_check_database(&c, self);
-	*ret_sum = c.self;
-	lm_counters_add(ret_sum, &c.below);
+	tree_list_dir(&c, &root, path);
 }
 
-/* Walks all of it; returns the number of problems, which are printed. listing may be NULL. */
+static inline void tree_print_finding(void *arg, const struct lm_finding *f)
+{
+	(void)arg;
+	const char *what[] = {f->catalog ? f->catalog : "-", f->path ? f->path : "-", f->object ? f->object : "-"};
+	fprintf(stderr, "%s: catalog '%s', path '%s', object %s: %s\n", lm_check_kinds[f->kind].name, what[0], what[1],
+		what[2], f->text);
+}
+
+/* Has the whole tree checked; returns the number of problems, which are printed. Lists it, too, where listing is not
+ * NULL. */
 static inline unsigned tree_walk(
 	struct lm_storage *storage, const struct lm_hash *root, uint64_t size, struct lm_buf *listing)
 {
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_check_result result;
 	struct tree tree;
-	struct lm_counters sum;
-	struct lm_nested self = {.path = (char *)"", .hash = *root, .size = size};
 	tree_init(&tree, storage);
 	tree.listing = listing;
-	tree_walk_catalog(&tree, &self, NULL, &sum);
+	const struct lm_check_options options = {.root = root, .root_size = size, .scratch = tree.dir};
+	assert_ok(lm_repo_check(storage, &options, tree_print_finding, NULL, &result, &err), &err);
+	if (listing)
+		tree_list_catalog(&tree, root, "");
 	tree_done(&tree);
-	return tree.problems;
+	return (unsigned)result.levels[LM_CHECK_PROBLEM];
 }
 
 #endif
