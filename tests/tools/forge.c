@@ -12,6 +12,7 @@
  *   stored MOUNTPOINT FILE    FILE takes the place of the stored object; nothing is packed
  *   tags "" SQL               runs over the history
  *   field "" LETTERVALUE      a field of the manifest: A, B, H or S
+ *   fingerprint "" ALGO       one more on the whitelist, that of the certificate; by default sha1
  *
  * Then what was changed is stored, hashes are passed up to the root, and manifest and whitelist are written anew, as a
  * new revision. Exit code 0, or 1 (said).
@@ -49,6 +50,7 @@ static char scratch[] = "/tmp/forge-XXXXXX";
 static struct part parts[PARTS_MAX]; /* catalogs: those above come first */
 static size_t part_count;
 static struct part history;
+static struct lm_whitelist whitelist;
 
 static void remove_scratch(void)
 {
@@ -201,6 +203,13 @@ static void set_field(const char *text)
 	}
 }
 
+static void add_fingerprint(enum lm_hash_algo algo)
+{
+	if (whitelist.count == LM_FINGERPRINTS_MAX)
+		die("whitelist", "too many fingerprints");
+	must(lm_cert_fingerprint(keys.cert, algo, &whitelist.fingerprints[whitelist.count++], &err), "fingerprint");
+}
+
 static void take_step(const char *step, const char *mountpoint, const char *value)
 {
 	if (strcmp(step, "sql") == 0)
@@ -215,6 +224,8 @@ static void take_step(const char *step, const char *mountpoint, const char *valu
 		run_sql(history_part(), value);
 	else if (strcmp(step, "field") == 0)
 		set_field(value);
+	else if (strcmp(step, "fingerprint") == 0)
+		add_fingerprint(parse_algo(value));
 	else
 		die(step, "no such step");
 }
@@ -285,39 +296,47 @@ static void store_parts(void)
 
 /* Signing. */
 
-static void sign_manifest(void)
+typedef int sign_fn(const struct lm_key *key, const char *text, size_t len, struct lm_buf *ret, struct lm_err *err);
+
+static void sign_and_put(struct lm_buf *text, sign_fn *sign, const struct lm_key *key, const char *name)
 {
-	CLEANUP(lm_buf_done) struct lm_buf pem = LM_BUF(LM_PEM_MAX), text = LM_BUF(LM_MANIFEST_MAX);
-	struct lm_packer *packer;
-	struct lm_signed_text parts_of_text;
+	CLEANUP(lm_buf_done) struct lm_buf signature = LM_BUF(LM_SIGNATURE_MAX);
+	struct lm_signed_text split;
+	must(lm_signed_text_split(lm_buf_cstr(text), text->len, &split, &err), name);
+	must(sign(key, split.hash_text, split.hash_text_len, &signature, &err), name);
+	must(lm_buf_append(text, signature.data, signature.len), name);
+	must(storage->ops->put(storage, name, text->data, text->len, &err), name);
+}
+
+static void store_certificate(void)
+{
+	CLEANUP(lm_buf_done) struct lm_buf pem = LM_BUF(LM_PEM_MAX);
+	CLEANUP(lm_packer_freep) struct lm_packer *packer = NULL;
 	must(lm_cert_format(keys.cert, &pem, &err), "certificate");
 	must(lm_packer_new(manifest.catalog.algo, &packer, &err), "certificate");
 	must(lm_object_store(storage, packer, LM_OBJECT_CERTIFICATE, pem.data, pem.len, &manifest.certificate, &err),
 		"certificate");
-	lm_packer_free(packer);
+}
+
+static void sign_manifest(void)
+{
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_MANIFEST_MAX);
 	manifest.revision++;
 	manifest.published_s = LM_MAX(manifest.published_s, (int64_t)time(NULL));
 	must(lm_manifest_format(&manifest, &text, &err), "manifest");
-	must(lm_signed_text_split(lm_buf_cstr(&text), text.len, &parts_of_text, &err), "manifest");
-	must(lm_sign_manifest(keys.key, parts_of_text.hash_text, parts_of_text.hash_text_len, &text, &err), "manifest");
-	must(storage->ops->put(storage, LM_MANIFEST_NAME, text.data, text.len, &err), LM_MANIFEST_NAME);
+	sign_and_put(&text, lm_sign_manifest, keys.key, LM_MANIFEST_NAME);
 }
 
 static void sign_whitelist(const char *fqrn)
 {
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_WHITELIST_MAX);
-	static struct lm_whitelist whitelist;
-	struct lm_signed_text parts_of_text;
 	whitelist.created_s = time(NULL);
 	whitelist.expires_s = whitelist.created_s + 30 * DAY_S;
-	whitelist.count = 1;
+	if (whitelist.count == 0)
+		add_fingerprint(LM_HASH_SHA1);
 	snprintf(whitelist.fqrn, sizeof(whitelist.fqrn), "%s", fqrn);
-	must(lm_cert_fingerprint(keys.cert, LM_HASH_SHA1, &whitelist.fingerprints[0], &err), "whitelist");
 	must(lm_whitelist_format(&whitelist, &text, &err), "whitelist");
-	must(lm_signed_text_split(lm_buf_cstr(&text), text.len, &parts_of_text, &err), "whitelist");
-	must(lm_sign_whitelist(keys.master, parts_of_text.hash_text, parts_of_text.hash_text_len, &text, &err),
-		"whitelist");
-	must(storage->ops->put(storage, LM_WHITELIST_NAME, text.data, text.len, &err), LM_WHITELIST_NAME);
+	sign_and_put(&text, lm_sign_whitelist, keys.master, LM_WHITELIST_NAME);
 }
 
 static void open_all(const char *dir, const char *fqrn, const char *key_dir)
@@ -344,6 +363,7 @@ int main(int argc, char **argv)
 	for (int i = 4; i < argc; i += 3)
 		take_step(argv[i], argv[i + 1], argv[i + 2]);
 	store_parts();
+	store_certificate();
 	sign_manifest();
 	sign_whitelist(argv[2]);
 	lm_repo_keys_done(&keys);

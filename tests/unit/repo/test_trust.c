@@ -496,12 +496,13 @@ static void test_blacklist(void **state)
 	made_init(&made, LM_HASH_SHA1);
 	made_sign(&made);
 	char ours[128], line[256];
+	struct lm_hash fingerprint;
 	for (unsigned algo = 0; algo < 3; algo++) {
 		static const char *const tags[] = {"", "-RMD160", "-SHAKE128"};
-		struct lm_hash f;
-		assert_ok(lm_cert_fingerprint(repo_cert, algo, &f, &err), &err);
+		assert_ok(lm_cert_fingerprint(repo_cert, algo, &fingerprint, &err), &err);
 		for (unsigned i = 0; i < LM_HASH_BYTES; i++)
-			snprintf(ours + 3 * i, 4, "%c%c:", hex[f.bytes[i] >> 4], hex[f.bytes[i] & 15]);
+			snprintf(ours + 3 * i, 4, "%c%c:", hex[fingerprint.bytes[i] >> 4],
+				hex[fingerprint.bytes[i] & 15]);
 		snprintf(line, sizeof(line), "# bad ones\n\n%.59s%s # lost its key\n", ours, tags[algo]);
 		assert_blacklist(&made, line, -EKEYREJECTED, "certificate: its fingerprint is blacklisted");
 		ours[0] = ours[0] == '0' ? '1' : '0';
@@ -525,6 +526,19 @@ static void test_blacklist(void **state)
 	assert_blacklist(&made, "", 0, "");
 	assert_int_equal(made.server.calls, 0);
 	assert_blacklist(&made, "<a.example.org 6\n", -EKEYREJECTED, "revision 5 is blacklisted");
+	assert_int_equal(made.server.calls, 0);
+	ours[0] = hex[fingerprint.bytes[0] >> 4];
+	snprintf(line, sizeof(line), "%.59s-SHAKE128\n", ours);
+	assert_blacklist(&made, line, -EKEYREJECTED, "certificate: its fingerprint is blacklisted");
+	assert_int_equal(made.server.calls, 1); /* the certificate */
+	assert_int_equal(lm_trust_again(&made.trust, &known, fetch, &made.server, &err), -EKEYREJECTED);
+	/* Who can't look at the certificate can't say that it is allowed. */
+	made.server.certificate_code = -EIO;
+	assert_int_equal(lm_trust_again(&made.trust, &known, fetch, &made.server, &err), -EIO);
+	made.trust.blacklist = "<a.example.org 5";
+	assert_ok(lm_trust_again(&made.trust, &known, fetch, &made.server, &err), &err);
+	assert_ok(lm_trust_revision(&made.trust, 5, &err), &err);
+	assert_int_equal(lm_trust_revision(&made.trust, 4, &err), -EKEYREJECTED);
 }
 
 static int setup(void **state)
