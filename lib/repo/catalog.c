@@ -104,6 +104,11 @@ const char *lm_catalog_mountpoint(const struct lm_catalog *c)
 	return c->db.mountpoint;
 }
 
+unsigned lm_catalog_schema(const struct lm_catalog *c)
+{
+	return c->db.revision;
+}
+
 uint64_t lm_catalog_revision(const struct lm_catalog *c)
 {
 	return c->revision;
@@ -370,7 +375,8 @@ static int member_cmp(const void *a, const void *b)
 
 static int groups_make(struct lm_catalog *c, struct members *members, struct lm_err *err)
 {
-	qsort(members->items, members->count, sizeof(*members->items), member_cmp);
+	if (members->count > 0)
+		qsort(members->items, members->count, sizeof(*members->items), member_cmp);
 	size_t count = 0;
 	for (size_t i = 0; i < members->count; i++)
 		count += i == 0 || members->items[i].group != members->items[i - 1].group;

@@ -82,6 +82,7 @@ LM_DEFINE_CLEANUP(struct lm_catalog, lm_catalog_close, lm_catalog_closep)
 
 const char *lm_catalog_mountpoint(const struct lm_catalog *catalog);
 uint64_t lm_catalog_revision(const struct lm_catalog *catalog);
+unsigned lm_catalog_schema(const struct lm_catalog *catalog); /* revision of schema 2.5, at most the newest known */
 uint64_t lm_catalog_ttl(const struct lm_catalog *catalog); /* seconds; 240 where the catalog has none */
 
 /* -ENOENT: no such row. A row whose name or fields make no sense (slash in the name, wrong types): -EPROTO. */
@@ -203,14 +204,12 @@ int lm_catalog_writer_new_group(struct lm_catalog_writer *writer, uint32_t *ret,
 /*
  * The subtree counters of an edited catalog follow its nested catalogs by differences. One that was there before the
  * edit and is replaced, removed or moved must be subtracted, and only its own database knows by how much: fn gives the
- * counters of that catalog. Needed only after lm_catalog_edit(), where such a change is -EINVAL without it.
+ * counters of that catalog. Needed only after lm_catalog_edit(), where such a change is -EINVAL without it. Where the
+ * file was of an older schema, finish asks about all nested catalogs.
  */
 typedef int lm_catalog_child_fn(void *arg, const struct lm_nested *child, struct lm_counters *ret_self,
 	struct lm_counters *ret_subtree, struct lm_err *err);
 void lm_catalog_writer_set_child_fn(struct lm_catalog_writer *writer, lm_catalog_child_fn *fn, void *arg);
-
-/* The edited file was of an older schema: its sums are not believed, fn is asked about all nested catalogs. */
-bool lm_catalog_writer_recounts(const struct lm_catalog_writer *writer);
 
 /* Removes a row and, for a directory, everything below it, nested catalogs' entries included. Absent: 0. */
 int lm_catalog_remove(struct lm_catalog_writer *writer, const char *path, struct lm_err *err) MUST_CHECK;

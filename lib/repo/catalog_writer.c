@@ -415,11 +415,6 @@ void lm_catalog_writer_set_child_fn(struct lm_catalog_writer *w, lm_catalog_chil
 	w->child_arg = arg;
 }
 
-bool lm_catalog_writer_recounts(const struct lm_catalog_writer *w)
-{
-	return w->recount;
-}
-
 /*
  * Removing
  */

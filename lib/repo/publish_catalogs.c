@@ -132,21 +132,26 @@ int lm_node_chunks(
 			    : lm_catalog_chunks(node->reader, row, 0, UINT64_MAX, ret, ret_count, err);
 }
 
-struct recounting {
+/*
+ * The counters that a catalog had at begin. Schemas before revision 5 lack some: those come from the rows, down to
+ * where the counters are whole. That is done when somebody asks, and in any case before the file is changed.
+ */
+
+struct recount {
 	struct lm_node *node;
 	struct lm_counters subtree;
 	struct lm_err *err;
 };
 
-static int recount(struct lm_node *node, struct lm_err *err);
+static int count_node(struct lm_node *node, struct lm_err *err);
 
 static int add_nested(void *arg, const struct lm_nested *nested)
 {
-	struct recounting *at = arg;
+	struct recount *at = arg;
 	CLEANUP(lm_node_freep) struct lm_node *child = NULL;
 	int r = lm_node_open(at->node->txn, at->node, nested->path, &nested->hash, nested->size, &child, at->err);
 	if (r == 0)
-		r = recount(child, at->err);
+		r = count_node(child, at->err);
 	if (r < 0)
 		return r;
 	lm_counters_add(&at->subtree, &child->self);
@@ -154,40 +159,47 @@ static int add_nested(void *arg, const struct lm_nested *nested)
 	return 0;
 }
 
-/* Schemas before revision 5 lack some counters: they come from the rows, down to where the counters are whole. */
-static int recount(struct lm_node *node, struct lm_err *err)
+static int count_rows(struct lm_node *node, struct lm_err *err)
 {
 	CLEANUP(lm_catalog_db_done) struct lm_catalog_db db = {0};
-	struct recounting below = {.node = node, .err = err};
 	int r = lm_db_open(node->path, &db.db, err);
 	if (r == 0)
 		r = lm_catalog_db_check(&db, node->mountpoint, err);
-	if (r < 0 || db.revision >= LM_SCHEMA_HAS_ALL_COUNTERS)
-		return r;
-	r = lm_counters_count(&db, &node->self, err);
-	if (r == 0)
-		r = lm_catalog_nested_each(node->reader, add_nested, &below, err);
-	if (r == 0)
-		node->subtree = below.subtree;
-	return r;
+	return r < 0 ? r : lm_counters_count(&db, &node->self, err);
 }
 
-/* The counters that a nested catalog had at begin, for the writer of the one above. */
+static int count_node(struct lm_node *node, struct lm_err *err)
+{
+	struct recount below = {.node = node, .err = err};
+	if (node->counted || !node->reader)
+		return 0;
+	if (lm_catalog_schema(node->reader) < LM_SCHEMA_HAS_ALL_COUNTERS) {
+		int r = count_rows(node, err);
+		if (r == 0)
+			r = lm_catalog_nested_each(node->reader, add_nested, &below, err);
+		if (r < 0)
+			return r;
+		node->subtree = below.subtree;
+	}
+	node->counted = true;
+	return 0;
+}
+
 int lm_node_child_counters(void *arg, const struct lm_nested *nested, struct lm_counters *ret_self,
 	struct lm_counters *ret_subtree, struct lm_err *err)
 {
 	struct lm_node *up = arg;
 	CLEANUP(lm_node_freep) struct lm_node *opened = NULL;
-	bool anew = lm_catalog_writer_recounts(up->writer);
-	const struct lm_node *known = anew ? NULL : lm_node_child(up, nested->path);
+	struct lm_node *known = lm_node_child(up, nested->path);
+	int r = 0;
 	if (!known || !lm_hash_equal(&known->hash, &nested->hash)) {
-		int r = lm_node_open(up->txn, up, nested->path, &nested->hash, nested->size, &opened, err);
-		if (r == 0 && anew)
-			r = recount(opened, err);
-		if (r < 0)
-			return r;
+		r = lm_node_open(up->txn, up, nested->path, &nested->hash, nested->size, &opened, err);
 		known = opened;
 	}
+	if (r == 0)
+		r = count_node(known, err);
+	if (r < 0)
+		return r;
 	*ret_self = known->self;
 	*ret_subtree = known->subtree;
 	return 0;
@@ -196,8 +208,11 @@ int lm_node_child_counters(void *arg, const struct lm_nested *nested, struct lm_
 int lm_node_edit(struct lm_node *node, struct lm_err *err)
 {
 	if (!node->writer) {
+		int r = node->up ? count_node(node, err) : 0; /* nobody asks about the root */
+		if (r < 0)
+			return r;
 		lm_catalog_close(STEAL(node->reader));
-		int r = lm_catalog_edit(node->path, node->mountpoint, &node->writer, err);
+		r = lm_catalog_edit(node->path, node->mountpoint, &node->writer, err);
 		if (r < 0)
 			return r;
 		lm_catalog_writer_set_child_fn(node->writer, lm_node_child_counters, node);

@@ -21,6 +21,7 @@ struct lm_node {
 	struct lm_hash hash;
 	uint64_t revision, ttl_s;
 	struct lm_counters self, subtree;
+	bool counted; /* those, see lm_node_child_counters() */
 };
 
 struct lm_txn {

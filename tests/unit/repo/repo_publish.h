@@ -190,9 +190,25 @@ static inline bool check_killed(struct place *place, struct lm_manifest *ret, st
 	return check_reflog(place->storage, ret);
 }
 
+/* All of it, with the content of every object. */
 static inline void check(struct place *place, struct lm_manifest *ret, struct lm_buf *listing)
 {
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_key_freep) struct lm_key *key = NULL;
+	CLEANUP(temp_dir_remove) char *scratch = temp_dir();
+	struct lm_check_result result;
 	assert_true(check_killed(place, ret, listing));
+	load_public_key(&key);
+	const struct lm_check_options options = {.fqrn = place->fqrn,
+		.keys = &key,
+		.key_count = 1,
+		.now_s = lm_wall_s(),
+		.objects = true,
+		.tags = true,
+		.scratch = scratch};
+	assert_ok(lm_repo_check(place->storage, &options, tree_print_finding, NULL, &result, &err), &err);
+	assert_int_equal(result.levels[LM_CHECK_PROBLEM], 0);
+	assert_int_equal(result.levels[LM_CHECK_WARNING], 0);
 }
 
 /*
