@@ -10,6 +10,7 @@
  */
 #include "base/clock.h"
 #include "random_tree.h"
+#include "repo/check.h"
 #include "repo/object_store.h"
 #include "repo/publish.h"
 #include "repo_tree.h"
@@ -572,6 +573,30 @@ static void edit_all(struct world *w)
  * Rounds
  */
 
+static void print_finding(void *arg, const struct lm_finding *f)
+{
+	const struct lm_check_kind_info *kind = &lm_check_kinds[f->kind];
+	printf("%s %s: catalog '%s' path '%s' object '%s': %s\n", lm_check_level_names[kind->level], kind->name,
+		f->catalog ? f->catalog : "", f->path ? f->path : "", f->object ? f->object : "",
+		f->text ? f->text : "");
+}
+
+static void check_repository(struct world *w)
+{
+	struct lm_check_options options = {.fqrn = FQRN,
+		.keys = &w->public_key,
+		.key_count = 1,
+		.now_s = lm_wall_s(),
+		.objects = true,
+		.tags = true,
+		.scratch = w->dir,
+		.kind_max = 5};
+	struct lm_check_result result;
+	must(w, lm_repo_check(w->storage, &options, print_finding, NULL, &result, &err));
+	assert_int_equal(result.levels[LM_CHECK_PROBLEM] + result.levels[LM_CHECK_WARNING], 0);
+	assert_true(result.roots >= 1 && result.rows >= w->tree.nodes);
+}
+
 static void write_text(const char *dir, const char *name, const struct lm_buf *text)
 {
 	CLEANUP(lm_freep) char *path = lm_str_printf("%s/%s", dir, name);
@@ -686,6 +711,7 @@ static void test_rounds(void **state)
 			check_tree(w, &current, &before);
 		if (rt_chance(&w->tree, 20))
 			give_up(w, &next);
+		check_repository(w);
 		if (w->watched)
 			wait_for_watcher(w, round, &listing);
 		lm_buf_clear(&before);
