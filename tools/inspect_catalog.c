@@ -220,10 +220,7 @@ static void show_path(struct look *look, const struct lm_row *row)
 	CLEANUP(lm_buf_done) struct lm_buf path = LM_BUF(LM_REPO_PATH_MAX + 1);
 	struct lm_err err = LM_ERR_INIT;
 	if (lm_catalog_path_of(look->catalog, row->rowid, &path, &err) < 0)
-		lm_inspect_complain(&look->i, "row %" PRIu64 " (%s): %s", row->rowid, row->name, err.msg);
-	else if (!lm_path_hash_equal(lm_path_hash(lm_buf_cstr(&path), path.len), row->path))
-		lm_inspect_complain(&look->i, "row %" PRIu64 " (%s): its path hash is not that of %s", row->rowid,
-			row->name, lm_buf_cstr(&path));
+		lm_inspect_complain(&look->i, "%s (named %s)", lm_err_text(&err), row->name);
 	else
 		lm_out_text(&look->i.out, "path", path.len ? lm_buf_cstr(&path) : "/", LM_MAX(path.len, (size_t)1));
 }
