@@ -2,6 +2,9 @@
  * Catalogs are checked depth first, one database at a time. Those still to do lie in a database of our own, since a
  * catalog may name any number of others; so do those done, because later revisions name them again. In memory is only
  * the way from the root to the current one: each of these waits for the sums of what is below it.
+ *
+ * There are no cycles: each catalog is opened for a path strictly below that of the one that names it, and says itself
+ * for which path it was made.
  */
 #include "repo/check_internal.h"
 
@@ -247,8 +250,8 @@ static int wait_for_below(
 	if (!grown)
 		return lm_err_oom(err);
 	tree->waiting = grown;
-	tree->waiting[tree->depth++] =
-		(struct waiting){.path = STEAL(ref->path), .hash = ref->hash, .facts = *facts, .below_complete = true};
+	tree->waiting[tree->depth++] = (struct waiting){
+		.path = STEAL(ref->path), .hash = ref->hash, .facts = *facts, .below_complete = facts->complete};
 	return 0;
 }
 
@@ -312,20 +315,6 @@ static int check_again(struct lm_check *check, const struct lm_check_ref *ref, c
 	return 0;
 }
 
-static bool is_cycle(struct lm_check *check, const struct lm_check_ref *ref)
-{
-	for (size_t i = 0; i < check->tree->depth; i++) {
-		const struct waiting *w = &check->tree->waiting[i];
-		if (!lm_hash_equal(&w->hash, &ref->hash))
-			continue;
-		lm_check_found(check, LM_CHECK_NESTED_TWICE, LM_PLACE(ref->path, ref->path),
-			"its catalog %s is the one of '%s' above it: the tree would have no end",
-			lm_hash_text(&ref->hash).s, w->path);
-		return true;
-	}
-	return false;
-}
-
 /* 1 and *ret, 0 it is none, which was reported. */
 static int load_and_check(
 	struct lm_check *check, const struct lm_check_ref *ref, struct lm_check_facts *ret, struct lm_err *err)
@@ -347,15 +336,11 @@ static int check_ref(struct lm_check *check, struct lm_check_ref *ref, struct lm
 	struct lm_check_tree *tree = check->tree;
 	struct lm_check_facts facts = {0};
 	struct done done = {0};
-	if (ref->depth == 0)
-		lm_check_count(check, &check->result.roots, 1);
-	if (is_cycle(check, ref)) {
-		add_below(tree, &done);
-		return 0;
-	}
 	int r = find_done(tree, &ref->hash, &path, &done, err);
 	if (r != 0)
 		return r < 0 ? r : check_again(check, ref, path, &done, err);
+	if (ref->depth == 0)
+		lm_check_count(check, &check->result.roots, 1);
 	r = load_and_check(check, ref, &facts, err);
 	if (r < 0)
 		return r;
