@@ -1,0 +1,336 @@
+/*
+ * Garbage collection that fails or is killed at every step, or runs beside readers: what is kept stays readable, and
+ * the next collection finishes.
+ */
+#include "repo_gc.h"
+
+#include <signal.h>
+
+/*
+ * A storage whose n-th call fails, or kills
+ */
+
+enum { CALLS_MAX = 2000 };
+
+struct faulty {
+	struct lm_storage storage;
+	struct lm_storage *inner;
+	unsigned calls, fail_at; /* until now; number of the one that fails */
+	bool kill;
+	bool changes[CALLS_MAX]; /* which of the calls were to change something */
+	unsigned change_count;
+};
+
+static struct lm_storage *inner(struct lm_storage *storage)
+{
+	return ((struct faulty *)storage)->inner;
+}
+
+static int fault(struct lm_storage *storage, struct lm_err *err)
+{
+	struct faulty *faulty = (struct faulty *)storage;
+	assert_true(faulty->calls < CALLS_MAX);
+	if (faulty->calls++ != faulty->fail_at)
+		return 0;
+	if (faulty->kill)
+		raise(SIGKILL);
+	return lm_err_set(err, -EIO, "injected");
+}
+
+static int change(struct lm_storage *s, struct lm_err *err)
+{
+	struct faulty *faulty = (struct faulty *)s;
+	unsigned call = faulty->calls;
+	int r = fault(s, err);
+	faulty->changes[call] = true;
+	faulty->change_count += r == 0;
+	return r;
+}
+
+static int faulty_has(struct lm_storage *s, const char *path, struct lm_err *err)
+{
+	return fault(s, err) < 0 ? -EIO : inner(s)->ops->has(inner(s), path, err);
+}
+
+static int faulty_get(struct lm_storage *s, const char *path, struct lm_buf *ret, struct lm_err *err)
+{
+	return fault(s, err) < 0 ? -EIO : inner(s)->ops->get(inner(s), path, ret, err);
+}
+
+static int faulty_get_file(struct lm_storage *s, const char *path, int fd, struct lm_err *err)
+{
+	return fault(s, err) < 0 ? -EIO : inner(s)->ops->get_file(inner(s), path, fd, err);
+}
+
+static int faulty_put(struct lm_storage *s, const char *path, const void *data, size_t len, struct lm_err *err)
+{
+	return change(s, err) < 0 ? -EIO : inner(s)->ops->put(inner(s), path, data, len, err);
+}
+
+static int faulty_put_file(struct lm_storage *s, const char *path, int fd, struct lm_err *err)
+{
+	return change(s, err) < 0 ? -EIO : inner(s)->ops->put_file(inner(s), path, fd, err);
+}
+
+static int faulty_list(struct lm_storage *s, const char *dir, lm_storage_list_fn *fn, void *arg, struct lm_err *err)
+{
+	return fault(s, err) < 0 ? -EIO : inner(s)->ops->list(inner(s), dir, fn, arg, err);
+}
+
+static int faulty_remove(struct lm_storage *s, const char *path, struct lm_err *err)
+{
+	return change(s, err) < 0 ? -EIO : inner(s)->ops->remove(inner(s), path, err);
+}
+
+static int faulty_alias(struct lm_storage *s, const char *path, const char *target, struct lm_err *err)
+{
+	return change(s, err) < 0 ? -EIO : inner(s)->ops->alias(inner(s), path, target, err);
+}
+
+static int faulty_sync(struct lm_storage *s, struct lm_err *err)
+{
+	return change(s, err) < 0 ? -EIO : inner(s)->ops->sync(inner(s), err);
+}
+
+static const char *faulty_scratch(struct lm_storage *s)
+{
+	return inner(s)->ops->scratch(inner(s));
+}
+
+static int faulty_lock(struct lm_storage *s, struct lm_err *err)
+{
+	return fault(s, err) < 0 ? -EIO : inner(s)->ops->lock(inner(s), err);
+}
+
+static const struct lm_storage_ops faulty_ops = {
+	.has = faulty_has,
+	.get = faulty_get,
+	.get_file = faulty_get_file,
+	.put = faulty_put,
+	.put_file = faulty_put_file,
+	.list = faulty_list,
+	.remove = faulty_remove,
+	.alias = faulty_alias,
+	.sync = faulty_sync,
+	.scratch = faulty_scratch,
+	.lock = faulty_lock,
+};
+
+/* The revisions that have to be readable whatever happens: the current one and the tagged ones. */
+struct readable {
+	unsigned revisions[4];
+	size_t count;
+	char *listings[4];
+};
+
+static void readable_init(struct readable *readable, struct past *past)
+{
+	for (size_t i = 0; i < readable->count; i++) {
+		unsigned n = readable->revisions[i];
+		readable->listings[i] = list_tree(past->p.storage, &past->roots[n], past->sizes[n]);
+	}
+}
+
+static void readable_check(const struct readable *readable, struct past *past)
+{
+	struct lm_manifest m;
+	current_manifest(past->p.storage, &m);
+	assert_true(lm_hash_equal(&m.catalog, &past->roots[past->revision]));
+	assert_int_equal(m.revision, past->revision);
+	for (size_t i = 0; i < readable->count; i++) {
+		unsigned n = readable->revisions[i];
+		CLEANUP(lm_freep) char *listing = list_tree(past->p.storage, &past->roots[n], past->sizes[n]);
+		assert_string_equal(listing, readable->listings[i]);
+	}
+}
+
+static void readable_done(struct readable *readable)
+{
+	for (size_t i = 0; i < readable->count; i++)
+		free(readable->listings[i]);
+}
+
+/* Six revisions, the second of them tagged: the current one, the one before and that one are to stay. */
+static void make_six(struct past *past, struct readable *ret)
+{
+	create_past(past);
+	publish_some(past, 6);
+	tag(past, "second", 2);
+	*ret = (struct readable){.revisions = {6, 5, 2}, .count = 3};
+	readable_init(ret, past);
+}
+
+enum { NEVER = CALLS_MAX };
+
+static int collect_faulty(struct past *past, unsigned fail_at, bool kill, struct faulty *ret)
+{
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_gc_options options = {.keep_since_s = NOTHING_SINCE};
+	*ret = (struct faulty){.storage.ops = &faulty_ops, .inner = past->p.storage, .fail_at = fail_at, .kill = kill};
+	return lm_repo_gc(&ret->storage, &keys, FQRN, &options, NULL, &err);
+}
+
+/* What a collection without faults does and leaves. */
+static void list_collected(struct past *all, struct names *ret, struct faulty *ret_calls)
+{
+	CLEANUP(past_done) struct past past;
+	copy(all, &past);
+	assert_int_equal(collect_faulty(&past, NEVER, false, ret_calls), 0);
+	assert_true(ret_calls->change_count > 10);
+	list_stored(past.p.storage, ret);
+}
+
+static void assert_collected(struct past *past, const struct names *expected)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(names_done) struct names found = {0};
+	struct lm_gc_result result;
+	assert_ok(collect(past, NOTHING_SINCE, 0, false, NULL, &err), &err);
+	list_stored(past->p.storage, &found);
+	assert_names(&found, expected);
+	assert_ok(collect(past, NOTHING_SINCE, 0, false, &result, &err), &err);
+	assert_false(result.resigned);
+	assert_int_equal(total(result.swept), 0);
+}
+
+static void test_faults(void **state)
+{
+	CLEANUP(past_done) struct past all;
+	CLEANUP(readable_done) struct readable readable;
+	CLEANUP(names_done) struct names expected = {0};
+	struct faulty faulty;
+	unsigned failures = 0;
+	int r;
+	srand(4);
+	make_six(&all, &readable);
+	list_collected(&all, &expected, &faulty);
+	/* One after the other fails in a repository of which always a bit more is gone; of the 256 directories some. */
+	CLEANUP(past_done) struct past past;
+	copy(&all, &past);
+	for (unsigned n = 0; (r = collect_faulty(&past, n, false, &faulty)) < 0; n += n < 60 ? 1 : 9) {
+		failures++;
+		assert_int_equal(r, -EIO);
+		if (faulty.change_count > 0)
+			readable_check(&readable, &past);
+	}
+	assert_true(failures > 60);
+	assert_collected(&past, &expected);
+	readable_check(&readable, &past);
+}
+
+static void kill_at(struct past *all, unsigned n, const struct readable *readable, const struct names *expected)
+{
+	CLEANUP(past_done) struct past past;
+	struct faulty faulty;
+	copy(all, &past);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0)
+		_exit(collect_faulty(&past, n, true, &faulty) == 0 ? 0 : 1);
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	readable_check(readable, &past);
+	assert_collected(&past, expected);
+	readable_check(readable, &past);
+}
+
+/* Before and after each call that changes something; of those that only read, some. */
+static void test_killed(void **state)
+{
+	CLEANUP(past_done) struct past all;
+	CLEANUP(readable_done) struct readable readable;
+	CLEANUP(names_done) struct names expected = {0};
+	struct faulty whole;
+	unsigned killed = 0;
+	srand(5);
+	make_six(&all, &readable);
+	/* The lock must be the child's. */
+	lm_storage_freep(&all.p.storage);
+	past_open(&all);
+	list_collected(&all, &expected, &whole);
+	for (unsigned n = 0; n < whole.calls; n++) {
+		if (!whole.changes[n] && (n == 0 || !whole.changes[n - 1]) && n % 16 != 0)
+			continue;
+		kill_at(&all, n, &readable, &expected);
+		killed++;
+	}
+	printf("killed at %u of %u calls of the storage, %u of them changes\n", killed, whole.calls,
+		whole.change_count);
+}
+
+/* A reader reads everything it may count on between any two removals. */
+struct handshake {
+	int ask, answer; /* the collector's ends of two pipes */
+	unsigned count;
+};
+
+static void wait_for_reader(void *arg, const struct lm_gc_progress *progress)
+{
+	struct handshake *hands = arg;
+	char byte = 'r';
+	if (!progress->sweeping || progress->done % 32 != 31)
+		return;
+	if (write(hands->ask, &byte, 1) != 1 || read(hands->answer, &byte, 1) != 1)
+		_exit(2);
+}
+
+static void test_reader(void **state)
+{
+	CLEANUP(past_done) struct past past;
+	CLEANUP(readable_done) struct readable readable;
+	struct lm_err err = LM_ERR_INIT;
+	int asks[2], answers[2];
+	srand(6);
+	create_past(&past);
+	publish_some(&past, 14);
+	tag(&past, "second", 2);
+	tag(&past, "seventh", 7);
+	readable = (struct readable){.revisions = {14, 13, 2, 7}, .count = 4};
+	readable_init(&readable, &past);
+	lm_storage_freep(&past.p.storage);
+	assert_int_equal(pipe2(asks, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(answers, O_CLOEXEC), 0);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		close(asks[0]);
+		close(answers[1]);
+		struct handshake hands = {.ask = asks[1], .answer = answers[0]};
+		struct lm_gc_options options = {
+			.keep_since_s = NOTHING_SINCE, .progress = wait_for_reader, .arg = &hands};
+		struct lm_gc_result result;
+		int r = lm_storage_dir_open(past.p.dir, false, &past.p.storage, &err);
+		if (r == 0)
+			r = lm_repo_gc(past.p.storage, &keys, FQRN, &options, &result, &err);
+		_exit(r == 0 && result.roots_dropped == 10 ? 0 : 1);
+	}
+	close(asks[1]);
+	close(answers[0]);
+	past_open(&past);
+	unsigned walks = 0;
+	for (char byte; read(asks[0], &byte, 1) == 1; walks++) {
+		readable_check(&readable, &past);
+		assert_int_equal(write(answers[1], &byte, 1), 1);
+	}
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	close(asks[0]);
+	close(answers[1]);
+	assert_true(walks >= 8);
+	readable_check(&readable, &past);
+	printf("%u walks over %zu revisions while they were swept around\n", walks, readable.count);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_faults),
+		cmocka_unit_test(test_killed),
+		cmocka_unit_test(test_reader),
+	};
+	return cmocka_run_group_tests(tests, gc_setup, publish_teardown);
+}
