@@ -379,6 +379,7 @@ static int nested_drop_range(struct lm_catalog_writer *w, const char *low, const
 	int r;
 	while ((r = lm_writer_nested_first(w, low, high, &nested, err)) == 0) {
 		CLEANUP(lm_freep) char *path = nested.path;
+		(void)path; /* used by nothing but its end, which clang takes for no use */
 		r = lm_writer_nested_delete(w, &nested, err);
 		if (r < 0)
 			return r == -ENOENT ? -EPROTO : r;
