@@ -149,10 +149,11 @@ static int read_root(struct history *h, sqlite3_stmt *stmt, struct lm_history_ro
 	return r;
 }
 
+/* Names are compared byte by byte, whatever collation a foreign schema has. */
 static int find(struct history *h, const char *name, struct lm_history_root *ret, struct lm_err *err)
 {
 	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
-	int r = prepare(h, "WHERE name = ?1", &stmt, err);
+	int r = prepare(h, "WHERE name = ?1 COLLATE BINARY", &stmt, err);
 	if (r < 0)
 		return r;
 	sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
@@ -364,8 +365,9 @@ static int move_trunk(struct history *h, const struct lm_history_root *root, str
 	};
 	/* Without a trunk (a history that began in the middle) the tag that would go stale is removed all the same. */
 	int r = lm_db_exec(&h->db,
-		"DELETE FROM tags WHERE name = '" LM_TAG_PREVIOUS "'; UPDATE tags SET name = '" LM_TAG_PREVIOUS
-		"', description = 'default undo target' WHERE name = '" LM_TAG_TRUNK "'",
+		"DELETE FROM tags WHERE name = '" LM_TAG_PREVIOUS
+		"' COLLATE BINARY; UPDATE tags SET name = '" LM_TAG_PREVIOUS
+		"', description = 'default undo target' WHERE name = '" LM_TAG_TRUNK "' COLLATE BINARY",
 		err);
 	return r < 0 ? r : insert(h, &trunk, err);
 }
@@ -398,7 +400,7 @@ int lm_history_set(const char *path, const struct lm_tag *tag, const struct lm_h
 static int delete (struct history *h, const char *name, struct lm_err *err)
 {
 	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
-	int r = lm_db_prepare(&h->db, "DELETE FROM tags WHERE name = ?1", &stmt, err);
+	int r = lm_db_prepare(&h->db, "DELETE FROM tags WHERE name = ?1 COLLATE BINARY", &stmt, err);
 	if (r < 0)
 		return r;
 	sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
