@@ -15,7 +15,7 @@ enum { CALLS_MAX = 2000 };
 struct faulty {
 	struct lm_storage storage;
 	struct lm_storage *inner;
-	unsigned calls, fail_at; /* until now; number of the one that fails */
+	unsigned calls, fail_at; /* until now; how many succeed */
 	bool kill;
 	bool changes[CALLS_MAX]; /* which of the calls were to change something */
 	unsigned change_count;
@@ -30,7 +30,7 @@ static int fault(struct lm_storage *storage, struct lm_err *err)
 {
 	struct faulty *faulty = (struct faulty *)storage;
 	assert_true(faulty->calls < CALLS_MAX);
-	if (faulty->calls++ != faulty->fail_at)
+	if (faulty->calls++ < faulty->fail_at)
 		return 0;
 	if (faulty->kill)
 		raise(SIGKILL);
