@@ -16,7 +16,7 @@
 /* A web server of another user reads all of it, whatever the publisher's umask. */
 enum { DIR_MODE = 0755, FILE_MODE = 0644 };
 
-enum { COPY_PIECE = 128 << 10, TMP_NAME_MAX = 64 };
+enum { COPY_PIECE = 128 << 10, TMP_NAME_MAX = 64, NAME_TRIES = 100 };
 
 struct dir_storage {
 	struct lm_storage storage;
@@ -157,7 +157,7 @@ static void tmp_make_name(struct dir_storage *s, const char *prefix, char ret[TM
 	snprintf(ret, TMP_NAME_MAX, SCRATCH "/%s%d.%u", prefix, (int)getpid(), atomic_fetch_add(&s->counter, 1));
 }
 
-/* -EAGAIN: the sweep came between making and locking the file. */
+/* -EAGAIN: the name is taken, or the sweep came between making and locking the file. */
 static int tmp_open_named(struct dir_storage *s, struct tmp *tmp)
 {
 	char name[TMP_NAME_MAX];
@@ -166,24 +166,24 @@ static int tmp_open_named(struct dir_storage *s, struct tmp *tmp)
 	tmp->fd = openat(s->dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, FILE_MODE);
 	if (tmp->fd < 0)
 		return errno == EEXIST ? -EAGAIN : -errno;
-	memcpy(tmp->name, name, sizeof(name));
-	if (flock(tmp->fd, LOCK_EX) == 0 && fstat(tmp->fd, &st) == 0 && st.st_nlink > 0)
-		return 0;
-	tmp_done(tmp);
-	tmp->name[0] = '\0';
-	return -EAGAIN;
+	int r = flock(tmp->fd, LOCK_EX) < 0 || fstat(tmp->fd, &st) < 0 ? -errno : 0;
+	if (r == 0 && st.st_nlink == 0) {
+		lm_closep(&tmp->fd);
+		return -EAGAIN;
+	}
+	memcpy(tmp->name, name, sizeof(name)); /* tmp_done()'s, whatever else comes */
+	return r;
 }
 
 static int tmp_open_once(struct dir_storage *s, struct tmp *tmp)
 {
-	enum { TRIES = 100 };
 	tmp->fd = openat(s->dirfd, SCRATCH, O_TMPFILE | O_RDWR | O_CLOEXEC, FILE_MODE);
 	if (tmp->fd >= 0)
 		return 0;
 	if (errno != EOPNOTSUPP && errno != EISDIR)
 		return -errno;
 	int r = -EAGAIN;
-	for (unsigned i = 0; i < TRIES && r == -EAGAIN; i++)
+	for (unsigned i = 0; i < NAME_TRIES && r == -EAGAIN; i++)
 		r = tmp_open_named(s, tmp);
 	return r;
 }
@@ -234,21 +234,30 @@ static int sync_parent(int dirfd, const char *path, struct lm_err *err)
 	return lm_dir_sync(dirfd, parent, err);
 }
 
+/* A name may be left over from a dead process of the same number. */
+static int tmp_give_name(struct dir_storage *s, struct tmp *tmp, struct lm_err *err)
+{
+	char name[TMP_NAME_MAX];
+	int r = flock(tmp->fd, LOCK_EX) < 0 ? -errno : -EEXIST;
+	for (unsigned i = 0; i < NAME_TRIES && r == -EEXIST; i++) {
+		tmp_make_name(s, SWAP_NAME, name);
+		r = tmp_link_as(tmp, name);
+	}
+	if (r < 0)
+		return lm_err_sys(err, r, "name for a temporary file in " SCRATCH);
+	memcpy(tmp->name, name, sizeof(name));
+	return 0;
+}
+
 /* Durably replaces what is there. link(2) cannot replace, rename(2) can: a nameless file gets a name in scratch first.
  */
 static int tmp_commit_replacing(struct dir_storage *s, struct tmp *tmp, const char *path, struct lm_err *err)
 {
 	if (fsync(tmp->fd) < 0)
 		return lm_err_sys(err, -errno, "fsync %s", path);
-	if (!tmp->name[0]) {
-		char name[TMP_NAME_MAX];
-		tmp_make_name(s, SWAP_NAME, name);
-		int r = flock(tmp->fd, LOCK_EX) < 0 ? -errno : tmp_link_as(tmp, name);
-		if (r < 0)
-			return lm_err_sys(err, r, "create %s", name);
-		memcpy(tmp->name, name, sizeof(name));
-	}
-	int r = make_parent(tmp->dirfd, path, err);
+	int r = tmp->name[0] ? 0 : tmp_give_name(s, tmp, err);
+	if (r == 0)
+		r = make_parent(tmp->dirfd, path, err);
 	if (r < 0)
 		return r;
 	if (renameat(tmp->dirfd, tmp->name, tmp->dirfd, path) < 0)

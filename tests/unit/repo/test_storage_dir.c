@@ -4,13 +4,15 @@
 #include <dirent.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
 #define OBJECT "data/ab/cdef0123456789abcdef0123456789abcdef01"
 
 /* Stands before the C library's openat(2), to be a file system that has no nameless files. */
-static bool no_tmpfile;
+static _Atomic(bool) no_tmpfile;
 
 int openat(int dirfd, const char *path, int flags, ...)
 {
@@ -366,6 +368,157 @@ static void test_same_objects_at_once(void **state)
 	assert_int_equal(entries(&place, "data/txn"), 0);
 }
 
+struct listed {
+	unsigned count, aliases, stop_after;
+	uint64_t bytes;
+	struct place *place; /* removes what is listed there; NULL: does not */
+};
+
+static int list_one(void *arg, const char *name, uint64_t size)
+{
+	struct listed *listed = arg;
+	listed->count++;
+	listed->bytes += size;
+	listed->aliases += lm_str_starts(name, ".cvmfsalt-");
+	if (listed->place) {
+		struct lm_storage *storage = listed->place->storage;
+		CLEANUP(lm_freep) char *path = lm_str_printf("data/ab/%s", name);
+		assert_int_equal(storage->ops->remove(storage, path, NULL), 0);
+	}
+	return listed->stop_after && listed->count == listed->stop_after ? -ECANCELED : 0;
+}
+
+static void test_list_and_remove(void **state)
+{
+	enum { LISTED = 500 };
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(place_done) struct place place;
+	struct listed listed = {0};
+	place_init(&place);
+	const struct lm_storage_ops *ops = place.storage->ops;
+	assert_ok(ops->list(place.storage, "data/ab", list_one, &listed, &err), &err);
+	assert_int_equal(listed.count, 0);
+	for (unsigned i = 0; i < LISTED; i++) {
+		char path[64];
+		snprintf(path, sizeof(path), "data/ab/%038u", i);
+		assert_int_equal(put(&place, path, "12345"), 0);
+	}
+	assert_ok(ops->list(place.storage, "data", list_one, &listed, &err), &err);
+	assert_int_equal(listed.count, 0); /* directories are not listed */
+	assert_ok(ops->list(place.storage, "data/absent", list_one, &listed, &err), &err);
+	assert_int_equal(listed.count, 0);
+	assert_ok(ops->list(place.storage, "data/ab", list_one, &listed, &err), &err);
+	assert_int_equal(listed.count, LISTED);
+	assert_int_equal(listed.bytes, 5 * LISTED);
+	listed = (struct listed){.stop_after = 3};
+	assert_int_equal(ops->list(place.storage, "data/ab", list_one, &listed, &err), -ECANCELED);
+	assert_int_equal(listed.count, 3);
+	listed = (struct listed){.place = &place};
+	assert_ok(ops->list(place.storage, "data/ab", list_one, &listed, &err), &err);
+	assert_int_equal(listed.count, LISTED);
+	assert_int_equal(entries(&place, "data/ab"), 0);
+
+	assert_ok(ops->remove(place.storage, "data/ab/absent", &err), &err);
+	assert_ok(ops->remove(place.storage, "no/such/directory", &err), &err);
+	assert_true(ops->remove(place.storage, "data/ab", &err) < 0);
+	assert_int_equal(ops->remove(place.storage, "../outside", &err), -EINVAL);
+	assert_int_equal(ops->list(place.storage, "/", list_one, &listed, &err), -EINVAL);
+	assert_int_equal(ops->list(place.storage, "data/..", list_one, &listed, &err), -EINVAL);
+	assert_int_equal(put(&place, ".file", "x"), 0);
+	assert_int_equal(ops->list(place.storage, ".file", list_one, &listed, &err), -ENOTDIR);
+}
+
+static void test_alias(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(place_done) struct place place;
+	place_init(&place);
+	const struct lm_storage_ops *ops = place.storage->ops;
+	assert_int_equal(put(&place, OBJECT, "content"), 0);
+	assert_int_equal(put(&place, "data/cd/other", "other"), 0);
+	assert_ok(ops->alias(place.storage, ".cvmfsalt-1", OBJECT, &err), &err);
+	assert_content(&place, ".cvmfsalt-1", "content");
+	assert_ok(ops->alias(place.storage, ".cvmfsalt-1", OBJECT, &err), &err);
+	assert_ok(ops->alias(place.storage, ".cvmfsalt-1", "data/cd/other", &err), &err);
+	assert_content(&place, ".cvmfsalt-1", "other");
+	assert_int_equal(entries(&place, "data/txn"), 0);
+
+	struct listed listed = {0};
+	assert_ok(ops->list(place.storage, "", list_one, &listed, &err), &err);
+	assert_int_equal(listed.aliases, 1);
+	assert_ok(ops->remove(place.storage, ".cvmfsalt-1", &err), &err);
+	assert_int_equal(ops->has(place.storage, ".cvmfsalt-1", &err), 0);
+	assert_content(&place, "data/cd/other", "other");
+
+	assert_int_equal(ops->alias(place.storage, "data/ab/alias", OBJECT, &err), -EINVAL);
+	assert_int_equal(ops->alias(place.storage, ".cvmfsalt-1", "../outside", &err), -EINVAL);
+	assert_int_equal(ops->alias(place.storage, ".cvmfsalt-1", "/etc/passwd", &err), -EINVAL);
+}
+
+/* Whoever gets the lock removes what dead writers left, and nothing that anybody still writes. */
+static void test_sweep(void **state)
+{
+	static const char *const left[] = {"put.1.0", "swap.1.1", "put."}, *const others[] = {
+										   "else", "publish.x", "pu"};
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(place_done) struct place place;
+	place_init(&place);
+	for (size_t i = 0; i < ARRAY_LEN(left); i++) {
+		CLEANUP(lm_freep) char *a = lm_str_printf("%s/data/txn/%s", place.dir, left[i]);
+		CLEANUP(lm_freep) char *b = lm_str_printf("%s/data/txn/%s", place.dir, others[i]);
+		assert_ok(lm_file_replace(AT_FDCWD, a, "x", 1, 0600, 0, &err), &err);
+		assert_ok(lm_file_replace(AT_FDCWD, b, "x", 1, 0600, 0, &err), &err);
+	}
+	CLEANUP(lm_freep) char *link = lm_str_printf("%s/data/txn/swap.1.2", place.dir);
+	assert_int_equal(symlink("/nowhere", link), 0);
+	CLEANUP(lm_freep) char *held = lm_str_printf("%s/data/txn/put.1.3", place.dir);
+	CLEANUP(lm_closep) int fd = open(held, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(flock(fd, LOCK_EX), 0);
+	assert_ok(place.storage->ops->lock(place.storage, &err), &err);
+	assert_int_equal(entries(&place, "data/txn"), ARRAY_LEN(others) + 1);
+	assert_int_equal(access(held, F_OK), 0);
+}
+
+static _Atomic(bool) stop_locking;
+
+static void *lock_all_the_time(void *arg)
+{
+	const struct place *place = arg;
+	while (!stop_locking) {
+		struct lm_storage *storage = NULL;
+		if (lm_storage_dir_open(place->dir, false, &storage, NULL) < 0 || storage->ops->lock(storage, NULL) < 0)
+			return arg;
+		lm_storage_free(storage);
+	}
+	return NULL;
+}
+
+/* Writers need no lock, and the sweep does not get in their way. */
+static void test_sweep_beside_writers(void **state)
+{
+	CLEANUP(place_done) struct place place;
+	place_init(&place);
+	pthread_t thread;
+	void *failed = NULL;
+	stop_locking = false;
+	assert_int_equal(pthread_create(&thread, NULL, lock_all_the_time, &place), 0);
+	unsigned failures = 0;
+	for (unsigned i = 0; i < 300; i++) {
+		char path[64];
+		no_tmpfile = i % 2;
+		snprintf(path, sizeof(path), "data/ab/%038u", i);
+		failures += put(&place, path, "content") < 0;
+		failures += put(&place, ".file", "content") < 0;
+	}
+	no_tmpfile = false;
+	stop_locking = true;
+	assert_int_equal(pthread_join(thread, &failed), 0);
+	assert_null(failed);
+	assert_int_equal(failures, 0);
+	assert_int_equal(entries(&place, "data/ab"), 300);
+	assert_int_equal(entries(&place, "data/txn"), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -381,6 +534,10 @@ int main(void)
 		cmocka_unit_test(test_lock_between_processes),
 		cmocka_unit_test(test_atomic_replacement),
 		cmocka_unit_test(test_same_objects_at_once),
+		cmocka_unit_test(test_list_and_remove),
+		cmocka_unit_test(test_alias),
+		cmocka_unit_test(test_sweep),
+		cmocka_unit_test(test_sweep_beside_writers),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
