@@ -66,6 +66,9 @@ static void learn(struct world *w, struct rt_node *node)
 	inode->row.hash = row.hash;
 	inode->row.algo = row.algo;
 	inode->row.compression = row.compression;
+	free(inode->row.xattr);
+	inode->row.xattr = STEAL(row.xattr);
+	inode->row.xattr_len = row.xattr_len;
 }
 
 static uint32_t group_of(struct world *w, const struct rt_node *node)
