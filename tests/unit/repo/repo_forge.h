@@ -132,7 +132,7 @@ static inline void forge_below(struct place *place, const struct lm_hash *hash, 
 		struct lm_nested nested;
 		struct lm_hash below;
 		uint64_t size;
-		size_t len = strlen(at) + 1;
+		size_t len = LM_MIN(strlen(at) + 1, strlen(mountpoint));
 		CLEANUP(lm_freep)
 		char *next = lm_str_printf("%.*s", (int)(len + strcspn(mountpoint + len, "/")), mountpoint);
 		assert_ok(lm_catalog_open(path, at, &catalog, &err), &err);
