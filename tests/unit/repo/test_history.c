@@ -331,6 +331,12 @@ static void test_damaged(void **state)
 		PROPERTIES("3") "CREATE TABLE tags (name TEXT PRIMARY KEY, hash TEXT, revision INTEGER, timestamp "
 				"INTEGER, "
 				"channel INTEGER, description TEXT, size INTEGER, branch TEXT AS (hash));",
+		/* a hash that may become a number */
+		PROPERTIES("3") "CREATE TABLE tags (name TEXT PRIMARY KEY, hash NUMERIC, revision INTEGER, timestamp "
+				"INTEGER, "
+				"channel INTEGER, description TEXT, size INTEGER, branch TEXT);",
+		PROPERTIES("3") "CREATE TABLE tags (name TEXT PRIMARY KEY, hash TEXT, revision, timestamp INTEGER, "
+				"channel INTEGER, description TEXT, size INTEGER, branch TEXT);",
 	};
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
 		struct lm_err err = LM_ERR_INIT;
