@@ -404,6 +404,34 @@ static void test_damaged(void **state)
 	consumer_release(&c);
 }
 
+static void head(struct consumer *c, const char *path)
+{
+	struct lm_origin_consumer consumer = {consumer_begin, consumer_data, consumer_end, consumer_done, c};
+	assert_int_equal(lm_origin_head(origin, path, LM_HTTP_BLOCKED_READ, &consumer, NULL), 0);
+}
+
+static void test_head(void **state)
+{
+	struct consumer c;
+	consumer_init(&c);
+	c.want = "";
+	c.data_code = -ENOSPC; /* no data comes */
+	make_ab("DIRECT");
+	head(&c, "ok");
+	assert_int_equal(consumer_wait(&c, 1), 0);
+	assert_int_equal(liar_connections(a), 1);
+	make_refuse(a, "404 Not Found");
+	head(&c, "ok");
+	assert_int_equal(consumer_wait(&c, 2), 0); /* the next server has it */
+	make_refuse(b, "404 Not Found");
+	head(&c, "ok");
+	assert_int_equal(consumer_wait(&c, 3), -ENOENT);
+	make_refuse(b, "503 Busy");
+	head(&c, "ok");
+	assert_int_equal(consumer_wait(&c, 4), -EIO);
+	consumer_release(&c);
+}
+
 static void test_damage_seen_in_data(void **state)
 {
 	struct consumer c;
@@ -519,6 +547,7 @@ int main(void)
 		TEST(test_direct_when_configured),
 		TEST(test_poisoned_proxy),
 		TEST(test_damaged),
+		TEST(test_head),
 		TEST(test_damage_seen_in_data),
 		TEST(test_consumer_ends_it),
 		TEST(test_bad_path),

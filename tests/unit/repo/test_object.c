@@ -98,6 +98,33 @@ static void test_paths(void **state)
 		"data/c3/9b376cee68a9221393f25c7a5fb46a56ec2947-shake128P");
 }
 
+static void test_names(void **state)
+{
+	static const char *const good[] = {"data/c3/9b376cee68a9221393f25c7a5fb46a56ec2947",
+		"data/c3/9b376cee68a9221393f25c7a5fb46a56ec2947C",
+		"data/c3/9b376cee68a9221393f25c7a5fb46a56ec2947-rmd160",
+		"data/c3/9b376cee68a9221393f25c7a5fb46a56ec2947-shake128M"};
+	static const char *const bad[] = {"", "data/", "data/c3", "data/c3/", ".cvmfspublished",
+		"data/c3/9b376cee68a9221393f25c7a5fb46a56ec2947Z", "data/c3/9b376cee68a9221393f25c7a5fb46a56ec294",
+		"data/c3/9b376cee68a9221393f25c7a5fb46a56ec2947CC", "data/c3.9b376cee68a9221393f25c7a5fb46a56ec2947",
+		"data/C3/9b376cee68a9221393f25c7a5fb46a56ec2947", "data/txn/c39b376cee68a9221393f25c7a5fb46a56ec2947",
+		"data/c3/9b376cee68a9221393f25c7a5fb46a56ec2947-shake128-and-then-something-that-is-far-too-long"};
+	struct lm_hash hash;
+	enum lm_object_kind kind;
+	char path[LM_OBJECT_PATH_MAX];
+	for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+		assert_int_equal(lm_object_path_parse(good[i], &hash, &kind), 0);
+		assert_string_equal(lm_object_path(&hash, kind, path), good[i]);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+		assert_int_equal(lm_object_path_parse(bad[i], &hash, &kind), -EPROTO);
+	const char *name = "c39b376cee68a9221393f25c7a5fb46a56ec2947X and more";
+	assert_int_equal(lm_object_name_parse(name, 41, &hash, &kind), 0);
+	assert_int_equal(kind, LM_OBJECT_CERTIFICATE);
+	assert_int_equal(lm_object_name_parse(name, 42, &hash, &kind), -EPROTO);
+	assert_int_equal(lm_object_name_parse(name, 0, &hash, &kind), -EPROTO);
+}
+
 /* A stored object made by hand, with its right hash. */
 struct object {
 	struct lm_buf stored;
@@ -378,6 +405,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_round_trips),
 		cmocka_unit_test(test_paths),
+		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_bomb),
 		cmocka_unit_test(test_plain_too_long),
 		cmocka_unit_test(test_trailing_bytes),

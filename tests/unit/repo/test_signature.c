@@ -1,6 +1,8 @@
 #include "repo/signature.h"
 #include "repo_test.h"
 
+#include <time.h>
+
 #define HASH_TEXT "cdb2ab44327310dc70e4ab2f6eef3761e9aec18f"
 
 enum { BITS = 2048 };
@@ -85,12 +87,21 @@ static void test_cert_round_trip(void **state)
 		assert_true(lm_hash_equal(&a, &b));
 	}
 	assert_true(lm_cert_matches_key(again, key));
+	struct lm_cert_info info;
+	assert_ok(lm_cert_info(again, &info, &err), &err);
+	assert_string_equal(info.subject, "CN=a.example.org CernVM-FS Release Managers");
+	assert_string_equal(info.issuer, info.subject);
+	assert_in_range(info.key_bits, LM_KEY_BITS_MIN, LM_KEY_BITS_MAX);
+	assert_in_range(time(NULL) - info.not_before_s, 0, 86400);
+	assert_in_range(info.not_after_s - info.not_before_s, 3649 * 86400, 3651 * 86400);
 	/* Names longer than X.520 likes. */
 	char fqrn[256];
 	memset(fqrn, 'n', sizeof(fqrn));
 	fqrn[255] = '\0';
 	CLEANUP(lm_cert_freep) struct lm_cert *longest = NULL;
 	assert_ok(lm_cert_make(key, fqrn, &longest, &err), &err);
+	assert_ok(lm_cert_info(longest, &info, &err), &err);
+	assert_non_null(strstr(info.subject, fqrn));
 }
 
 static void test_signatures(void **state)
