@@ -13,7 +13,8 @@ enum {
 	BATCH_BYTES = 8 << 20, /* of content, where objects are read: then the job is large enough */
 	BATCH_TEXT = BATCH * 2 * (LM_REPO_PATH_MAX + 2),
 	MEMORY_MAX = 8 << 20, /* a stored object up to here is read into memory, else into a file */
-	SEEN = 1 << 20,	      /* slots of the table of objects looked at */
+	SEEN_MIN = 1 << 10,   /* slots of the table of objects looked at, */
+	SEEN_MAX = 1 << 20,   /* which grows as they come */
 	FAILURES_MAX = 100,   /* of the storage, before the check gives up */
 };
 
@@ -39,8 +40,11 @@ struct seen {
 
 struct lm_check_objects {
 	struct lm_check *check;
-	struct batch *open;	   /* the caller's thread only */
-	struct seen *seen;	   /* the caller's thread only */
+	/* the caller's thread only */
+	struct batch *open;
+	struct seen *seen;
+	size_t slots, used;
+	/* any thread */
 	_Atomic int failed;	   /* a negative errno: the check is over */
 	_Atomic unsigned failures; /* of the storage */
 	struct lm_lock lock;
@@ -59,13 +63,13 @@ LM_DEFINE_CLEANUP(struct batch, batch_free, batch_freep)
 int lm_check_objects_new(struct lm_check *check, struct lm_check_objects **ret, struct lm_err *err)
 {
 	struct lm_check_objects *objects = calloc(1, sizeof(*objects));
-	struct seen *seen = calloc(SEEN, sizeof(*seen));
+	struct seen *seen = calloc(SEEN_MIN, sizeof(*seen));
 	if (!objects || !seen) {
 		free(objects);
 		free(seen);
 		return lm_err_oom(err);
 	}
-	*objects = (struct lm_check_objects){.check = check, .seen = seen};
+	*objects = (struct lm_check_objects){.check = check, .seen = seen, .slots = SEEN_MIN};
 	lm_lock_init(&objects->lock);
 	*ret = objects;
 	return 0;
@@ -203,6 +207,29 @@ static void submit(struct lm_check_objects *objects)
 		run_batch(batch);
 }
 
+static struct seen *slot_of(struct seen *seen, size_t slots, const uint8_t bytes[LM_HASH_BYTES])
+{
+	uint32_t number;
+	memcpy(&number, bytes, sizeof(number));
+	return &seen[number % slots];
+}
+
+/* Without memory it stays as large as it is. */
+static void grow_seen(struct lm_check_objects *objects)
+{
+	size_t slots = 2 * objects->slots;
+	struct seen *grown = slots <= SEEN_MAX ? calloc(slots, sizeof(*grown)) : NULL;
+	objects->used = 0;
+	if (!grown)
+		return;
+	for (size_t i = 0; i < objects->slots; i++)
+		if (objects->seen[i].set)
+			*slot_of(grown, slots, objects->seen[i].bytes) = objects->seen[i];
+	free(objects->seen);
+	objects->seen = grown;
+	objects->slots = slots;
+}
+
 /* Whether it was looked at lately; it is from now on. */
 static bool known(struct lm_check_objects *objects, const struct lm_check_object *object)
 {
@@ -211,13 +238,13 @@ static bool known(struct lm_check_objects *objects, const struct lm_check_object
 		.compression = (uint8_t)object->compression,
 		.set = 1,
 		.size = object->size};
-	uint32_t slot;
 	memcpy(now.bytes, object->hash.bytes, sizeof(now.bytes));
-	memcpy(&slot, object->hash.bytes, sizeof(slot));
-	struct seen *at = &objects->seen[slot % SEEN];
+	struct seen *at = slot_of(objects->seen, objects->slots, now.bytes);
 	if (memcmp(at, &now, sizeof(now)) == 0)
 		return true;
 	*at = now;
+	if (++objects->used > objects->slots)
+		grow_seen(objects);
 	return false;
 }
 

@@ -35,6 +35,7 @@ struct done {
 };
 
 struct lm_check_tree {
+	char *path;
 	struct lm_db db;
 	sqlite3_stmt *push, *last, *pop, *find, *keep;
 	struct waiting *waiting;
@@ -66,13 +67,12 @@ int lm_check_mount_of(const struct lm_row *row, struct lm_check_mount *ret, stru
 
 int lm_check_tree_new(struct lm_check *check, struct lm_check_tree **ret, struct lm_err *err)
 {
-	CLEANUP(lm_freep) char *path = NULL;
 	struct lm_check_tree *tree = calloc(1, sizeof(*tree));
 	if (!tree)
 		return lm_err_oom(err);
-	int r = lm_check_scratch(check, &path, err);
+	int r = lm_check_scratch(check, &tree->path, err);
 	if (r == 0)
-		r = lm_db_create(path, &tree->db, err);
+		r = lm_db_create(tree->path, &tree->db, err);
 	if (r == 0)
 		r = lm_db_exec(&tree->db, schema, err);
 	if (r == 0)
@@ -108,6 +108,7 @@ void lm_check_tree_free(struct lm_check_tree *tree)
 	for (size_t i = 0; i < ARRAY_LEN(stmts); i++)
 		sqlite3_finalize(stmts[i]);
 	lm_db_close(&tree->db);
+	lm_check_dropp(&tree->path);
 	for (size_t i = 0; i < tree->depth; i++)
 		waiting_done(&tree->waiting[i]);
 	free(tree->waiting);
