@@ -2,6 +2,7 @@
 
 #include "fetcher/fuse.h"
 
+#include "base/clock.h"
 #include "base/lock.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -16,8 +17,9 @@
 enum {
 	THREADS_MAX = 64,
 	TRIES_MAX = 64,	 /* objects one request may turn out to lack, one after the other */
-	LOG_LIMITS = 64, /* failures are rate-limited by object, in so many groups */
+	LOG_SLOTS = 256, /* the same failure is logged once per interval; so many are told apart */
 	LOG_INTERVAL_MS = 10000,
+	LOG_BURST = 100,	 /* different failures in one interval that are logged each */
 	STREAMS = 256,		 /* files whose last read is remembered, to tell sequential reading */
 	STREAM_WINDOW = 1 << 20, /* reads of one stream may overtake each other by that much */
 	XATTR_VALUE_MAX = 64 << 10,
@@ -35,6 +37,11 @@ struct stream { /* a hint, not a truth: the two fields may be of different files
 	_Atomic(uint64_t) ino, end;
 };
 
+struct log_slot {
+	_Atomic(uint64_t) key; /* of the failure seen last */
+	struct lm_log_limit limit;
+};
+
 struct lm_fuse {
 	struct lm_fuse_config config; /* constant after new, strings owned */
 	struct fuse_session *session;
@@ -46,7 +53,9 @@ struct lm_fuse {
 	_Atomic(unsigned) serving; /* threads in their loop */
 	_Atomic(bool) stopping;
 	_Atomic(uint64_t) root_ttl_s;
-	struct lm_log_limit limits[LOG_LIMITS];
+	struct log_slot log_slots[LOG_SLOTS];
+	_Atomic(int64_t) burst_end_ms;
+	_Atomic(unsigned) burst;
 	struct stream streams[STREAMS];
 
 	struct lm_lock lock;
@@ -92,13 +101,41 @@ static void append_path(struct op *op, struct lm_buf *path)
 		(void)!lm_buf_printf(path, "%s%s", lm_str_ends(lm_buf_cstr(path), "/") ? "" : "/", op->name);
 }
 
+static uint64_t mix(uint64_t key, const void *data, size_t len)
+{
+	const uint8_t *at = data;
+	for (size_t i = 0; i < len; i++)
+		key = (key ^ at[i]) * 0x100000001b3u;
+	return key;
+}
+
+static bool burst_left(struct lm_fuse *fuse)
+{
+	int64_t now = lm_now_ms(), end = atomic_load(&fuse->burst_end_ms);
+	if (now >= end && atomic_compare_exchange_strong(&fuse->burst_end_ms, &end, now + LOG_INTERVAL_MS))
+		atomic_store(&fuse->burst, 0);
+	return atomic_fetch_add(&fuse->burst, 1) < LOG_BURST;
+}
+
+/* A failure is told by the object that is missing, or else by node and name. */
+static bool may_log(struct op *op, const struct lm_object_ref *object, unsigned *ret_missed)
+{
+	struct lm_fuse *fuse = op->fuse;
+	uint64_t key = object ? mix((uint64_t)object->kind, object->hash.bytes, sizeof(object->hash.bytes))
+			      : mix(UINT64_MAX, &op->ino, sizeof(op->ino));
+	if (!object && op->name)
+		key = mix(key, op->name, strlen(op->name));
+	struct log_slot *slot = &fuse->log_slots[(key * 0x9e3779b97f4a7c15ULL >> 32) % LOG_SLOTS];
+	bool other = atomic_exchange(&slot->key, key) != key;
+	return lm_log_limit_pass(&slot->limit, LOG_INTERVAL_MS, ret_missed) || (other && burst_left(fuse));
+}
+
 /* object: what could not be had, or NULL when the catalog itself is at fault. */
 static void log_failure(struct op *op, const struct lm_object_ref *object, int code, const struct lm_err *err)
 {
 	struct lm_fuse *fuse = op->fuse;
-	size_t group = (object ? object->hash.bytes[0] : op->ino) % LOG_LIMITS;
-	unsigned missed;
-	if (!lm_log_limit_pass(&fuse->limits[group], LOG_INTERVAL_MS, &missed))
+	unsigned missed = 0;
+	if (!may_log(op, object, &missed))
 		return;
 	CLEANUP(lm_buf_done) struct lm_buf path = LM_BUF(LM_REPO_PATH_MAX + LM_NAME_MAX);
 	char name[LM_OBJECT_PATH_MAX];

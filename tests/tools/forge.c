@@ -7,6 +7,7 @@
  *
  *   sql MOUNTPOINT SQL        runs over the catalog at MOUNTPOINT ("" is the root). The functions path_1(text) and
  *                             path_2(text) give the halves of a path's hash.
+ *   nest MOUNTPOINT FILE      a new catalog in a directory of the root catalog, with a symbolic link FILE in it
  *   algo MOUNTPOINT ALGO      the catalog is named by sha1, rmd160 or shake128
  *   database MOUNTPOINT FILE  FILE takes the place of the database
  *   stored MOUNTPOINT FILE    FILE takes the place of the stored object; nothing is packed
@@ -19,6 +20,7 @@
  */
 #include "base/file.h"
 #include "base/str.h"
+#include "repo/catalog.h"
 #include "repo/manifest.h"
 #include "repo/object_store.h"
 #include "repo/pathhash.h"
@@ -96,14 +98,20 @@ static void run_sql(const struct part *part, const char *sql)
 	sqlite3_close(db);
 }
 
-static struct part *load(const char *mountpoint, const struct lm_hash *hash)
+static struct part *new_part(const char *mountpoint, enum lm_hash_algo algo)
 {
 	if (part_count == PARTS_MAX)
 		die(mountpoint, "too many catalogs");
 	struct part *part = &parts[part_count++];
 	snprintf(part->mountpoint, sizeof(part->mountpoint), "%s", mountpoint);
 	snprintf(part->path, sizeof(part->path), "%s/%zu", scratch, part_count);
-	part->algo = hash->algo;
+	part->algo = algo;
+	return part;
+}
+
+static struct part *load(const char *mountpoint, const struct lm_hash *hash)
+{
+	struct part *part = new_part(mountpoint, hash->algo);
 	must(lm_object_load_file(storage, hash, LM_OBJECT_CATALOG, DATABASE_MAX, part->path, &err), mountpoint);
 	return part;
 }
@@ -136,6 +144,9 @@ static struct part *load_towards(const struct part *above, const char *mountpoin
 
 static struct part *part_at(const char *mountpoint)
 {
+	for (size_t i = 0; i < part_count; i++)
+		if (strcmp(parts[i].mountpoint, mountpoint) == 0)
+			return &parts[i];
 	struct part *part = part_count ? &parts[0] : load("", &manifest.catalog);
 	while (strcmp(part->mountpoint, mountpoint) != 0)
 		part = load_towards(part, mountpoint);
@@ -155,6 +166,31 @@ static struct part *history_part(void)
 }
 
 /* Steps. */
+
+static void nest(const char *mountpoint, const char *file)
+{
+	CLEANUP(lm_catalog_writer_freep) struct lm_catalog_writer *writer = NULL;
+	struct lm_row root = {.mode = S_IFDIR | 0755, .size = 4096, .mtime_s = 1700000000, .link_count = 2};
+	struct lm_row link = {.mode = S_IFLNK | 0777, .symlink = (char *)"target"};
+	struct lm_counters counters;
+	const struct part *top = part_at("");
+	struct part *part = new_part(mountpoint, LM_HASH_SHA1);
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/%s", mountpoint, file);
+	must(lm_catalog_create(part->path, mountpoint, &root, &writer, &err), mountpoint);
+	must(lm_catalog_insert(writer, path, &link, NULL, 0, &err), path);
+	must(lm_catalog_writer_finish(writer, &(struct lm_catalog_props){.revision = 1}, &counters, &counters, &err),
+		mountpoint);
+	CLEANUP(lm_freep)
+	char *sql =
+		lm_str_printf("INSERT INTO catalog (md5path_1, md5path_2, parent_1, parent_2, hardlinks, size, mode, "
+			      "mtime, flags, name, symlink, uid, gid) VALUES (path_1('%s'), path_2('%s'), "
+			      "path_1('%.*s'), path_2('%.*s'), 2, 4096, %u, 1700000000, 3, '%s', '', 0, 0); "
+			      "INSERT INTO nested_catalogs (path, sha1) VALUES ('%s', '')",
+			mountpoint, mountpoint, (int)(strrchr(mountpoint, '/') - mountpoint), mountpoint,
+			(int)(strrchr(mountpoint, '/') - mountpoint), mountpoint, root.mode,
+			strrchr(mountpoint, '/') + 1, mountpoint);
+	run_sql(top, sql);
+}
 
 static enum lm_hash_algo parse_algo(const char *text)
 {
@@ -214,6 +250,8 @@ static void take_step(const char *step, const char *mountpoint, const char *valu
 {
 	if (strcmp(step, "sql") == 0)
 		run_sql(part_at(mountpoint), value);
+	else if (strcmp(step, "nest") == 0)
+		nest(mountpoint, value);
 	else if (strcmp(step, "algo") == 0)
 		part_at(mountpoint)->algo = parse_algo(value);
 	else if (strcmp(step, "database") == 0)
