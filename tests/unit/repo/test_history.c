@@ -388,10 +388,8 @@ static void test_names(void **state)
 	assert_false(lm_tag_name_valid(longest));
 	longest[LM_TAG_NAME_MAX] = '\0';
 	assert_true(lm_tag_name_valid(longest));
-	static const char *const good[] = {"a", "v1.0", "generic-2026-11-21T23:46:40Z", "...",
-		"Gr\xc3\xb6\xc3\x9f"
-		"e",
-		"a-"};
+	static const char *const good[] = {
+		"a", "v1.0", "generic-2026-11-21T23:46:40Z", "...", "Gr\xc3\xb6\xc3\x9f", "a-"};
 	static const char *const bad[] = {"", ".", "..", "a b", "a\tb", "a\n", " a", "a/b", "-a", "a\x7f", "\x01"};
 	for (size_t i = 0; i < ARRAY_LEN(good); i++)
 		assert_true(lm_tag_name_valid(good[i]));
