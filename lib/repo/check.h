@@ -103,7 +103,7 @@ typedef void lm_check_fn(void *arg, const struct lm_finding *finding);
 struct lm_check_result {
 	uint64_t levels[LM_CHECK_LEVEL_COUNT]; /* findings, those that were not reported any more included */
 	uint64_t kinds[LM_CHECK_KIND_COUNT];
-	uint64_t roots, catalogs, rows, chunks, objects; /* looked at */
+	uint64_t roots, catalogs, rows, chunks, objects; /* looked at, each once (objects: mostly) */
 	uint64_t object_bytes;				 /* of content, with options.objects */
 };
 

@@ -13,7 +13,7 @@ enum {
 	BATCH_BYTES = 8 << 20, /* of content, where objects are read: then the job is large enough */
 	BATCH_TEXT = BATCH * 2 * (LM_REPO_PATH_MAX + 2),
 	MEMORY_MAX = 8 << 20, /* a stored object up to here is read into memory, else into a file */
-	SEEN_MIN = 1 << 10,   /* slots of the table of objects looked at, */
+	SEEN_MIN = 1 << 12,   /* slots of the table of objects looked at, */
 	SEEN_MAX = 1 << 20,   /* which grows as they come */
 	FAILURES_MAX = 100,   /* of the storage, before the check gives up */
 };
@@ -243,7 +243,7 @@ static bool known(struct lm_check_objects *objects, const struct lm_check_object
 	if (memcmp(at, &now, sizeof(now)) == 0)
 		return true;
 	*at = now;
-	if (++objects->used > objects->slots)
+	if (++objects->used > objects->slots / 4)
 		grow_seen(objects);
 	return false;
 }
