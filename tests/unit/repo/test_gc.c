@@ -449,6 +449,17 @@ static int add_stock_root(void *arg, const struct lm_tag *t)
 	return 0;
 }
 
+/* No second name leads nowhere. */
+static int follow_alias(void *arg, const char *name, uint64_t size)
+{
+	struct past *past = arg;
+	struct lm_err err = LM_ERR_INIT;
+	(void)size;
+	if (lm_str_starts(name, LM_ALTERNATIVE_PREFIX))
+		assert_int_equal(past->p.storage->ops->has(past->p.storage, name, &err), 1);
+	return 0;
+}
+
 static void collect_stock(const char *fqrn)
 {
 	struct lm_err err = LM_ERR_INIT;
@@ -477,6 +488,8 @@ static void collect_stock(const char *fqrn)
 		assert_string_equal(listing, stock.listings[i]);
 		free(stock.listings[i]);
 	}
+	assert_ok(past.p.storage->ops->list(past.p.storage, "", follow_alias, &past, &err), &err);
+	assert_int_equal(result.aliases > 0, m.alternative_catalogs);
 	CLEANUP(names_done) struct names found = {0};
 	current_manifest(past.p.storage, &m);
 	add_object(&stock.objects, &m.certificate, LM_OBJECT_CERTIFICATE);
