@@ -4,7 +4,6 @@
 #include "common.h"
 #include "convert/image.h"
 
-#include <getopt.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
@@ -31,86 +30,43 @@ static void report_done(struct report *report)
 	free(report->images);
 }
 
-static int print_help(void)
-{
-	printf("Usage: lamella convert SOURCE... --repo NAME [OPTION]...\n"
-	       "Puts container images into a repository, layer by layer, all of them in one new revision.\n\n"
-	       "SOURCE: docker://HOST[:PORT]/NAME[:TAG][@DIGEST] or oci:DIR[:TAG]\n\n"
-	       "  --repo NAME          the repository\n"
-	       "  --storage DIR        its web root, if `lamella repo init` was run elsewhere\n"
-	       "  --keys DIR           its keys, likewise\n"
-	       "  --name REF           publish the image as REGISTRY/REPOSITORY[:TAG] instead of its source's name\n"
-	       "  --platform OS/ARCH[/VARIANT]\n"
-	       "                       which of an index's images (default: linux and this machine's)\n"
-	       "  --strict             publish nothing if an image has what the format can't hold\n"
-	       "  --json               the report as JSON\n");
-	return LM_EXIT_OK;
-}
-
-/* 0 go on, else -1 with *ret_code set. */
-static int check_options(const struct options *o, const char *command)
-{
-	const char *wrong = NULL;
-	if (o->source_count == 0 || !o->repo)
-		wrong = "SOURCE and --repo NAME are wanted";
-	else if (o->name && o->source_count > 1)
-		wrong = "--name goes with a single SOURCE";
-	if (!wrong)
-		return 0;
-	lm_cli_error("%s", wrong);
-	lm_cli_usage(command);
-	return -1;
-}
-
 /* 0 go on, else -1 with *ret_code set. */
 static int parse_options(int argc, char **argv, struct options *o, int *ret_code)
 {
-	static const struct option longs[] = {
-		{"repo", required_argument, NULL, 'r'},
-		{"storage", required_argument, NULL, 's'},
-		{"keys", required_argument, NULL, 'k'},
-		{"name", required_argument, NULL, 'n'},
-		{"platform", required_argument, NULL, 'p'},
-		{"strict", no_argument, NULL, 'S'},
-		{"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},
-		{NULL, 0, NULL, 0},
+	const struct lm_cli_option options[] = {
+		{"repo", "NAME", "the repository", .text = &o->repo},
+		{"storage", "DIR", "its web root, if `lamella repo init` was run elsewhere", .text = &o->storage},
+		{"keys", "DIR", "its keys, likewise", .text = &o->keys},
+		{"name", "REF", "publish the image as REGISTRY/REPOSITORY[:TAG] instead of its source's name",
+			.text = &o->name},
+		{"platform", "OS/ARCH[/VARIANT]", "which of an index's images (default: linux and this machine's)",
+			.text = &o->platform},
+		{"strict", NULL, "publish nothing if an image has what the format can't hold", .flag = &o->strict},
+		{"json", NULL, "the report as JSON", .flag = &o->json},
+		{0},
 	};
-	*ret_code = LM_EXIT_USAGE;
-	for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
-		switch (c) {
-		case 'r':
-			o->repo = optarg;
-			break;
-		case 's':
-			o->storage = optarg;
-			break;
-		case 'k':
-			o->keys = optarg;
-			break;
-		case 'n':
-			o->name = optarg;
-			break;
-		case 'p':
-			o->platform = optarg;
-			break;
-		case 'S':
-			o->strict = true;
-			break;
-		case 'j':
-			o->json = true;
-			break;
-		case 'h':
-			*ret_code = print_help();
-			return -1;
-		default:
-			lm_cli_usage(argv[0]);
-			return -1;
-		}
-	}
-	o->sources = argv + optind;
-	o->source_count = (size_t)(argc - optind);
-	return check_options(o, argv[0]);
+	const struct lm_cli_syntax syntax = {
+		.synopsis = "SOURCE... --repo NAME [OPTION]...",
+		.about = "Puts container images into a repository, layer by layer, all of them in one new revision.\n"
+			 "SOURCE: docker://HOST[:PORT]/NAME[:TAG][@DIGEST] or oci:DIR[:TAG]",
+		.options = options,
+		.min_words = 1,
+		.max_words = -1,
+		.words = "SOURCE and --repo NAME are wanted",
+	};
+	int at = lm_cli_parse(argc, argv, &syntax, ret_code);
+	if (at < 0)
+		return -1;
+	o->sources = argv + at;
+	o->source_count = (size_t)(argc - at);
+	const char *wrong = !o->repo			     ? syntax.words
+			    : o->name && o->source_count > 1 ? "--name goes with a single SOURCE"
+							     : NULL;
+	if (!wrong)
+		return 0;
+	lm_cli_error("%s", wrong);
+	*ret_code = lm_cli_usage(argv[0]);
+	return -1;
 }
 
 /* --- platform --- */

@@ -5,7 +5,6 @@
 #include "commands.h"
 #include "common.h"
 
-#include <getopt.h>
 #include <libgen.h>
 #include <limits.h>
 #include <poll.h>
@@ -20,20 +19,6 @@
 
 enum { MORE_MAX = 8, ARGS_MAX = 48, LOG_SHOWN_MAX = 64 << 10, START_TIMEOUT_MS = 180000 };
 static const char fetcher_name[] = "lamella-fetcher";
-
-static const char help[] =
-	"Usage: lamella mount NAME DIR [OPTION]...\n"
-	"Mounts the CVMFS repository NAME at DIR, until it is unmounted (umount DIR, or fusermount3 -u DIR).\n\n"
-	"  --url URL      servers, separated by \";\" (@fqrn@ stands for NAME)\n"
-	"  --proxy LIST   proxies as in CVMFS_HTTP_PROXY; with --url and without this: DIRECT\n"
-	"  --key PATH     master public key, or a directory of them (*.pub); default: that of a repository made here\n"
-	"  --cache DIR    default: /var/cache/lamella/NAME, or below ~/.cache for users\n"
-	"  --tag TAG      the revision with this tag; or\n"
-	"  --date TIME    the newest tagged revision of that time, YYYY-MM-DDThh:mm:ssZ; or\n"
-	"  --root HASH    the revision with this root catalog: it stays what is mounted\n"
-	"  --set K=V      any other setting of lamella-fetcher\n"
-	"  -f             stay in the foreground, log to standard error\n\n"
-	"What is not given is taken from /etc/lamella/lamella.conf.\n";
 
 struct options {
 	const char *name, *url, *proxy;
@@ -62,69 +47,69 @@ static int make_absolute(const char *path, char **ret, struct lm_err *err)
 	return *ret ? 0 : lm_err_oom(err);
 }
 
-static int parse_option(int c, struct options *o, struct lm_err *err)
+static int take_key(void *arg, const char *value, struct lm_err *err)
 {
-	switch (c) {
-	case 'u':
-		o->url = optarg;
-		return 0;
-	case 'p':
-		o->proxy = optarg;
-		return 0;
-	case 'k':
-		return make_absolute(optarg, &o->key, err);
-	case 'c':
-		return make_absolute(optarg, &o->cache, err);
-	case 't':
-		o->tag = optarg;
-		return 0;
-	case 'd':
-		o->date = optarg;
-		return 0;
-	case 'r':
-		o->root = optarg;
-		return 0;
-	case 's':
-		if (o->more_count == ARRAY_LEN(o->more))
-			return lm_err_set(err, -EINVAL, "more than %zu --set options", ARRAY_LEN(o->more));
-		o->more[o->more_count++] = optarg;
-		return 0;
-	default: /* 'f' */
-		o->foreground = true;
-		return 0;
-	}
+	return make_absolute(value, &((struct options *)arg)->key, err);
 }
 
-/* 0; 1 when help was asked for; -EINVAL when the usage is wrong, said already where err is empty. */
-static int parse_options(int argc, char **argv, struct options *o, struct lm_err *err)
+static int take_cache(void *arg, const char *value, struct lm_err *err)
 {
-	static const struct option options[] = {
-		{"url", required_argument, NULL, 'u'},
-		{"proxy", required_argument, NULL, 'p'},
-		{"key", required_argument, NULL, 'k'},
-		{"cache", required_argument, NULL, 'c'},
-		{"tag", required_argument, NULL, 't'},
-		{"date", required_argument, NULL, 'd'},
-		{"root", required_argument, NULL, 'r'},
-		{"set", required_argument, NULL, 's'},
-		{"foreground", no_argument, NULL, 'f'},
-		{"help", no_argument, NULL, 'h'},
+	return make_absolute(value, &((struct options *)arg)->cache, err);
+}
+
+static int take_setting(void *arg, const char *value, struct lm_err *err)
+{
+	struct options *o = arg;
+	if (o->more_count == ARRAY_LEN(o->more))
+		return lm_err_set(err, -EINVAL, "more than %zu --set options", ARRAY_LEN(o->more));
+	o->more[o->more_count++] = value;
+	return 0;
+}
+
+/* 0 go on, else -1 with *ret_code set. */
+static int parse_options(int argc, char **argv, struct options *o, int *ret_code)
+{
+	const struct lm_cli_option options[] = {
+		{"url", "URL", "servers, separated by \";\" (@fqrn@ stands for NAME)", .text = &o->url},
+		{"proxy", "LIST", "proxies as in CVMFS_HTTP_PROXY; with --url and without this: DIRECT",
+			.text = &o->proxy},
+		{"key", "PATH",
+			"master public key, or a directory of them (*.pub); default: that of a repository made here",
+			.parse = take_key, .parse_arg = o},
+		{"cache", "DIR", "default: /var/cache/lamella/NAME, or below ~/.cache for users", .parse = take_cache,
+			.parse_arg = o},
+		{"tag", "TAG", "the revision with this tag; or", .text = &o->tag},
+		{"date", "TIME", "the newest tagged revision of that time, YYYY-MM-DDThh:mm:ssZ; or", .text = &o->date},
+		{"root", "HASH", "the revision with this root catalog: it stays what is mounted", .text = &o->root},
+		{"set", "K=V", "any other setting of lamella-fetcher", .parse = take_setting, .parse_arg = o},
+		{"foreground", NULL, "stay in the foreground, log to standard error", .letter = 'f',
+			.flag = &o->foreground},
 		{0},
 	};
-	int c, r = 0;
-	while (r == 0 && (c = getopt_long(argc, argv, "f", options, NULL)) != -1) {
-		if (c == 'h')
-			return 1;
-		r = c == '?' ? -EINVAL : parse_option(c, o, err);
+	const struct lm_cli_syntax syntax = {
+		.synopsis = "NAME DIR [OPTION]...",
+		.about = "Mounts the CVMFS repository NAME at DIR, until it is unmounted (umount DIR, or fusermount3 "
+			 "-u DIR).\n"
+			 "What is not given is taken from /etc/lamella/lamella.conf.",
+		.options = options,
+		.min_words = 2,
+		.max_words = 2,
+		.words = "NAME and DIR are expected",
+	};
+	struct lm_err err = LM_ERR_INIT;
+	int at = lm_cli_parse(argc, argv, &syntax, ret_code);
+	if (at < 0)
+		return -1;
+	if (!!o->tag + !!o->date + !!o->root > 1) {
+		lm_cli_error("only one of --tag, --date and --root can be given");
+		*ret_code = lm_cli_usage(argv[0]);
+		return -1;
 	}
-	if (r == 0 && argc - optind != 2)
-		return lm_err_set(err, -EINVAL, "NAME and DIR are expected");
-	if (r == 0 && !!o->tag + !!o->date + !!o->root > 1)
-		return lm_err_set(err, -EINVAL, "only one of --tag, --date and --root can be given");
-	if (r < 0)
-		return r;
-	o->name = argv[optind];
-	return make_absolute(argv[optind + 1], &o->dir, err);
+	o->name = argv[at];
+	if (make_absolute(argv[at + 1], &o->dir, &err) == 0)
+		return 0;
+	*ret_code = lm_cli_fail(&err);
+	return -1;
 }
 
 static int default_cache(struct options *o, struct lm_err *err)
@@ -330,15 +315,8 @@ int lm_cmd_mount(int argc, char **argv)
 {
 	CLEANUP(options_done) struct options o = {0};
 	struct lm_err err = LM_ERR_INIT;
-	int r = parse_options(argc, argv, &o, &err);
-	if (r > 0) {
-		fputs(help, stdout);
-		return lm_cli_flush(LM_EXIT_OK);
-	}
-	if (r < 0) {
-		if (err.msg[0])
-			lm_cli_error("%s", err.msg);
-		return lm_cli_usage(argv[0]);
-	}
+	int code;
+	if (parse_options(argc, argv, &o, &code) < 0)
+		return code;
 	return mount_repository(&o, &err) < 0 ? lm_cli_fail(&err) : LM_EXIT_OK;
 }

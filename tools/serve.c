@@ -14,7 +14,6 @@
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <limits.h>
 #include <linux/openat2.h>
 #include <microhttpd.h>
@@ -523,39 +522,28 @@ static int run(const char *dir, const char *address, const char *log_name)
 	return code;
 }
 
-static int print_help(void)
-{
-	printf("Usage: lamella serve DIR [OPTION]...\n"
-	       "Serves the files below DIR over HTTP until it is ended by SIGTERM or SIGINT. A repository lies in\n"
-	       "DIR/cvmfs/NAME, so its URL is http://ADDRESS:PORT/cvmfs/NAME. For trials and tests: no TLS, no "
-	       "limits.\n\n"
-	       "  --listen ADDRESS:PORT  default 127.0.0.1:8000; port 0 takes a free one; [V6]:PORT\n"
-	       "  --access-log FILE      append a line per request in common log format; - is standard output\n"
-	       "  -h, --help             this text\n\n"
-	       "When it is ready it prints one line: listening on http://ADDRESS:PORT\n");
-	return lm_cli_flush(LM_EXIT_OK);
-}
-
 int lm_cmd_serve(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{"listen", required_argument, NULL, 'l'},
-		{"access-log", required_argument, NULL, 'a'},
-		{"help", no_argument, NULL, 'h'},
-		{NULL, 0, NULL, 0},
-	};
 	const char *address = "127.0.0.1:8000", *log_name = NULL;
-	for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
-		if (c == 'l')
-			address = optarg;
-		else if (c == 'a')
-			log_name = optarg;
-		else
-			return c == 'h' ? print_help() : lm_cli_usage(argv[0]);
-	}
-	if (optind + 1 != argc) {
-		lm_cli_error(optind == argc ? "no directory is given" : "more than one directory is given");
-		return lm_cli_usage(argv[0]);
-	}
-	return run(argv[optind], address, log_name);
+	const struct lm_cli_option options[] = {
+		{"listen", "ADDRESS:PORT", "default 127.0.0.1:8000; port 0 takes a free one; [V6]:PORT",
+			.text = &address},
+		{"access-log", "FILE", "append a line per request in common log format; - is standard output",
+			.text = &log_name},
+		{0},
+	};
+	const struct lm_cli_syntax syntax = {
+		.synopsis = "DIR [OPTION]...",
+		.about = "Serves the files below DIR over HTTP until it is ended by SIGTERM or SIGINT. A repository "
+			 "lies in\n"
+			 "DIR/cvmfs/NAME, so its URL is http://ADDRESS:PORT/cvmfs/NAME. For trials and tests: no TLS, "
+			 "no limits.\n"
+			 "When it is ready it prints one line: listening on http://ADDRESS:PORT",
+		.options = options,
+		.min_words = 1,
+		.max_words = 1,
+		.words = "one DIR is wanted",
+	};
+	int code, at = lm_cli_parse(argc, argv, &syntax, &code);
+	return at < 0 ? code : run(argv[at], address, log_name);
 }
