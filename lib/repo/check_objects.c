@@ -15,7 +15,8 @@ enum {
 	MEMORY_MAX = 8 << 20, /* a stored object up to here is read into memory, else into a file */
 	SEEN_MIN = 1 << 12,   /* slots of the table of objects looked at, */
 	SEEN_MAX = 1 << 20,   /* which grows as they come */
-	FAILURES_MAX = 100,   /* of the storage, before the check gives up */
+	PROBES = 4,
+	FAILURES_MAX = 100, /* of the storage, before the check gives up */
 };
 
 struct item {
@@ -207,11 +208,18 @@ static void submit(struct lm_check_objects *objects)
 		run_batch(batch);
 }
 
-static struct seen *slot_of(struct seen *seen, size_t slots, const uint8_t bytes[LM_HASH_BYTES])
+/* The entry that is wanted, else one that is free, else one that must go. */
+static struct seen *slot_of(struct seen *seen, size_t slots, const struct seen *wanted)
 {
 	uint32_t number;
-	memcpy(&number, bytes, sizeof(number));
-	return &seen[number % slots];
+	memcpy(&number, wanted->bytes, sizeof(number));
+	struct seen *first = &seen[number % slots];
+	for (unsigned i = 0; i < PROBES; i++) {
+		struct seen *at = &seen[(number + i) % slots];
+		if (!at->set || memcmp(at, wanted, sizeof(*at)) == 0)
+			return at;
+	}
+	return first;
 }
 
 /* Without memory it stays as large as it is. */
@@ -224,7 +232,7 @@ static void grow_seen(struct lm_check_objects *objects)
 		return;
 	for (size_t i = 0; i < objects->slots; i++)
 		if (objects->seen[i].set)
-			*slot_of(grown, slots, objects->seen[i].bytes) = objects->seen[i];
+			*slot_of(grown, slots, &objects->seen[i]) = objects->seen[i];
 	free(objects->seen);
 	objects->seen = grown;
 	objects->slots = slots;
@@ -239,8 +247,8 @@ static bool known(struct lm_check_objects *objects, const struct lm_check_object
 		.set = 1,
 		.size = object->size};
 	memcpy(now.bytes, object->hash.bytes, sizeof(now.bytes));
-	struct seen *at = slot_of(objects->seen, objects->slots, now.bytes);
-	if (memcmp(at, &now, sizeof(now)) == 0)
+	struct seen *at = slot_of(objects->seen, objects->slots, &now);
+	if (at->set && memcmp(at, &now, sizeof(now)) == 0)
 		return true;
 	*at = now;
 	if (++objects->used > objects->slots / 4)
