@@ -241,6 +241,57 @@ static void test_read_ahead(void **state)
 	assert_int_equal(lm_fetch_object(rig.fetch, &ref, LM_HTTP_READ_AHEAD, NULL, NULL, NULL, &err), 0);
 }
 
+/* Databases, whose size nothing tells, may inflate so far and no further. */
+static void test_database_limit(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_cache_stats stats;
+	int fd = -1;
+	rig_open(&rig);
+	lm_fetch_free(STEAL(rig.fetch));
+	assert_ok(lm_fetch_new(rig.cache, rig.origin, rig.work, 1 << 20, &rig.fetch, &err), &err);
+	CLEANUP(lm_freep) char *zeros = calloc(1, (1 << 20) + 1);
+	static const enum lm_object_kind kinds[] = {LM_OBJECT_CATALOG, LM_OBJECT_HISTORY};
+	for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+		struct lm_object_ref fits = put_object(rig.dir, FQRN, kinds[i], zeros, 1 << 20);
+		struct lm_object_ref more = put_object(rig.dir, FQRN, kinds[i], zeros, (1 << 20) + 1);
+		fits.size = more.size = LM_SIZE_UNKNOWN;
+		assert_ok(fetch(&rig, &fits, &fd, &err), &err);
+		assert_content(fd, zeros, 1 << 20);
+		assert_int_equal(fetch(&rig, &more, &fd, &err), -EBADMSG);
+		assert_non_null(strstr(err.msg, "more content than the 1048576 bytes"));
+	}
+	lm_cache_stats(rig.cache, &stats);
+	assert_int_equal(stats.objects, ARRAY_LEN(kinds)); /* nothing of what was refused is left */
+}
+
+/* The alternative name is another place for the same object. */
+static void test_alternative(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct lm_err err = LM_ERR_INIT;
+	char name[LM_OBJECT_PATH_MAX];
+	int fd = -1;
+	rig_open(&rig);
+	struct lm_object_ref ref = put_object(rig.dir, FQRN, LM_OBJECT_CATALOG, "catalog", 7);
+	CLEANUP(lm_freep)
+	char *usual =
+		lm_str_printf("%s/cvmfs/" FQRN "/%s", rig.dir, lm_object_path(&ref.hash, LM_OBJECT_CATALOG, name));
+	CLEANUP(lm_freep)
+	char *other = lm_str_printf(
+		"%s/cvmfs/" FQRN "/%s", rig.dir, lm_object_alternative_path(&ref.hash, LM_OBJECT_CATALOG, name));
+	assert_true(lm_str_starts(name, ".cvmfsalt-") && lm_str_ends(name, "C"));
+	assert_int_equal(rename(usual, other), 0);
+	assert_int_equal(fetch(&rig, &ref, &fd, &err), -ENOENT);
+	ref.alternative = true;
+	assert_ok(fetch(&rig, &ref, &fd, &err), &err);
+	assert_content(fd, "catalog", 7);
+	ref.alternative = false;
+	assert_ok(fetch(&rig, &ref, &fd, &err), &err); /* one object in the cache */
+	assert_content(fd, "catalog", 7);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -252,6 +303,8 @@ int main(void)
 		cmocka_unit_test(test_empty_object),
 		cmocka_unit_test(test_stop_in_the_middle),
 		cmocka_unit_test(test_read_ahead),
+		cmocka_unit_test(test_database_limit),
+		cmocka_unit_test(test_alternative),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

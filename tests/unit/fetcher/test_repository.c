@@ -44,6 +44,24 @@ static void load_settings(struct rig *rig, const char *key_fixture)
 	assert_ok(lm_settings_load(ARRAY_LEN(argv) - 1, (char **)argv, &rig->settings, &err), &err);
 }
 
+/* Files with settings of their own: a root that is fixed, a blacklist. */
+static void more_settings(struct rig *rig, const char *option)
+{
+	CLEANUP(lm_freep) char *config = lm_str_printf("%s/more.conf", rig->dir);
+	CLEANUP(lm_freep) char *key = fixture_path("keys/" FQRN ".pub");
+	CLEANUP(lm_freep)
+	char *text = lm_str_printf("CVMFS_REPOSITORIES=" FQRN "\nCVMFS_SERVER_URL='%s/cvmfs/@fqrn@'\n"
+				   "CVMFS_HTTP_PROXY=DIRECT\nCVMFS_TIMEOUT_DIRECT=3\nCVMFS_BACKOFF_INIT=1\n"
+				   "CVMFS_BACKOFF_MAX=1\nCVMFS_MAX_RETRIES=0\nCVMFS_PUBLIC_KEY=%s\n",
+		rig->web->liar->url, key);
+	CLEANUP(lm_freep) char *set = lm_str_printf("--set=%s", option);
+	const char *argv[] = {"test", "--config", config, set, NULL};
+	struct lm_err err = LM_ERR_INIT;
+	write_file(config, text, strlen(text));
+	lm_settings_done(&rig->settings);
+	assert_ok(lm_settings_load(4, (char **)argv, &rig->settings, &err), &err);
+}
+
 static bool rig_open(struct rig *rig)
 {
 	struct lm_err err = LM_ERR_INIT;
@@ -291,6 +309,178 @@ static void test_offline(void **state)
 	assert_int_equal(lm_repository_wait(rig.repository, &err), -EIO);
 }
 
+static void assert_fixed(struct rig *rig, uint64_t expected, bool offline, const char *pin)
+{
+	struct lm_repository_status status;
+	struct lm_err err = LM_ERR_INIT;
+	assert_ok(lm_repository_wait(rig->repository, &err), &err);
+	lm_repository_status(rig->repository, &status);
+	assert_int_equal(status.revision, expected);
+	assert_int_equal(status.offline, offline);
+	assert_string_equal(status.pin, pin);
+}
+
+#define NOWHERE "http://127.0.0.1:1/cvmfs/@fqrn@"
+#define ROOT_1 "21cbb04a3116b679e7b39835eeaf4f32b62ef8b0"
+
+/* By hash, tag and date: with the server, again without it, and never moved. */
+static void test_fixed(void **state)
+{
+	static const struct {
+		const char *option, *pin;
+		uint64_t revision;
+		bool manifest_needed;
+	} cases[] = {
+		{"CVMFS_ROOT_HASH=" ROOT_1, "root " ROOT_1, 1, false},
+		{"CVMFS_REPOSITORY_TAG=second-release", "tag second-release", 2, true},
+		{"CVMFS_REPOSITORY_DATE=2026-11-21T23:46:38Z", "date 2026-11-21T23:46:38Z", 1, true},
+		{"CVMFS_REPOSITORY_DATE=2200-01-01T00:00:00Z", "date 2200-01-01T00:00:00Z", 3, true},
+	};
+	CLEANUP(rig_close) struct rig rig = {0};
+	if (!rig_open(&rig))
+		skip();
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		more_settings(&rig, cases[i].option);
+		start(&rig);
+		assert_fixed(&rig, cases[i].revision, false, cases[i].pin);
+		size_t requests = liar_requests(rig.web->liar);
+		look(&rig);
+		assert_int_equal(liar_requests(rig.web->liar), requests); /* there is nothing to look for */
+		assert_int_equal(rig.roots.count, i * 2 + 1);
+		halt(&rig);
+
+		start_at(&rig, NOWHERE);
+		assert_fixed(&rig, cases[i].revision, cases[i].manifest_needed, cases[i].pin);
+		halt(&rig);
+		assert_int_equal(rig.roots.count, i * 2 + 2);
+	}
+	/* With nothing in the cache. */
+	struct lm_err err = LM_ERR_INIT;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		forget_cache(&rig);
+		more_settings(&rig, cases[i].option);
+		start_at(&rig, NOWHERE);
+		assert_int_equal(lm_repository_wait(rig.repository, &err), -EIO);
+		halt(&rig);
+	}
+	more_settings(&rig, "CVMFS_REPOSITORY_TAG=none");
+	start(&rig);
+	assert_int_equal(lm_repository_wait(rig.repository, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, "tag none"));
+	halt(&rig);
+	more_settings(&rig, "CVMFS_ROOT_HASH=0000000000000000000000000000000000000001");
+	start(&rig);
+	assert_int_equal(lm_repository_wait(rig.repository, &err), -ENOENT);
+}
+
+/* A tag that moves is followed at the next start only; what is found without the server is looked for again. */
+static void test_moving_tag(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct lm_err err = LM_ERR_INIT;
+	if (!rig_open(&rig))
+		skip();
+	replace(&rig, ".cvmfspublished", "published/" FQRN ".cvmfspublished.rev2");
+	more_settings(&rig, "CVMFS_REPOSITORY_TAG=trunk");
+	start(&rig);
+	assert_fixed(&rig, 2, false, "tag trunk");
+	halt(&rig);
+
+	/* The server comes back with another revision: the mount stays, the state is online again. */
+	replace(&rig, ".cvmfspublished", "published/" FQRN ".cvmfspublished.rev3");
+	web_spoil(rig.web, ".cvmfspublished", WEB_BROKEN, 0);
+	start(&rig);
+	assert_fixed(&rig, 2, true, "tag trunk");
+	web_spoil(rig.web, NULL, WEB_RIGHT, 0);
+	look(&rig);
+	assert_fixed(&rig, 2, false, "tag trunk");
+	halt(&rig);
+	start(&rig);
+	assert_fixed(&rig, 3, false, "tag trunk");
+	halt(&rig);
+
+	/* Never back: by tag, nor without. */
+	replace(&rig, ".cvmfspublished", "published/" FQRN ".cvmfspublished.rev2");
+	start(&rig);
+	assert_fixed(&rig, 3, true, "tag trunk");
+	halt(&rig);
+	more_settings(&rig, "CVMFS_MAX_TTL=0");
+	start(&rig);
+	assert_int_equal(lm_repository_wait(rig.repository, &err), -ESTALE);
+}
+
+static void set_blacklist(struct rig *rig, const char *text)
+{
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/blacklist", rig->dir);
+	CLEANUP(lm_freep) char *option = lm_str_printf("CVMFS_BLACKLIST=%s", path);
+	write_file(path, text, strlen(text));
+	more_settings(rig, option);
+}
+
+/* The blacklist counts for what was accepted before, with the server and without. */
+static void test_blacklist(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	CLEANUP(lm_buf_done) struct lm_buf whitelist = {0};
+	struct lm_err err = LM_ERR_INIT;
+	if (!rig_open(&rig))
+		skip();
+	start(&rig);
+	assert_ok(lm_repository_wait(rig.repository, &err), &err);
+	halt(&rig);
+	read_fixture("alternates/whitelist.good", &whitelist);
+	const char *fingerprint = strchr(strchr(strchr(lm_buf_cstr(&whitelist), '\n') + 1, '\n') + 1, '\n') + 1;
+	CLEANUP(lm_freep) char *line = lm_str_ndup(fingerprint, strcspn(fingerprint, "\n"));
+	const char *const lists[] = {line, "<" FQRN " 4"};
+	for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+		set_blacklist(&rig, lists[i]);
+		start(&rig);
+		assert_int_equal(lm_repository_wait(rig.repository, &err), -EKEYREJECTED);
+		assert_int_equal(lm_tree_root(lm_repository_tree(rig.repository)), 0);
+		halt(&rig);
+		start_at(&rig, NOWHERE);
+		assert_int_equal(lm_repository_wait(rig.repository, &err), -EIO);
+		assert_int_equal(lm_tree_root(lm_repository_tree(rig.repository)), 0);
+		halt(&rig);
+	}
+	set_blacklist(&rig, "<" FQRN " 3");
+	start_at(&rig, NOWHERE);
+	assert_ok(lm_repository_wait(rig.repository, &err), &err);
+	assert_int_equal(revision(&rig), 3);
+}
+
+/* A manifest of the known catalog whose other fields are forged is taken for that catalog, and is not kept. */
+static void test_forged_text_is_not_recorded(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	CLEANUP(lm_buf_done) struct lm_buf before = {0}, after = {0};
+	struct lm_err err = LM_ERR_INIT;
+	if (!rig_open(&rig))
+		skip();
+	/* Both records: of the tag's history at revision 3, of the root at revision 2. */
+	replace(&rig, ".cvmfspublished", "published/" FQRN ".cvmfspublished.rev2");
+	start(&rig);
+	assert_ok(lm_repository_wait(rig.repository, &err), &err);
+	halt(&rig);
+	replace(&rig, ".cvmfspublished", "published/" FQRN ".cvmfspublished.rev3");
+	more_settings(&rig, "CVMFS_REPOSITORY_TAG=trunk");
+	start(&rig);
+	assert_fixed(&rig, 3, false, "tag trunk");
+	halt(&rig);
+	CLEANUP(lm_freep) char *root = lm_str_printf("%s/state/root", rig.dir);
+	read_whole(root, &before);
+	/* Revision 93, with the catalog of revision 3, not signed. */
+	replace(&rig, ".cvmfspublished", "alternates/published.tampered");
+	more_settings(&rig, "CVMFS_MAX_TTL=0");
+	start(&rig);
+	assert_ok(lm_repository_wait(rig.repository, &err), &err);
+	assert_int_equal(revision(&rig), 2);
+	halt(&rig);
+	read_whole(root, &after);
+	assert_int_equal(before.len, after.len);
+	assert_memory_equal(before.data, after.data, before.len);
+}
+
 /* A proxy's stale or damaged copy: asked once more past all caches. */
 static void test_past_caches(void **state)
 {
@@ -335,6 +525,10 @@ int main(void)
 		cmocka_unit_test(test_verdicts),
 		cmocka_unit_test(test_revisions),
 		cmocka_unit_test(test_offline),
+		cmocka_unit_test(test_fixed),
+		cmocka_unit_test(test_moving_tag),
+		cmocka_unit_test(test_blacklist),
+		cmocka_unit_test(test_forged_text_is_not_recorded),
 		cmocka_unit_test(test_past_caches),
 		cmocka_unit_test(test_stop_in_the_middle),
 	};

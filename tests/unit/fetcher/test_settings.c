@@ -99,6 +99,41 @@ static void test_defaults(void **state)
 	assert_int_equal(s.log_level, LM_LOG_DEBUG);
 	assert_true(s.require_mounts);
 	assert_null(s.mountpoint);
+	assert_int_equal(s.pin.kind, LM_PIN_NONE);
+	assert_int_equal(s.catalog_max, 1 << 30);
+}
+
+/* Root hash before tag before date; the empty value is none. */
+static void test_pins(void **state)
+{
+	static const char hash[] = "c39b376cee68a9221393f25c7a5fb46a56ec2947-shake128";
+	static const struct {
+		const char *root, *tag, *date, *text;
+	} cases[] = {
+		{"", "", "", ""},
+		{"", "", "2026-11-21T23:46:38Z", "date 2026-11-21T23:46:38Z"},
+		{"", "", "1969-12-31T23:59:59Z", "date 1969-12-31T23:59:59Z"},
+		{"", "", "2028-02-29T00:00:00Z", "date 2028-02-29T00:00:00Z"},
+		{"", "v1", "", "tag v1"},
+		{"", "v1", "2026-11-21T23:46:38Z", "tag v1"},
+		{hash, "v1", "2026-11-21T23:46:38Z", "root c39b376cee68a9221393f25c7a5fb46a56ec2947-shake128"},
+	};
+	CLEANUP(place_remove) struct place p = {0};
+	place_make(&p, "LAMELLA_CATALOG_MAX=7\n");
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		CLEANUP(lm_settings_done) struct lm_settings s = {0};
+		struct lm_err err = LM_ERR_INIT;
+		CLEANUP(lm_freep)
+		char *text = lm_str_printf("CVMFS_REPOSITORIES=a.example.org\nCVMFS_ROOT_HASH=%s\n"
+					   "CVMFS_REPOSITORY_TAG=%s\nCVMFS_REPOSITORY_DATE=%s\n",
+			cases[i].root, cases[i].tag, cases[i].date);
+		CLEANUP(lm_freep) char *more = lm_str_printf("%s/more.conf", p.dir);
+		assert_ok(lm_file_replace(AT_FDCWD, more, text, strlen(text), 0644, 0, &err), &err);
+		assert_ok(load(&p, &s, &err, "--config", more, NULL), &err);
+		CLEANUP(lm_freep) char *said = lm_pin_text(&s.pin);
+		assert_string_equal(said, cases[i].text);
+		assert_int_equal(s.catalog_max, 7 << 20);
+	}
 }
 
 static void test_key_dir(void **state)
@@ -132,6 +167,14 @@ static void test_refused(void **state)
 		{"--set=CVMFS_CACHE_BASE=relative", "absolute"},
 		{"--set=LAMELLA_MOUNTPOINT=/mnt", "LAMELLA_MOUNTPOINT"}, /* two repositories */
 		{"--set=CVMFS_BLACKLIST=/nonexistent", "CVMFS_BLACKLIST"},
+		{"--set=CVMFS_ROOT_HASH=c39b376cee68a9221393f25c7a5fb46a56ec2947", "one repository"},
+		{"--set=CVMFS_REPOSITORY_DATE=yesterday", "yesterday"},
+		{"--set=CVMFS_REPOSITORY_DATE=2026-11-21", "no time like"},
+		{"--set=CVMFS_REPOSITORY_DATE=2026-11-21T23:46:38", "no time like"},
+		{"--set=CVMFS_REPOSITORY_DATE=2026-11-21T23:46:38Z.", "no time like"},
+		{"--set=CVMFS_REPOSITORY_DATE=2026-02-30T00:00:00Z", "no time like"},
+		{"--set=CVMFS_REPOSITORY_DATE=2026-1-1T0:0:0Z", "no time like"},
+		{"--set=LAMELLA_CATALOG_MAX=9999999999", "LAMELLA_CATALOG_MAX"},
 		{"--set=NOVALUE", "KEY=VALUE"},
 		{"--log-level=loud", "loud"},
 		{"--config=/nonexistent.conf", "/nonexistent.conf"},
@@ -167,6 +210,7 @@ int main(void)
 		cmocka_unit_test(test_all_keys),
 		cmocka_unit_test(test_command_line_wins),
 		cmocka_unit_test(test_defaults),
+		cmocka_unit_test(test_pins),
 		cmocka_unit_test(test_key_dir),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_key_that_is_none),

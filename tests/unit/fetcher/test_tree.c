@@ -2,6 +2,8 @@
 
 #include "repo/manifest.h"
 
+#include <sqlite3.h>
+
 /* The catalog number of a published revision of fixture.cern.ch. */
 static uint32_t root_of(struct tree_rig *rig, const char *published)
 {
@@ -231,6 +233,12 @@ static int take_one(void *arg, const char *name, const struct lm_entry *entry, u
 	return 0;
 }
 
+/* Goes on to the end. */
+static int take_none(void *arg, const char *name, const struct lm_entry *entry, uint64_t next)
+{
+	return 0;
+}
+
 static unsigned list_dir(struct tree_rig *rig, uint64_t node, struct lm_buf *names)
 {
 	struct lm_object_ref need;
@@ -413,6 +421,147 @@ static void test_attributes(void **state)
 	assert_true(has_name(&value, "trusted.fixture"));
 }
 
+/* A root catalog with /d, /d/f and /d/link, changed by SQL past all that guards the writer; in the cache, as `hash`. */
+static void put_forged(struct tree_rig *rig, const struct lm_hash *hash, const char *sql)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/forged", rig->dir);
+	CLEANUP(lm_catalog_writer_freep) struct lm_catalog_writer *w = NULL;
+	CLEANUP(lm_cache_txn_freep) struct lm_cache_txn *txn = NULL;
+	CLEANUP(lm_buf_done) struct lm_buf data = {0};
+	const struct lm_row dir = {.mode = S_IFDIR | 0755};
+	const struct lm_row link = {.mode = S_IFLNK | 0777, .symlink = (char *)"target"};
+	const struct lm_catalog_props props = {.revision = 1};
+	const struct lm_object_ref ref = {.hash = *hash, .kind = LM_OBJECT_CATALOG, .size = LM_SIZE_UNKNOWN};
+	struct lm_counters counters;
+	sqlite3 *db = NULL;
+	assert_ok(lm_catalog_create(path, "", &dir, &w, &err), &err);
+	assert_ok(lm_catalog_insert(w, "/d", &dir, NULL, 0, &err), &err);
+	assert_ok(lm_catalog_insert(w, "/d/f", &link, NULL, 0, &err), &err);
+	assert_ok(lm_catalog_insert(w, "/d/link", &link, NULL, 0, &err), &err);
+	assert_ok(lm_catalog_writer_finish(w, &props, &counters, &counters, &err), &err);
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+	sqlite3_close(db);
+	read_whole(path, &data);
+	assert_int_equal(unlink(path), 0);
+	assert_ok(lm_cache_begin(rig->cache, &txn, &err), &err);
+	assert_ok(lm_cache_write(txn, data.data, data.len, &err), &err);
+	assert_ok(lm_cache_commit(txn, &ref, &err), &err);
+}
+
+static void use_forged(struct tree_rig *rig, uint8_t seed, const char *sql)
+{
+	const struct lm_hash hash = {.bytes = {seed}, .set = true};
+	struct lm_err err = LM_ERR_INIT;
+	uint32_t number;
+	put_forged(rig, &hash, sql);
+	assert_ok(lm_catalogs_number(rig->catalogs, &hash, "", 0, &number, &err), &err);
+	lm_tree_set_root(rig->tree, number);
+}
+
+/* Such catalogs can't be made as long as hashes hold: here their names are lies, which the cache does not notice. */
+static void test_circles(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	struct lm_entry entry;
+	struct one one = {.taken = false};
+	struct lm_object_ref need;
+	struct lm_err err = LM_ERR_INIT;
+	tree_rig_open(&rig, NULL);
+
+	/* It hangs in itself, bound; or as a nested catalog. */
+	use_forged(&rig, 1,
+		"UPDATE catalog SET flags = 16385 WHERE name = 'd'; INSERT INTO bind_mountpoints VALUES "
+		"('/d', '0100000000000000000000000000000000000000', 0)");
+	assert_int_equal(lm_tree_lookup(rig.tree, LM_NODE_ROOT, "d", &entry, &need, &err), -EPROTO);
+	assert_non_null(strstr(err.msg, "names itself"));
+	assert_int_equal(lm_tree_readdir(rig.tree, LM_NODE_ROOT, 2, take_one, &one, &need, &err), -EPROTO);
+	assert_false(one.taken);
+	use_forged(&rig, 2,
+		"UPDATE catalog SET flags = 3 WHERE name = 'd'; INSERT INTO nested_catalogs VALUES "
+		"('/d', '0200000000000000000000000000000000000000', 0)");
+	assert_int_equal(lm_tree_lookup(rig.tree, LM_NODE_ROOT, "d", &entry, &need, &err), -EPROTO);
+
+	/* Two that name each other as nested: neither was made for where it hangs. */
+	use_forged(&rig, 3,
+		"UPDATE catalog SET flags = 3 WHERE name = 'd'; INSERT INTO nested_catalogs VALUES "
+		"('/d', '0400000000000000000000000000000000000000', 0)");
+	put_forged(&rig, &(const struct lm_hash){.bytes = {4}, .set = true},
+		"UPDATE catalog SET flags = 3 WHERE name = 'd'; INSERT INTO nested_catalogs VALUES "
+		"('/d', '0300000000000000000000000000000000000000', 0)");
+	assert_ok(lm_tree_lookup(rig.tree, LM_NODE_ROOT, "d", &entry, &need, &err), &err);
+	assert_int_equal(lm_tree_lookup(rig.tree, entry.node, "d", &entry, &need, &err), -EPROTO);
+	assert_non_null(strstr(err.msg, "made for ''"));
+
+	/* Bound to each other they go round, until the path is as long as paths get. */
+	use_forged(&rig, 5,
+		"UPDATE catalog SET flags = 16385 WHERE name = 'd'; INSERT INTO bind_mountpoints VALUES "
+		"('/d', '0600000000000000000000000000000000000000', 0)");
+	put_forged(&rig, &(const struct lm_hash){.bytes = {6}, .set = true},
+		"UPDATE catalog SET flags = 16385 WHERE name = 'd'; INSERT INTO bind_mountpoints VALUES "
+		"('/d', '0500000000000000000000000000000000000000', 0)");
+	unsigned depth = 0;
+	int r;
+	entry.node = LM_NODE_ROOT;
+	while ((r = lm_tree_lookup(rig.tree, entry.node, "d", &entry, &need, &err)) == 0)
+		depth++;
+	assert_int_equal(r, -ENAMETOOLONG);
+	assert_int_equal(depth, LM_REPO_PATH_MAX / 2);
+}
+
+/* What the hashes of a row say must fit its name and its directory, in a listing as well as by name. */
+static void test_misplaced_rows(void **state)
+{
+	static const struct {
+		const char *sql;
+		int by_name; /* of /d/f */
+	} cases[] = {
+		{"UPDATE catalog SET name = 'g' WHERE name = 'f'", -EPROTO},
+		{"UPDATE catalog SET md5path_1 = 4711 WHERE name = 'f'", -ENOENT},
+		{"UPDATE catalog SET name = 'link' WHERE name = 'f'", -EPROTO}, /* two of one name */
+		{"UPDATE catalog SET name = NULL WHERE name = 'f'", -EPROTO},
+		{"UPDATE catalog SET name = 'a/b' WHERE name = 'f'", -EPROTO},
+	};
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+		struct lm_entry entry, dir;
+		struct lm_object_ref need;
+		struct lm_err err = LM_ERR_INIT;
+		tree_rig_open(&rig, NULL);
+		use_forged(&rig, 1, cases[i].sql);
+		assert_ok(lm_tree_lookup(rig.tree, LM_NODE_ROOT, "d", &dir, &need, &err), &err);
+		assert_int_equal(lm_tree_lookup(rig.tree, dir.node, "f", &entry, &need, &err), cases[i].by_name);
+		struct one one = {.taken = false};
+		int r = lm_tree_readdir(rig.tree, dir.node, 2, take_one, &one, &need, &err);
+		assert_true(r == 0 || r == -EPROTO);
+		assert_string_equal(one.name, "link");
+		assert_ok(lm_tree_lookup(rig.tree, dir.node, "link", &entry, &need, &err), &err);
+		assert_int_equal(one.entry.node, entry.node);
+		/* Nothing comes after it, and that something was left out is told. */
+		uint64_t next = one.next;
+		one.taken = false;
+		r = lm_tree_readdir(rig.tree, dir.node, 2, take_none, &one, &need, &err);
+		assert_int_equal(r, -EPROTO);
+		assert_ok(lm_tree_readdir(rig.tree, dir.node, next, take_none, &one, &need, &err), &err);
+	}
+	/* In another directory's list: its path hash is not from there. */
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	struct lm_entry entry;
+	struct lm_object_ref need;
+	struct lm_err err = LM_ERR_INIT;
+	struct one one = {.taken = false};
+	tree_rig_open(&rig, NULL);
+	use_forged(&rig, 1,
+		"UPDATE catalog SET (parent_1, parent_2) = (SELECT md5path_1, md5path_2 FROM catalog WHERE rowid = 1) "
+		"WHERE name = 'f'");
+	assert_int_equal(lm_tree_readdir(rig.tree, LM_NODE_ROOT, 2, take_none, &one, &need, &err), -EPROTO);
+	assert_non_null(strstr(err.msg, "/f"));
+	assert_ok(lm_tree_lookup(rig.tree, LM_NODE_ROOT, "d", &entry, &need, &err), &err);
+	assert_int_equal(lm_tree_lookup(rig.tree, entry.node, "f", &entry, &need, &err), -EPROTO);
+	assert_int_equal(lm_tree_lookup(rig.tree, LM_NODE_ROOT, "f", &entry, &need, &err), -ENOENT);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -427,6 +576,8 @@ int main(void)
 		cmocka_unit_test(test_hidden_and_bound),
 		cmocka_unit_test(test_read_plan),
 		cmocka_unit_test(test_attributes),
+		cmocka_unit_test(test_circles),
+		cmocka_unit_test(test_misplaced_rows),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
