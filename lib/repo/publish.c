@@ -127,6 +127,11 @@ const struct lm_manifest *lm_txn_base(const struct lm_txn *txn)
 	return &txn->base;
 }
 
+const char *lm_txn_scratch(const struct lm_txn *txn)
+{
+	return txn->scratch;
+}
+
 /*
  * Reading
  */

@@ -40,6 +40,8 @@ void lm_txn_free(struct lm_txn *txn);
 LM_DEFINE_CLEANUP(struct lm_txn, lm_txn_free, lm_txn_freep)
 
 const struct lm_manifest *lm_txn_base(const struct lm_txn *txn); /* the manifest that was current at begin */
+/* A directory of its own, for databases that are to be grafted: goes with it, or when the next one begins. */
+const char *lm_txn_scratch(const struct lm_txn *txn);
 
 /* Looks through nested catalogs. -ENOENT. */
 int lm_txn_lookup(struct lm_txn *txn, const char *path, struct lm_row *ret, struct lm_err *err) MUST_CHECK;

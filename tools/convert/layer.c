@@ -143,14 +143,12 @@ int lm_txn_has(struct lm_txn *txn, const char *path, struct lm_err *err)
 static int graft(struct conversion *c, struct lm_layer_tree *tree, struct lm_err *err)
 {
 	const struct lm_layer_job *job = c->job;
-	const char *scratch = job->storage->ops->scratch(job->storage);
 	struct lm_layer_path path = lm_layer_path(c->layer->digest);
 	char parent[LM_LAYER_PATH_TEXT_MAX];
 	snprintf(parent, sizeof(parent), "%.*s", (int)strlen("/.layers/xx"), path.s);
-	CLEANUP(lm_freep) char *db_path = lm_str_printf("%s/layer-%d-%s", scratch, (int)getpid(), c->layer->digest + 7);
+	CLEANUP(lm_freep) char *db_path = lm_str_printf("%s/layer-%s", lm_txn_scratch(job->txn), c->layer->digest + 7);
 	if (!db_path)
 		return lm_err_oom(err);
-	(void)unlink(db_path); /* of a process that had our number and was killed */
 	int r = write_catalog(c, tree, db_path, err);
 	if (r == 0)
 		r = lm_txn_mkdirs(job->txn, "/.layers", true, err);

@@ -4,6 +4,7 @@
  */
 #include "repo_publish.h"
 
+#include <dirent.h>
 #include <signal.h>
 
 static void test_create(void **state)
@@ -682,11 +683,17 @@ struct faulty {
 	struct lm_storage storage;
 	struct lm_storage *inner;
 	int calls_left;
+	bool kill; /* instead of failing */
 };
 
 static int fault(struct lm_storage *storage, struct lm_err *err)
 {
-	return ((struct faulty *)storage)->calls_left-- > 0 ? 0 : lm_err_set(err, -EIO, "injected");
+	struct faulty *faulty = (struct faulty *)storage;
+	if (faulty->calls_left-- > 0)
+		return 0;
+	if (faulty->kill)
+		raise(SIGKILL);
+	return lm_err_set(err, -EIO, "injected");
 }
 
 static struct lm_storage *inner(struct lm_storage *storage)
@@ -846,6 +853,60 @@ static void test_create_faults(void **state)
 	check(&place, &manifest, NULL);
 }
 
+/* A publisher that dies before its n-th call of the storage: whether it came to its end. */
+static bool die_at(struct place *place, const char *layer, int n)
+{
+	struct lm_err err = LM_ERR_INIT;
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		struct faulty faulty = {.storage.ops = &faulty_ops, .calls_left = n, .kill = true};
+		int r = lm_storage_dir_open(place->dir, false, &faulty.inner, &err);
+		if (r == 0)
+			r = change_and_commit(&faulty.storage, layer, (unsigned)n, &err);
+		_exit(r == 0 ? 0 : 1);
+	}
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status) || WEXITSTATUS(status) == 0);
+	return !WIFSIGNALED(status);
+}
+
+static unsigned scratch_files(const struct place *place)
+{
+	unsigned count = 0;
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/data/txn", place->dir);
+	DIR *dir = opendir(path);
+	assert_non_null(dir);
+	for (const struct dirent *entry; (entry = readdir(dir));)
+		count += entry->d_name[0] != '.';
+	closedir(dir);
+	return count;
+}
+
+static void test_killed_at_each_step(void **state)
+{
+	CLEANUP(place_done) struct place place;
+	struct lm_manifest last, found;
+	make_old(&place, &last);
+	CLEANUP(lm_freep) char *layer = make_layer(&place, "/old/layer", true, 3);
+	unsigned deaths = 0, ahead = 0;
+	for (bool done = false; !done; deaths++) {
+		struct lm_err err = LM_ERR_INIT;
+		lm_storage_freep(&place.storage); /* the lock is the child's */
+		done = die_at(&place, layer, (int)deaths);
+		assert_ok(lm_storage_dir_open(place.dir, false, &place.storage, &err), &err);
+		ahead += !check_killed(&place, &found, NULL);
+		assert_int_equal(found.revision, last.revision + done);
+		assert_ok(change_and_commit(place.storage, layer, 1000 + deaths, &err), &err);
+		check(&place, &last, NULL);
+		assert_int_equal(last.revision, found.revision + 1);
+		assert_int_equal(scratch_files(&place), 0);
+	}
+	printf("killed before each of %u calls, %u times with the reflog ahead\n", deaths - 1, ahead);
+	assert_int_equal(ahead, 1);
+}
+
 static void kill_one(struct place *place, const char *layer, unsigned n)
 {
 	struct lm_err err = LM_ERR_INIT;
@@ -907,6 +968,7 @@ int main(void)
 		cmocka_unit_test(test_metainfo),
 		cmocka_unit_test(test_faults),
 		cmocka_unit_test(test_create_faults),
+		cmocka_unit_test(test_killed_at_each_step),
 		cmocka_unit_test(test_killed),
 	};
 	return cmocka_run_group_tests(tests, publish_setup, publish_teardown);
