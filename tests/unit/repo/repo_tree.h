@@ -4,14 +4,15 @@
 
 #include "repo/catalog_schema.h"
 #include "repo/check.h"
+#include "repo/listing.h"
 #include "repo/object_store.h"
+#include "repo/symlink.h"
 #include "repo/xattr.h"
 #include "repo_test.h"
 
 #include <inttypes.h>
 #include <openssl/evp.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 enum { TREE_FILE_MAX = 64 << 20, TREE_GROUPS_MAX = 256 };
 
@@ -97,36 +98,6 @@ static inline void tree_rows_done(struct tree_rows *list)
 	free(list->rows);
 }
 
-/* As the listing shows it: $(NAME) is empty, $(NAME:-text) is text. */
-static inline char *tree_expand(const char *target)
-{
-	struct lm_buf out = LM_BUF(1 << 16);
-	for (const char *at = target; *at;) {
-		const char *end = at[0] == '$' && at[1] == '(' ? strchr(at, ')') : NULL;
-		if (!end) {
-			assert_int_equal(lm_buf_append(&out, at++, 1), 0);
-			continue;
-		}
-		const char *text = strstr(at, ":-");
-		if (text && text < end)
-			assert_int_equal(lm_buf_append(&out, text + 2, (size_t)(end - text - 2)), 0);
-		at = end + 1;
-	}
-	assert_int_equal(lm_buf_append(&out, "", 0), 0);
-	return (char *)lm_buf_steal(&out, &(size_t){0});
-}
-
-static inline void tree_quote(struct lm_buf *out, const char *text, size_t len)
-{
-	if (len == 0)
-		assert_int_equal(lm_buf_str(out, "-"), 0);
-	for (size_t i = 0; i < len; i++) {
-		unsigned char c = (unsigned char)text[i];
-		bool plain = c >= 0x21 && c <= 0x7e && c != '%' && c != ',' && c != '=';
-		assert_int_equal(lm_buf_printf(out, plain ? "%c" : "%%%02x", c), 0);
-	}
-}
-
 /* The whole content, which must have the size that the row says. */
 static inline void tree_content(struct tree_catalog *c, const struct lm_row *row, struct lm_buf *ret)
 {
@@ -147,31 +118,13 @@ static inline void tree_content(struct tree_catalog *c, const struct lm_row *row
 	assert_int_equal(ret->len, row->size);
 }
 
-static inline void tree_list_sha256(struct tree_catalog *c, const struct lm_row *row)
+static inline void tree_sha256(struct tree_catalog *c, const struct lm_row *row, char ret[65])
 {
 	CLEANUP(lm_buf_done) struct lm_buf content = LM_BUF(0);
 	uint8_t digest[32];
-	char hex[65];
 	tree_content(c, row, &content);
 	assert_int_equal(EVP_Digest(lm_buf_cstr(&content), content.len, digest, NULL, EVP_sha256(), NULL), 1);
-	lm_hex_format(digest, sizeof(digest), hex);
-	assert_int_equal(lm_buf_str(c->tree->listing, hex), 0);
-}
-
-static inline void tree_list_xattrs(struct lm_buf *out, const struct lm_row *row)
-{
-	struct lm_xattr attr;
-	size_t at = 0;
-	unsigned count = 0;
-	while (row->xattr && lm_xattr_next(row->xattr, row->xattr_len, &at, &attr) > 0) {
-		assert_int_equal(lm_buf_str(out, count++ ? "," : ""), 0);
-		tree_quote(out, attr.key, attr.key_len);
-		assert_int_equal(lm_buf_str(out, "="), 0);
-		for (size_t i = 0; i < attr.value_len; i++)
-			assert_int_equal(lm_buf_printf(out, "%02x", ((const uint8_t *)attr.value)[i]), 0);
-	}
-	if (count == 0)
-		assert_int_equal(lm_buf_str(out, "-"), 0);
+	lm_hex_format(digest, sizeof(digest), ret);
 }
 
 /* The number of a hard-link group in the listing, 0 for none. */
@@ -197,31 +150,36 @@ static inline unsigned tree_group(struct tree_catalog *c, const struct lm_row *r
 
 static inline void tree_list_row(struct tree_catalog *c, const struct lm_row *row, const char *path)
 {
-	struct lm_buf *out = c->tree->listing;
-	CLEANUP(lm_freep) char *target = row->symlink ? tree_expand(row->symlink) : NULL;
-	static const char types[] = "?pc?d?b?f?l?s";
+	CLEANUP(lm_buf_done) struct lm_buf target = LM_BUF(1 << 16);
+	struct lm_xattr xattrs[LM_XATTR_COUNT_MAX];
+	char sha256[65];
 	uint32_t members = 1;
-	unsigned group = tree_group(c, row, &members);
-	assert_int_equal(lm_buf_printf(out, "%c %04o %u %u %" PRIu64 " %" PRId64 ".%09u %u ", types[row->mode >> 12],
-				 row->mode & 07777, row->uid, row->gid, target ? strlen(target) : row->size,
-				 row->mtime_s, row->mtime_ns, S_ISDIR(row->mode) ? row->link_count : members),
-		0);
-	assert_int_equal(group ? lm_buf_printf(out, "%u ", group) : lm_buf_str(out, "- "), 0);
-	if (S_ISCHR(row->mode) || S_ISBLK(row->mode))
-		assert_int_equal(lm_buf_printf(out, "%u:%u ", major(row->rdev), minor(row->rdev)), 0);
-	else
-		assert_int_equal(lm_buf_str(out, "- "), 0);
-	if (S_ISREG(row->mode))
-		tree_list_sha256(c, row);
-	else
-		assert_int_equal(lm_buf_str(out, "-"), 0);
-	assert_int_equal(lm_buf_str(out, " "), 0);
-	tree_quote(out, target ? target : "", target ? strlen(target) : 0);
-	assert_int_equal(lm_buf_str(out, " "), 0);
-	tree_list_xattrs(out, row);
-	assert_int_equal(lm_buf_str(out, " "), 0);
-	tree_quote(out, *path ? path : "/", strlen(*path ? path : "/"));
-	assert_int_equal(lm_buf_str(out, "\n"), 0);
+	size_t at = 0;
+	struct lm_listing_line line = {
+		.mode = row->mode,
+		.uid = row->uid,
+		.gid = row->gid,
+		.size = row->size,
+		.mtime_s = row->mtime_s,
+		.mtime_ns = row->mtime_ns,
+		.group = tree_group(c, row, &members),
+		.rdev = row->rdev,
+		.xattrs = xattrs,
+		.path = path,
+	};
+	line.nlink = S_ISDIR(row->mode) ? row->link_count : members;
+	if (row->symlink) {
+		assert_int_equal(lm_symlink_expand(row->symlink, &target), 0);
+		line.target = lm_buf_cstr(&target);
+		line.size = target.len;
+	}
+	if (S_ISREG(row->mode)) {
+		tree_sha256(c, row, sha256);
+		line.sha256 = sha256;
+	}
+	while (row->xattr && lm_xattr_next(row->xattr, row->xattr_len, &at, &xattrs[line.xattr_count]) > 0)
+		line.xattr_count++;
+	assert_int_equal(lm_listing_append(c->tree->listing, &line), 0);
 }
 
 static inline void tree_list_catalog(struct tree *tree, const struct lm_hash *hash, const char *path);
