@@ -45,6 +45,10 @@ const struct lm_check_kind_info lm_check_kinds[LM_CHECK_KIND_COUNT] = {
 	[LM_CHECK_UNVERIFIED] = {"unverified", LM_CHECK_NOTE, "What could not be checked is not known to be good."},
 	[LM_CHECK_REPLICA] = {"master-replica", LM_CHECK_NOTE,
 		"Without it stock servers do not copy the repository. An empty file is enough."},
+	[LM_CHECK_REPACKED] = {"repacked", LM_CHECK_WARNING,
+		"Stock servers pack certificate and metainfo anew when they copy a repository; the copy of this object "
+		"fits "
+		"its name no more, and clients refuse that replica."},
 	[LM_CHECK_CATALOG_MISSING] = {"catalog-missing", LM_CHECK_PROBLEM, RESTORE},
 	[LM_CHECK_CATALOG_DAMAGED] = {"catalog-damaged", LM_CHECK_PROBLEM, RESTORE},
 	[LM_CHECK_CATALOG_REFUSED] = {"catalog-refused", LM_CHECK_PROBLEM,
@@ -209,6 +213,21 @@ static void check_manifest_text(struct lm_check *check, const struct lm_buf *tex
 		lm_check_found(check, LM_CHECK_SIGNATURE, MANIFEST, "%s", lm_err_text(&why));
 }
 
+/* Would these bytes come out again where stock replication packs the content anew? */
+static int check_reproducible(struct lm_check *check, const struct lm_hash *hash, struct lm_place place,
+	struct lm_buf *content, struct lm_err *err)
+{
+	CLEANUP(lm_packer_freep) struct lm_packer *packer = NULL;
+	CLEANUP(lm_buf_done) struct lm_buf packed = LM_BUF(content->len + (64 << 10));
+	struct lm_hash again;
+	int r = lm_packer_new(hash->algo, &packer, err);
+	if (r == 0)
+		r = lm_pack_reproducible(packer, lm_buf_cstr(content), content->len, &packed, &again, err);
+	if (r == 0 && !lm_hash_equal(hash, &again))
+		lm_check_found(check, LM_CHECK_REPACKED, place, "it was not packed by zlib at its default level");
+	return r;
+}
+
 /* NULL where there is none that can be read (reported). */
 static int check_certificate(struct lm_check *check, struct lm_cert **ret, struct lm_err *err)
 {
@@ -229,7 +248,7 @@ static int check_certificate(struct lm_check *check, struct lm_cert **ret, struc
 		r = lm_cert_parse(lm_buf_cstr(&pem), pem.len, ret, &why);
 	return r < 0 ? lm_check_unavailable(
 			       check, r, lm_err_text(&why), LM_CHECK_CERTIFICATE, LM_CHECK_CERTIFICATE, place, err)
-		     : 0;
+		     : check_reproducible(check, hash, place, &pem, err);
 }
 
 static void check_expiry(struct lm_check *check, const struct lm_whitelist *whitelist)
@@ -344,7 +363,7 @@ static int check_metainfo(struct lm_check *check, struct lm_err *err)
 		lm_check_found(check, LM_CHECK_METAINFO, place, "it is no JSON object%s%s", json ? "" : ": ",
 			json ? "" : where.text);
 	json_decref(json);
-	return 0;
+	return check_reproducible(check, hash, place, &text, err);
 }
 
 /* An alternative name leads to the same bytes. */

@@ -360,15 +360,22 @@ static int copy_whole(const void *content, size_t len, struct lm_buf *out, size_
 	return r;
 }
 
-int lm_pack(struct lm_packer *packer, enum lm_compression compression, const void *content, size_t len,
-	struct lm_buf *out, struct lm_hash *ret, struct lm_err *err)
+static int deflate_by_zlib(const void *content, size_t len, struct lm_buf *out, size_t *ret_stored)
 {
-	if (!compression_known(compression))
-		return lm_err_set(err, -EINVAL, "unknown compression %u", (unsigned)compression);
-	size_t stored = 0;
+	uLongf room = LM_MIN(compressBound(len), out->max - out->len);
+	int r = lm_buf_reserve(out, room);
+	if (r < 0)
+		return r;
+	r = compress2(out->data + out->len, &room, content, len, Z_DEFAULT_COMPRESSION);
+	*ret_stored = room;
+	return r == Z_OK ? 0 : r == Z_BUF_ERROR ? -EMSGSIZE : -ENOMEM;
+}
+
+/* The end of packing: r, or the hash of the stored bytes behind out->len, which then belong to out. */
+static int seal(struct lm_packer *packer, int r, size_t len, size_t stored, struct lm_buf *out, struct lm_hash *ret,
+	struct lm_err *err)
+{
 	struct lm_hash hash = {0};
-	int r = compression == LM_COMPRESSION_ZLIB ? deflate_whole(packer, content, len, out, &stored)
-						   : copy_whole(content, len, out, &stored);
 	if (r == 0) {
 		lm_hasher_restart(packer->hasher);
 		lm_hasher_update(packer->hasher, out->data + out->len, stored);
@@ -384,6 +391,25 @@ int lm_pack(struct lm_packer *packer, enum lm_compression compression, const voi
 	out->data[out->len] = '\0';
 	*ret = hash;
 	return 0;
+}
+
+int lm_pack(struct lm_packer *packer, enum lm_compression compression, const void *content, size_t len,
+	struct lm_buf *out, struct lm_hash *ret, struct lm_err *err)
+{
+	if (!compression_known(compression))
+		return lm_err_set(err, -EINVAL, "unknown compression %u", (unsigned)compression);
+	size_t stored = 0;
+	int r = compression == LM_COMPRESSION_ZLIB ? deflate_whole(packer, content, len, out, &stored)
+						   : copy_whole(content, len, out, &stored);
+	return seal(packer, r, len, stored, out, ret, err);
+}
+
+int lm_pack_reproducible(struct lm_packer *packer, const void *content, size_t len, struct lm_buf *out,
+	struct lm_hash *ret, struct lm_err *err)
+{
+	size_t stored = 0;
+	int r = deflate_by_zlib(content, len, out, &stored);
+	return seal(packer, r, len, stored, out, ret, err);
 }
 
 static int pack_whole_file(enum lm_hash_algo algo, int fd, size_t size, int out_fd, struct lm_hash *ret,

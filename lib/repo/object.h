@@ -70,6 +70,14 @@ LM_DEFINE_CLEANUP(struct lm_packer, lm_packer_free, lm_packer_freep)
 int lm_pack(struct lm_packer *packer, enum lm_compression compression, const void *content, size_t len,
 	struct lm_buf *out, struct lm_hash *ret, struct lm_err *err) MUST_CHECK;
 
+/*
+ * The same by zlib's own compressor at its default level. Certificates and metainfo must be packed so: stock
+ * replication (cvmfs_server snapshot, 2.12) unpacks these two, packs them again that way and keeps the old name, which
+ * then fits no other bytes.
+ */
+int lm_pack_reproducible(struct lm_packer *packer, const void *content, size_t len, struct lm_buf *out,
+	struct lm_hash *ret, struct lm_err *err) MUST_CHECK;
+
 /* Packs the whole file open as fd, whatever its position, in bounded memory and writes the stored bytes to out_fd at
  * its position (catalogs and the like, zlib). */
 int lm_pack_file(enum lm_hash_algo algo, int fd, int out_fd, struct lm_hash *ret, uint64_t *ret_content_size,

@@ -14,7 +14,9 @@ int lm_object_store(struct lm_storage *storage, struct lm_packer *packer, enum l
 	CLEANUP(lm_buf_done) struct lm_buf stored = LM_BUF(stored_max(len));
 	char path[LM_OBJECT_PATH_MAX];
 	struct lm_hash hash;
-	int r = lm_pack(packer, LM_COMPRESSION_ZLIB, data, len, &stored, &hash, err);
+	int r = kind == LM_OBJECT_CERTIFICATE || kind == LM_OBJECT_METAINFO
+			? lm_pack_reproducible(packer, data, len, &stored, &hash, err)
+			: lm_pack(packer, LM_COMPRESSION_ZLIB, data, len, &stored, &hash, err);
 	if (r == 0)
 		r = storage->ops->put(storage, lm_object_path(&hash, kind, path), stored.data, stored.len, err);
 	if (r == 0)

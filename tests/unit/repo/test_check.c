@@ -343,6 +343,25 @@ static void test_beside(void **state)
 	sign_and_put(&place, &forged);
 	look(&place, "no object", BIT(METAINFO) | BIT(REFLOG), "it is no JSON object");
 
+	/* Right by itself, but not what stock replication would make of the same content. */
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(1 << 16);
+	CLEANUP(lm_buf_done) struct lm_buf stored = LM_BUF(1 << 16);
+	char name[LM_OBJECT_PATH_MAX];
+	assert_int_equal(lm_buf_str(&text, "{\"description\":\""), 0);
+	for (unsigned i = 0; i < 2000; i++)
+		assert_int_equal(lm_buf_printf(&text, "%x ", i * i % 251), 0);
+	assert_int_equal(lm_buf_str(&text, "\"}"), 0);
+	assert_ok(lm_pack(packer, LM_COMPRESSION_ZLIB, text.data, text.len, &stored, &forged.metainfo, &err), &err);
+	lm_object_path(&forged.metainfo, LM_OBJECT_METAINFO, name);
+	assert_ok(place.storage->ops->put(place.storage, name, stored.data, stored.len, &err), &err);
+	sign_and_put(&place, &forged);
+	look(&place, "packed by others", BIT(REPACKED) | BIT(REFLOG), "not packed by zlib");
+	assert_ok(
+		lm_object_store(place.storage, packer, LM_OBJECT_METAINFO, text.data, text.len, &forged.metainfo, &err),
+		&err);
+	sign_and_put(&place, &forged);
+	look(&place, "packed by zlib", BIT(REFLOG), NULL);
+
 	forged = m;
 	forged.alternative_catalogs = true;
 	sign_and_put(&place, &forged);
@@ -352,7 +371,6 @@ static void test_beside(void **state)
 	put(txn, "/third", "third");
 	commit(&txn, &forged);
 	look(&place, "second names", 0, NULL);
-	char name[LM_OBJECT_PATH_MAX];
 	lm_object_alternative_path(&forged.history, LM_OBJECT_HISTORY, name);
 	drop(&place, name);
 	put_text(&place, name, "something else");
@@ -462,6 +480,7 @@ static void test_reflog(void **state)
 		forge_reflog(&place, &m, list[i].sql, true);
 		look(&place, list[i].what, list[i].kinds, list[i].text);
 	}
+	place_done(&place);
 	make(&place, &m);
 	forge_reflog(&place, &m, "UPDATE refs SET timestamp = 1", false);
 	look(&place, "not signed anew", BIT(REFLOG), "the manifest says");
