@@ -14,6 +14,7 @@
 
 #include <getopt.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -30,7 +31,11 @@ enum {
 	COLD_OPENS = 5,
 	WARM_OPENS = 50,
 	COLD_LOOKUPS = 200,
-	MEMORY_MAX_KIB = 1024, /* SQLite's memory of one open catalog; its page cache is 512 KiB of that */
+	/* SQLite's memory of one open catalog: its page cache by the size of the file, and the rest. */
+	MEMORY_CACHE_MIN_KIB = 512,
+	MEMORY_CACHE_MAX_KIB = 2048,
+	MEMORY_CACHE_PART = 96,
+	MEMORY_REST_KIB = 384,
 };
 
 static void die(const char *what, const struct lm_err *err)
@@ -46,11 +51,23 @@ static void *checked(void *p)
 	return p;
 }
 
-static uint64_t now_ns(void)
+static uint64_t clock_ns(clockid_t clock)
 {
 	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(clock, &t);
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Where a disk is waited for. */
+static uint64_t wall_ns(void)
+{
+	return clock_ns(CLOCK_MONOTONIC);
+}
+
+/* Of all else, which waits for nothing: what other processes take does not count. */
+static uint64_t cpu_ns(void)
+{
+	return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 static uint64_t random_state = 0x9e3779b97f4a7c15u;
@@ -514,14 +531,23 @@ static void make_warm(const char *file)
 
 typedef double measure_fn(const struct reader *reader, void *handle, const struct samples *s);
 
+/* Until the first answer: an open that has read nothing yet is no use. */
+static void *open_and_ask(const struct reader *reader, const struct samples *s)
+{
+	void *opened = reader->open(s->file);
+	if (!reader->lookup(opened, lm_path_hash("", 0)))
+		die(s->file, &(struct lm_err){.msg = "no root"});
+	return opened;
+}
+
 static double open_cold(const struct reader *reader, void *handle, const struct samples *s)
 {
 	uint64_t sum = 0;
 	for (int i = 0; i < COLD_OPENS; i++) {
 		make_cold(s->file);
-		uint64_t begin = now_ns();
-		void *opened = reader->open(s->file);
-		sum += now_ns() - begin;
+		uint64_t begin = wall_ns();
+		void *opened = open_and_ask(reader, s);
+		sum += wall_ns() - begin;
 		reader->close(opened);
 	}
 	make_warm(s->file);
@@ -530,20 +556,20 @@ static double open_cold(const struct reader *reader, void *handle, const struct 
 
 static double open_warm(const struct reader *reader, void *handle, const struct samples *s)
 {
-	uint64_t begin = now_ns();
+	uint64_t begin = cpu_ns();
 	for (int i = 0; i < WARM_OPENS; i++)
-		reader->close(reader->open(s->file));
-	return (double)(now_ns() - begin) / WARM_OPENS;
+		reader->close(open_and_ask(reader, s));
+	return (double)(cpu_ns() - begin) / WARM_OPENS;
 }
 
 static double lookup_cold(const struct reader *reader, void *handle, const struct samples *s)
 {
 	void *opened = reader->open(s->file);
 	make_cold(s->file);
-	uint64_t begin = now_ns();
+	uint64_t begin = wall_ns();
 	for (size_t i = 0; i < COLD_LOOKUPS; i++)
 		reader->lookup(opened, lm_path_hash(s->paths[i], strlen(s->paths[i])));
-	uint64_t ns = now_ns() - begin;
+	uint64_t ns = wall_ns() - begin;
 	reader->close(opened);
 	make_warm(s->file);
 	return (double)ns / COLD_LOOKUPS;
@@ -551,11 +577,11 @@ static double lookup_cold(const struct reader *reader, void *handle, const struc
 
 static double lookup(const struct reader *reader, void *handle, char *const *paths, bool there)
 {
-	uint64_t begin = now_ns();
+	uint64_t begin = cpu_ns();
 	for (size_t i = 0; i < SAMPLES; i++)
 		if (reader->lookup(handle, lm_path_hash(paths[i], strlen(paths[i]))) != there)
 			die(paths[i], &(struct lm_err){.msg = "a wrong answer"});
-	return (double)(now_ns() - begin) / SAMPLES;
+	return (double)(cpu_ns() - begin) / SAMPLES;
 }
 
 static double lookup_hit(const struct reader *reader, void *handle, const struct samples *s)
@@ -571,52 +597,52 @@ static double lookup_miss(const struct reader *reader, void *handle, const struc
 /* One path after the other of the same few: what a container does when it starts. */
 static double lookup_again(const struct reader *reader, void *handle, const struct samples *s)
 {
-	uint64_t begin = now_ns();
+	uint64_t begin = cpu_ns();
 	for (size_t i = 0; i < SAMPLES; i++) {
 		const char *path = s->paths[i % 64];
 		reader->lookup(handle, lm_path_hash(path, strlen(path)));
 	}
-	return (double)(now_ns() - begin) / SAMPLES;
+	return (double)(cpu_ns() - begin) / SAMPLES;
 }
 
 static double row(const struct reader *reader, void *handle, const struct samples *s)
 {
-	uint64_t begin = now_ns();
+	uint64_t begin = cpu_ns();
 	for (size_t i = 0; i < SAMPLES; i++)
 		reader->row(handle, s->rowids[i]);
-	return (double)(now_ns() - begin) / SAMPLES;
+	return (double)(cpu_ns() - begin) / SAMPLES;
 }
 
 static double list(const struct reader *reader, void *handle, const struct samples *s)
 {
-	uint64_t begin = now_ns(), entries = 0;
+	uint64_t begin = cpu_ns(), entries = 0;
 	for (size_t i = 0; i < DIRS; i++)
 		entries += reader->list(handle, s->dirs[i]);
-	return (double)(now_ns() - begin) / (double)entries;
+	return (double)(cpu_ns() - begin) / (double)entries;
 }
 
 static double list_large(const struct reader *reader, void *handle, const struct samples *s)
 {
-	uint64_t begin = now_ns(), entries = 0;
+	uint64_t begin = cpu_ns(), entries = 0;
 	for (size_t i = 0; i < 10; i++)
 		entries += reader->list(handle, s->large);
-	return (double)(now_ns() - begin) / (double)entries;
+	return (double)(cpu_ns() - begin) / (double)entries;
 }
 
 static double chunks(const struct reader *reader, void *handle, const struct samples *s)
 {
-	uint64_t begin = now_ns(), count = 0;
+	uint64_t begin = cpu_ns(), count = 0;
 	for (size_t i = 0; i < CHUNKED; i++)
 		count += reader->chunks(handle, &s->chunked[i]);
-	return (double)(now_ns() - begin) / (double)count;
+	return (double)(cpu_ns() - begin) / (double)count;
 }
 
 static const struct measurement {
 	const char *name, *per;
 	measure_fn *run;
 } measurements[] = {
-	{"open, cold", "catalog", open_cold},
-	{"open, warm", "catalog", open_warm},
+	{"open, look up root, cold", "catalog", open_cold},
+	{"open, look up root", "catalog", open_warm},
 	{"look-up by path, cold", "look-up", lookup_cold},
 	{"look-up by path", "look-up", lookup_hit},
 	{"look-up by path, absent", "look-up", lookup_miss},
@@ -654,6 +680,7 @@ static uint64_t resident_kib(void)
 static void measure_memory(const struct samples *s, struct figures *ret)
 {
 	const struct reader *reader = &readers[LAMELLA];
+	malloc_trim(0);
 	uint64_t resident = resident_kib();
 	int64_t sqlite = sqlite3_memory_used();
 	void *handle = reader->open(s->file);
@@ -761,7 +788,9 @@ static void print_table(const struct figures *sizes, size_t count, unsigned roun
 			printf(" %7.2f\n", ns[PLAIN][rounds / 2] / ns[LAMELLA][rounds / 2]);
 		}
 	}
-	printf("\nratio: median of plain sqlite3 by median of lamella, above 1 lamella is quicker\n");
+	printf("\ncold: time, else processor time; ratio: median of plain sqlite3 by median of lamella, above 1 "
+	       "lamella is "
+	       "quicker\n");
 }
 
 static void print_growth(const struct figures *sizes, size_t count, unsigned rounds)
@@ -776,6 +805,12 @@ static void print_growth(const struct figures *sizes, size_t count, unsigned rou
 			large->ns[i][PLAIN][rounds / 2] / small->ns[i][PLAIN][rounds / 2]);
 }
 
+static uint64_t memory_max_kib(const struct figures *f)
+{
+	uint64_t cache = f->file_bytes / 1024 / MEMORY_CACHE_PART;
+	return LM_MIN(LM_MAX(cache, (uint64_t)MEMORY_CACHE_MIN_KIB), (uint64_t)MEMORY_CACHE_MAX_KIB) + MEMORY_REST_KIB;
+}
+
 static bool print_memory(const struct figures *sizes, size_t count)
 {
 	bool good = true;
@@ -783,13 +818,13 @@ static bool print_memory(const struct figures *sizes, size_t count)
 		"resident, KiB");
 	for (size_t k = 0; k < count; k++) {
 		const struct figures *f = &sizes[k];
-		printf("%9" PRIu64 " %14" PRIu64 " %14" PRIu64 " %20" PRIu64 " %20" PRIu64 "\n", f->rows,
-			f->file_bytes / 1024, f->make_ms, f->sqlite_kib, f->resident_kib);
+		printf("%9" PRIu64 " %14" PRIu64 " %14" PRIu64 " %20" PRIu64 " %20" PRIu64 " %20" PRIu64 "\n", f->rows,
+			f->file_bytes / 1024, f->make_ms, f->sqlite_kib, memory_max_kib(f), f->resident_kib);
 		if (f->never_cold)
 			printf("%9s the page cache does not let go of files here: cold is warm\n", "");
-		good = good && f->sqlite_kib <= MEMORY_MAX_KIB;
+		good = good && f->sqlite_kib <= memory_max_kib(f);
 	}
-	printf("an open catalog may take %d KiB: %s\n", MEMORY_MAX_KIB, good ? "kept" : "EXCEEDED");
+	printf("memory of an open catalog: %s\n", good ? "within its bound" : "MORE THAN ITS BOUND");
 	return good;
 }
 
