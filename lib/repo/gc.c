@@ -30,6 +30,9 @@ static void gc_done(struct lm_gc *gc)
 {
 	lm_marks_free(gc->marks);
 	lm_digests_done(&gc->catalogs);
+	lm_digests_done(&gc->bound);
+	free(gc->roots);
+	free(gc->binds);
 	free(gc->dropped);
 	lm_txn_free(gc->txn);
 }

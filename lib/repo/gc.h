@@ -4,20 +4,21 @@
  * KEPT are these root catalogs, with all that they lead to (nested catalogs, catalogs bound into them, content,
  * chunks):
  *   - the current one, the one before it, and every tagged one;
- *   - every one that was current at keep_since_s or later, by the reflog and by the chain of predecessors that the
- *     roots themselves name. It is the time of being replaced that counts: a root published long ago and replaced a
- *     minute ago may still be mounted somewhere;
+ *   - every one that was current at keep_since_s or later, by the reflog and, where that does not go back so far, by
+ * the predecessors that kept roots name. It is the time of being replaced that counts: a root published long ago and
+ *     replaced a minute ago may still be mounted somewhere;
  *   - the newest keep_revisions ones;
- * and the certificates, histories and metainfo that the manifest names or that were current at that time.
+ * and the certificates, histories and metainfo that the manifest names or, by the reflog, were current at that time.
  *
  * SWEPT is every other object, whoever left it: dropped revisions, publishers that were killed, an earlier collection
  * that was. Files that are no object of a known kind stay and are counted.
  *
  * ORDER. All is marked before anything changes: a kept catalog that is missing or damaged ends it with the repository
- * as it was. (Two kinds of absence are passed over with a note: a root that only the reflog or a predecessor's name
- * still knows, and what a bind mountpoint leads to, which other collectors do not follow.) Then the reflog without the
- * dropped roots and a manifest signed anew for it are put; then objects are removed. Killed anywhere, the repository is
- * valid and the next collection finishes. Readers of kept revisions are not disturbed at any time.
+ * as it was. Other collectors, and interrupted ones, account for some absences, which are passed over: that of a root
+ * which only the reflog names (it then leaves the reflog), and that of anything of a root which only its successor or a
+ * bind mountpoint names. Then the reflog without the dropped roots and a manifest signed anew for it are put; then
+ * objects are removed. Killed anywhere, the repository is valid and the next collection finishes. Readers of kept
+ * revisions are not disturbed at any time.
  *
  * COST. Each catalog is read once, whatever number of roots share it. Memory: the digests of all kept catalogs, and
  * twice 1/256 of those of all kept objects; the rest of them is in temporary files in the storage's scratch directory.

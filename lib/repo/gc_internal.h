@@ -32,6 +32,12 @@ bool lm_digests_has(const struct lm_digests *set, const uint8_t digest[LM_HASH_B
 /* 1 added, 0 there already. */
 int lm_digests_add(struct lm_digests *set, const uint8_t digest[LM_HASH_BYTES], struct lm_err *err) MUST_CHECK;
 
+/* A kept root, and where it stands in the line of its predecessors. */
+struct lm_gc_root {
+	struct lm_hash hash, previous; /* unset: none is named */
+	int64_t modified_s;
+};
+
 /* One collection. */
 struct lm_gc {
 	struct lm_txn *txn;
@@ -39,7 +45,12 @@ struct lm_gc {
 	struct lm_gc_result *result;
 	struct lm_marks *marks;
 	struct lm_digests catalogs; /* kept ones */
-	struct lm_hash *dropped;    /* what leaves the reflog */
+	struct lm_gc_root *roots;
+	size_t root_count, root_cap;
+	struct lm_digests bound; /* roots that bind mountpoints lead to, */
+	struct lm_hash *binds;	 /* and those in the order they were met */
+	size_t bind_count, bind_cap;
+	struct lm_hash *dropped; /* what leaves the reflog */
 	size_t dropped_count, dropped_cap;
 };
 void lm_gc_note(const struct lm_gc *gc, bool detail, const char *fmt, ...) PRINTF_LIKE(3, 4);

@@ -27,12 +27,6 @@ struct pending {
 	enum need need;
 };
 
-/* Where a version stands in the line of its predecessors. */
-struct origin {
-	int64_t modified_s;
-	struct lm_hash previous;
-};
-
 struct walk {
 	struct lm_gc *gc;
 	struct pending *pending;
@@ -76,20 +70,45 @@ static int push_nested(void *arg, const struct lm_nested *nested)
 	return push(walk, &nested->hash, nested->path, walk->need);
 }
 
-/* A bind mountpoint leads to a root catalog. */
-static int push_bound(void *arg, const struct lm_nested *nested)
+/* A bind mountpoint leads to a root catalog. It has its turn after all others: there it may lack what it must not lack
+ * where it is kept for other reasons, too. */
+static int note_bound(void *arg, const struct lm_nested *nested)
 {
-	return push(arg, &nested->hash, "", MAY_LACK_MORE);
+	struct walk *walk = arg;
+	struct lm_gc *gc = walk->gc;
+	int r = lm_digests_add(&gc->bound, nested->hash.bytes, walk->err);
+	if (r <= 0)
+		return r;
+	struct lm_hash *grown = lm_grown(gc->binds, gc->bind_count, &gc->bind_cap, sizeof(*grown));
+	if (!grown)
+		return lm_err_oom(walk->err);
+	gc->binds = grown;
+	gc->binds[gc->bind_count++] = nested->hash;
+	return 0;
 }
 
-static int mark_catalog(
-	struct walk *walk, const struct pending *item, const char *path, struct origin *ret, struct lm_err *err)
+static int note_root(struct lm_gc *gc, const struct pending *item, struct lm_catalog *catalog, struct lm_err *err)
+{
+	if (*item->mountpoint)
+		return 0;
+	struct lm_gc_root *grown = lm_grown(gc->roots, gc->root_count, &gc->root_cap, sizeof(*grown));
+	if (!grown)
+		return lm_err_oom(err);
+	gc->roots = grown;
+	struct lm_gc_root *root = &gc->roots[gc->root_count];
+	root->hash = item->hash;
+	int r = lm_catalog_origin(catalog, &root->modified_s, &root->previous, err);
+	gc->root_count += r == 0;
+	return r;
+}
+
+static int mark_catalog(struct walk *walk, const struct pending *item, const char *path, struct lm_err *err)
 {
 	struct lm_gc *gc = walk->gc;
 	CLEANUP(lm_catalog_closep) struct lm_catalog *catalog = NULL;
 	int r = lm_catalog_open(path, item->mountpoint, &catalog, err);
 	if (r == 0)
-		r = lm_catalog_origin(catalog, &ret->modified_s, &ret->previous, err);
+		r = note_root(gc, item, catalog, err);
 	if (r == 0)
 		r = lm_marks_add(gc->marks, LM_OBJECT_CATALOG, item->hash.bytes, err);
 	if (r == 0)
@@ -97,22 +116,21 @@ static int mark_catalog(
 	walk->need = item->need == MAY_LACK_MORE ? MAY_LACK_MORE : NEED_ALL;
 	if (r == 0)
 		r = lm_catalog_nested_each(catalog, push_nested, walk, err);
-	return r < 0 ? r : lm_catalog_binds_each(catalog, push_bound, walk, err);
+	return r < 0 ? r : lm_catalog_binds_each(catalog, note_bound, walk, err);
 }
 
-static int load_catalog(
-	struct walk *walk, const struct pending *item, const char *path, struct origin *ret, struct lm_err *err)
+static int load_catalog(struct walk *walk, const struct pending *item, const char *path, struct lm_err *err)
 {
 	struct lm_storage *storage = walk->gc->txn->storage;
 	int r = lm_object_load_file(storage, &item->hash, LM_OBJECT_CATALOG, catalog_max, path, err);
 	if (r == 0)
-		r = mark_catalog(walk, item, path, ret, err);
+		r = mark_catalog(walk, item, path, err);
 	(void)unlink(path); /* else it goes with the transaction */
 	return r;
 }
 
 /* 1 read, 0 known already, or absent where it may be. */
-static int visit(struct walk *walk, const struct pending *item, struct origin *ret, struct lm_err *err)
+static int visit(struct walk *walk, const struct pending *item, struct lm_err *err)
 {
 	struct lm_gc *gc = walk->gc;
 	struct lm_storage *storage = gc->txn->storage;
@@ -122,19 +140,17 @@ static int visit(struct walk *walk, const struct pending *item, struct origin *r
 	lm_object_path(&item->hash, LM_OBJECT_CATALOG, object);
 	int r = item->need == NEED_ALL ? 1 : storage->ops->has(storage, object, err);
 	if (r == 0)
-		lm_gc_note(gc, item->need == MAY_LACK_IT, "the catalog of '%s' in %s is gone: passed over",
-			item->mountpoint, object);
+		lm_gc_note(gc, true, "the catalog of '%s' in %s is gone: passed over", item->mountpoint, object);
 	if (r <= 0)
 		return r;
 	CLEANUP(lm_freep) char *path = NULL;
 	r = lm_txn_scratch_path(gc->txn, "kept", &path, err);
 	if (r == 0)
-		r = load_catalog(walk, item, path, ret, err);
+		r = load_catalog(walk, item, path, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "%s, catalog of '%s'", object, item->mountpoint);
 	r = lm_digests_add(&gc->catalogs, item->hash.bytes, err);
 	gc->result->catalogs++;
-	gc->result->roots_kept += !*item->mountpoint;
 	return r;
 }
 
@@ -147,41 +163,25 @@ static void show_progress(const struct walk *walk)
 }
 
 /* 1 kept, 0 kept already, or absent where it may be. */
-static int keep_root(
-	struct lm_gc *gc, const struct lm_hash *hash, enum need need, struct origin *ret, struct lm_err *err)
+static int keep_root(struct lm_gc *gc, const struct lm_hash *hash, enum need need, const char *why, struct lm_err *err)
 {
 	CLEANUP(walk_done) struct walk walk = {.gc = gc, .err = err};
 	struct pending root = {*hash, (char *)"", need};
-	int kept = visit(&walk, &root, ret, err), r = kept;
+	int kept = visit(&walk, &root, err), r = kept;
 	while (r >= 0 && walk.count > 0) {
-		struct origin other;
 		struct pending item = walk.pending[--walk.count];
 		show_progress(&walk);
-		r = visit(&walk, &item, &other, err);
+		r = visit(&walk, &item, err);
 		free(item.mountpoint);
 	}
+	if (kept > 0)
+		lm_gc_note(gc, true, "root %s: kept, %s", lm_hash_text(hash).s, why);
 	return r < 0 ? r : kept;
 }
 
 /*
  * Which roots
  */
-
-/* A root and those before it: `least` of them, and as many more as were replaced at keep_since_s or later. */
-static int keep_line(struct lm_gc *gc, const struct lm_hash *newest, enum need need, uint64_t least, struct lm_err *err)
-{
-	struct lm_hash at = *newest;
-	struct origin origin = {0};
-	int r = 1;
-	for (uint64_t n = 1; r > 0 && at.set; n++) {
-		r = keep_root(gc, &at, n == 1 ? need : MAY_LACK_IT, &origin, err);
-		if (r > 0)
-			lm_gc_note(gc, true, "root %s: kept", lm_hash_text(&at).s);
-		bool more = n < least || origin.modified_s >= gc->options->keep_since_s;
-		at = more ? origin.previous : (struct lm_hash){0};
-	}
-	return r < 0 ? r : 0;
-}
 
 struct tags {
 	struct lm_gc *gc;
@@ -191,13 +191,12 @@ struct tags {
 static int keep_tag(void *arg, const struct lm_tag *tag)
 {
 	const struct tags *tags = arg;
-	struct origin origin;
 	CLEANUP(lm_buf_done) struct lm_buf name = LM_BUF(1 << 10);
 	const char *shown = lm_str_quote(&name, tag->name, strlen(tag->name)) < 0 ? "a tag" : lm_buf_cstr(&name);
-	int r = keep_root(tags->gc, &tag->hash, NEED_ALL, &origin, tags->err);
+	int r = keep_root(tags->gc, &tag->hash, NEED_ALL, "it has a tag", tags->err);
 	if (r < 0)
 		return lm_err_prefix(tags->err, r, "what tag %s names", shown);
-	lm_gc_note(tags->gc, true, "root %s: kept for tag %s", lm_hash_text(&tag->hash).s, shown);
+	lm_gc_note(tags->gc, true, "root %s: has tag %s", lm_hash_text(&tag->hash).s, shown);
 	return 0;
 }
 
@@ -207,6 +206,61 @@ static int keep_tags(struct lm_gc *gc, struct lm_err *err)
 	struct tags tags = {gc, err};
 	int r = lm_txn_history(gc->txn, &history, err);
 	return r < 0 ? r : lm_history_each(history, keep_tag, &tags, err);
+}
+
+static int root_cmp(const void *a, const void *b)
+{
+	return lm_hash_cmp(&((const struct lm_gc_root *)a)->hash, &((const struct lm_gc_root *)b)->hash);
+}
+
+/*
+ * A root and those before it: `least` of them, and as many more as were replaced at keep_since_s or later. The line
+ * ends at a root that is kept already (it has a line of its own) or absent. The first `known` ones of gc->roots are
+ * sorted.
+ */
+static int keep_line(struct lm_gc *gc, const struct lm_hash *newest, uint64_t least, size_t known, struct lm_err *err)
+{
+	struct lm_gc_root root = {.hash = *newest};
+	for (uint64_t n = 1; root.hash.set; n++) {
+		int r = keep_root(gc, &root.hash, MAY_LACK_MORE, "a kept one names it as its predecessor", err);
+		if (r < 0 || (r == 0 && n >= least))
+			return r;
+		const struct lm_gc_root *found = r > 0 ? &gc->roots[gc->root_count - 1]
+						       : bsearch(&root, gc->roots, known, sizeof(*gc->roots), root_cmp);
+		if (!found)
+			return 0;
+		root.hash = n < least || found->modified_s >= gc->options->keep_since_s ? found->previous
+											: (struct lm_hash){0};
+	}
+	return 0;
+}
+
+/*
+ * What the reflog does not know, because it is younger than the repository or was lost. Or because another collector,
+ * interrupted or with less to keep, dropped it: so these may lack anything.
+ */
+static int keep_lines(struct lm_gc *gc, struct lm_err *err)
+{
+	size_t known = gc->root_count;
+	qsort(gc->roots, known, sizeof(*gc->roots), root_cmp);
+	int r = keep_line(gc, &gc->txn->base.catalog, LM_MAX(gc->options->keep_revisions, 2u), known, err);
+	for (size_t i = 0; i < known && r == 0; i++) {
+		struct lm_gc_root root = gc->roots[i];
+		if (root.modified_s >= gc->options->keep_since_s)
+			r = keep_line(gc, &root.previous, 1, known, err);
+	}
+	return r;
+}
+
+/* The list grows meanwhile. */
+static int keep_bound(struct lm_gc *gc, struct lm_err *err)
+{
+	int r = 0;
+	for (size_t i = 0; r >= 0 && i < gc->bind_count; i++) {
+		struct lm_hash hash = gc->binds[i];
+		r = keep_root(gc, &hash, MAY_LACK_MORE, "a bind mountpoint leads to it", err);
+	}
+	return r < 0 ? r : 0;
 }
 
 static const struct {
@@ -294,7 +348,7 @@ static int keep_reflog_roots(
 	size_t kept = current_since(refs, count, gc->options->keep_since_s);
 	kept = LM_MAX(kept, LM_MIN(gc->options->keep_revisions, (uint64_t)count));
 	for (size_t i = 0; i < kept; i++) {
-		int r = keep_line(gc, &refs[i].hash, MAY_LACK_IT, 1, err);
+		int r = keep_root(gc, &refs[i].hash, MAY_LACK_IT, "it was current of late", err);
 		if (r < 0)
 			return r;
 	}
@@ -358,17 +412,22 @@ static int read_reflog(struct lm_gc *gc, struct refs *ret, struct lm_err *err)
 	return r;
 }
 
-/* The order matters to lines: a root that is kept already ends one, and a tagged root has none. */
+/* Each catalog is read once: what must be complete comes before what may lack something. */
 static int keep_all(struct lm_gc *gc, const struct refs *refs, struct lm_err *err)
 {
 	const struct lm_ref *items = refs->items;
 	int64_t since_s = gc->options->keep_since_s;
 	size_t roots = refs->count > 0 && items[0].type == LM_REF_CATALOG ? count_type(refs, 0) : 0, kept = 0;
-	int r = keep_line(gc, &gc->txn->base.catalog, NEED_ALL, LM_MAX(gc->options->keep_revisions, 2u), err);
-	if (r == 0)
+	int r = keep_root(gc, &gc->txn->base.catalog, NEED_ALL, "it is the current one", err);
+	if (r > 0)
 		r = keep_reflog_roots(gc, items, roots, &kept, err);
 	if (r == 0)
 		r = keep_tags(gc, err);
+	if (r == 0)
+		r = keep_lines(gc, err);
+	if (r == 0)
+		r = keep_bound(gc, err);
+	gc->result->roots_kept = gc->root_count;
 	if (r == 0)
 		r = drop_reflog_roots(gc, items, roots, kept, err);
 	/* Certificates and the like of all these revisions. */

@@ -87,8 +87,9 @@ static inline struct lm_chunk store_chunk(
 	return chunk;
 }
 
-/* A nested catalog at /big with a file of two chunks, the first of which is in every revision. */
-static inline void graft_chunked(struct past *past, struct lm_txn *txn, unsigned n)
+/* A nested catalog at /big with a file of two chunks, the first of which is in every revision. sql: run on its
+ * database; NULL. */
+static inline void graft_chunked(struct past *past, struct lm_txn *txn, unsigned n, const char *sql)
 {
 	struct lm_err err = LM_ERR_INIT;
 	CLEANUP(lm_freep) char *path = lm_str_printf("%s/layer.%u", base, n);
@@ -107,6 +108,12 @@ static inline void graft_chunked(struct past *past, struct lm_txn *txn, unsigned
 	assert_ok(lm_catalog_insert(w, "/big/file", &file, chunks, 2, &err), &err);
 	struct lm_catalog_props props = {.revision = 1, .last_modified_s = 2000};
 	assert_ok(lm_catalog_writer_finish(w, &props, &self, &subtree, &err), &err);
+	if (sql) {
+		struct lm_db db = {0};
+		assert_ok(lm_db_open_edit(path, &db, &err), &err);
+		assert_ok(lm_db_exec(&db, sql, &err), &err);
+		lm_db_close(&db);
+	}
 	assert_ok(lm_txn_graft(txn, "/big", path, &err), &err);
 	assert_int_equal(unlink(path), 0);
 }
@@ -137,7 +144,7 @@ static inline void publish_random(struct past *past)
 		}
 	}
 	if (rand() % 3 == 0)
-		graft_chunked(past, txn, (unsigned)rand() % 4);
+		graft_chunked(past, txn, (unsigned)rand() % 4, NULL);
 	char serial[16];
 	snprintf(serial, sizeof(serial), "%u", past->revision);
 	put(txn, "/serial", serial); /* something changes always */
@@ -260,17 +267,24 @@ static inline void add_by_sql(struct lm_db *db, const char *sql, enum lm_object_
 	assert_ok(r, &err);
 }
 
-/* Everything a root leads to, bind mountpoints' catalogs too where they are stored. */
+static inline bool is_stored(struct lm_storage *storage, const struct lm_hash *hash, enum lm_object_kind kind)
+{
+	struct lm_err err = LM_ERR_INIT;
+	char path[LM_OBJECT_PATH_MAX];
+	int r = storage->ops->has(storage, lm_object_path(hash, kind, path), &err);
+	assert_ok(r, &err);
+	return r;
+}
+
+/* Everything a root leads to, also what is gone; what bind mountpoints lead to only where it is stored. */
 static inline void add_tree(struct lm_storage *storage, const struct lm_hash *hash, struct names *names)
 {
 	struct lm_err err = LM_ERR_INIT;
 	CLEANUP(lm_freep) char *path = lm_str_printf("%s/tree.%s", base, lm_hash_text(hash).s);
 	struct lm_db db = {0};
-	char object[LM_OBJECT_PATH_MAX];
-	if (access(path, F_OK) == 0 ||
-		storage->ops->has(storage, lm_object_path(hash, LM_OBJECT_CATALOG, object), &err) == 0)
-		return; /* on the way already (a knot of bind mountpoints), or gone */
 	add_object(names, hash, LM_OBJECT_CATALOG);
+	if (access(path, F_OK) == 0 || !is_stored(storage, hash, LM_OBJECT_CATALOG))
+		return; /* on the way already (a knot of bind mountpoints), or gone */
 	assert_ok(lm_object_load_file(storage, hash, LM_OBJECT_CATALOG, 1 << 30, path, &err), &err);
 	assert_ok(lm_db_open(path, &db, &err), &err);
 	add_by_sql(&db,
@@ -281,14 +295,15 @@ static inline void add_tree(struct lm_storage *storage, const struct lm_hash *ha
 		"WHERE k.md5path_1 = c.md5path_1 AND k.md5path_2 = c.md5path_2",
 		LM_OBJECT_CHUNK, names);
 	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
-	assert_ok(lm_db_prepare(
-			  &db, "SELECT sha1 FROM nested_catalogs UNION SELECT sha1 FROM bind_mountpoints", &stmt, &err),
+	assert_ok(lm_db_prepare(&db, "SELECT sha1, 0 FROM nested_catalogs UNION SELECT sha1, 1 FROM bind_mountpoints",
+			  &stmt, &err),
 		&err);
 	while (lm_db_step(&db, stmt, &err) > 0) {
 		struct lm_hash nested;
 		const char *text = (const char *)sqlite3_column_text(stmt, 0);
 		assert_ok(lm_hash_parse(text, strlen(text), &nested, &err), &err);
-		add_tree(storage, &nested, names);
+		if (sqlite3_column_int(stmt, 1) == 0 || is_stored(storage, &nested, LM_OBJECT_CATALOG))
+			add_tree(storage, &nested, names);
 	}
 	lm_stmt_finalizep(&stmt);
 	lm_db_close(&db);

@@ -102,20 +102,11 @@ static void test_random(void **state)
 		random_round(8 + (unsigned)rand() % 16, i % 2 ? 0 : (uint64_t)rand() % 6);
 }
 
-static bool stored(struct past *past, const struct lm_hash *hash, enum lm_object_kind kind)
-{
-	struct lm_err err = LM_ERR_INIT;
-	char path[LM_OBJECT_PATH_MAX];
-	int r = past->p.storage->ops->has(past->p.storage, lm_object_path(hash, kind, path), &err);
-	assert_ok(r, &err);
-	return r;
-}
-
 static void assert_revisions(struct past *past, const char *expected)
 {
 	char found[REVISIONS_MAX + 1] = "";
 	for (unsigned i = 1; i <= past->revision; i++)
-		strcat(found, stored(past, &past->roots[i], LM_OBJECT_CATALOG) ? "x" : ".");
+		strcat(found, is_stored(past->p.storage, &past->roots[i], LM_OBJECT_CATALOG) ? "x" : ".");
 	assert_string_equal(found, expected);
 }
 
@@ -309,6 +300,27 @@ static void test_damage(void **state)
 	}
 }
 
+/* Only its successor still tells of a revision that a collector dropped and, interrupted, has not swept all of. */
+static void test_half_swept(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(past_done) struct past past;
+	CLEANUP(lm_freep) char *sql = NULL;
+	struct lm_gc_result result;
+	create_past(&past);
+	for (unsigned i = 0; i < 5; i++)
+		publish_nested(&past, i);
+	sql = lm_str_printf("DELETE FROM refs WHERE hash = '%s'", lm_hash_text(&past.roots[3]).s);
+	change_reflog(&past, sql);
+	struct lm_hash nested = nested_of(&past, 3);
+	remove_object(&past, &nested, LM_OBJECT_CATALOG);
+	assert_ok(collect(&past, 0, 0, false, &result, &err), &err);
+	assert_revisions(&past, "xxxxxx");
+	assert_int_equal(result.roots_kept, 6);
+	assert_ok(collect(&past, NOTHING_SINCE, 0, false, &result, &err), &err);
+	assert_revisions(&past, "....xx");
+}
+
 static void test_absent(void **state)
 {
 	struct lm_err err = LM_ERR_INIT;
@@ -337,6 +349,46 @@ static void test_absent(void **state)
 	expect_refusal(&past, NOTHING_SINCE, -EIO, "\"kept\"");
 	remove_object(&past, &past.roots[6], LM_OBJECT_CATALOG);
 	assert_int_equal(collect(&past, 0, 0, false, NULL, &err), -EIO);
+}
+
+/* What is bound into a kept catalog is kept as far as it is there: other collectors do not look at it. */
+static void test_binds(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(past_done) struct past past;
+	CLEANUP(lm_txn_freep) struct lm_txn *txn = NULL;
+	CLEANUP(names_done) struct names bound = {0};
+	CLEANUP(names_done) struct names found = {0};
+	struct lm_gc_result result;
+	create_past(&past);
+	publish_nested(&past, 0);
+	publish_nested(&past, 1);
+	publish_nested(&past, 2);
+	publish_some(&past, 5);
+	CLEANUP(lm_freep)
+	char *sql = lm_str_printf("INSERT INTO bind_mountpoints VALUES ('/big/two', '%s', 4096), ('/big/three', '%s', "
+				  "4096), ('/big/none', '%040d', 0)",
+		lm_hash_text(&past.roots[2]).s, lm_hash_text(&past.roots[3]).s, 7);
+	begin(&past.p, &txn);
+	graft_chunked(&past, txn, 9, sql);
+	commit_past(&past, &txn);
+	add_tree(past.p.storage, &past.roots[2], &bound);
+	struct lm_hash nested = nested_of(&past, 3);
+	remove_object(&past, &nested, LM_OBJECT_CATALOG);
+
+	{
+		CLEANUP(past_done) struct past other;
+		copy(&past, &other);
+		tag(&other, "three", 3); /* then it is another matter */
+		expect_refusal(&other, NOTHING_SINCE, -EIO, "\"three\"");
+	}
+	assert_ok(collect(&past, NOTHING_SINCE, 0, false, &result, &err), &err);
+	assert_revisions(&past, ".xx.xx");
+	assert_int_equal(result.roots_kept, 4);
+	list_stored(past.p.storage, &found);
+	names_sort(&bound);
+	for (size_t i = 0; i < bound.count; i++)
+		assert_non_null(bsearch(&bound.items[i], found.items, found.count, sizeof(*found.items), name_cmp));
 }
 
 static void write_file(struct past *past, const char *name, const char *content)
@@ -616,7 +668,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_retention),
 		cmocka_unit_test(test_no_reflog),
 		cmocka_unit_test(test_damage),
+		cmocka_unit_test(test_half_swept),
 		cmocka_unit_test(test_absent),
+		cmocka_unit_test(test_binds),
 		cmocka_unit_test(test_leftovers),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_fixtures),

@@ -123,6 +123,11 @@ struct readable {
 	char *listings[4];
 };
 
+struct listed {
+	struct lm_storage *storage;
+	struct names names;
+};
+
 static void readable_init(struct readable *readable, struct past *past)
 {
 	for (size_t i = 0; i < readable->count; i++) {
@@ -142,6 +147,32 @@ static void readable_check(const struct readable *readable, struct past *past)
 		CLEANUP(lm_freep) char *listing = list_tree(past->p.storage, &past->roots[n], past->sizes[n]);
 		assert_string_equal(listing, readable->listings[i]);
 	}
+}
+
+static int add_ref_tree(void *arg, const struct lm_ref *ref)
+{
+	struct listed *listed = arg;
+	if (ref->type == LM_REF_CATALOG)
+		add_tree(listed->storage, &ref->hash, &listed->names);
+	return 0;
+}
+
+/* Whatever the reflog names is whole: roots leave it before anything of theirs goes. */
+static void assert_reflog_whole(struct past *past)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_freep) char *reflog = copy_out(past->p.storage, LM_REFLOG_NAME);
+	CLEANUP(names_done) struct names found = {0};
+	struct listed listed = {.storage = past->p.storage};
+	assert_ok(lm_reflog_each(reflog, add_ref_tree, &listed, &err), &err);
+	names_sort(&listed.names);
+	list_stored(past->p.storage, &found);
+	assert_true(listed.names.count > 10);
+	for (size_t i = 0; i < listed.names.count; i++)
+		if (!bsearch(&listed.names.items[i], found.items, found.count, sizeof(*found.items), name_cmp))
+			fail_msg("%s is gone, but the reflog leads to it", listed.names.items[i]);
+	names_done(&listed.names);
+	assert_int_equal(unlink(reflog), 0);
 }
 
 static void readable_done(struct readable *readable)
@@ -231,6 +262,7 @@ static void kill_at(struct past *all, unsigned n, const struct readable *readabl
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 	readable_check(readable, &past);
+	assert_reflog_whole(&past);
 	assert_collected(&past, expected);
 }
 

@@ -76,7 +76,7 @@ static void collects(void **state)
 	assert_said("to be swept");
 	assert_said("Nothing was changed.");
 	assert_said(": dropped");
-	assert_said("kept for tag \"trunk-previous\"");
+	assert_said("has tag \"trunk-previous\"");
 	assert_int_equal(RUN("gc", NAME, "--json", NOTHING_SINCE), 0);
 	assert_collected(false, 2, 3, 2);
 	assert_int_equal(RUN("gc", NAME, "--json", NOTHING_SINCE), 0);
