@@ -83,7 +83,7 @@ LM_DEFINE_CLEANUP(struct lm_catalog, lm_catalog_close, lm_catalog_closep)
 const char *lm_catalog_mountpoint(const struct lm_catalog *catalog);
 uint64_t lm_catalog_revision(const struct lm_catalog *catalog);
 unsigned lm_catalog_schema(const struct lm_catalog *catalog); /* revision of schema 2.5, at most the newest known */
-uint64_t lm_catalog_ttl(const struct lm_catalog *catalog); /* seconds; 240 where the catalog has none */
+uint64_t lm_catalog_ttl(const struct lm_catalog *catalog);    /* seconds; 240 where the catalog has none */
 
 /* -ENOENT: no such row. A row whose name or fields make no sense (slash in the name, wrong types): -EPROTO. */
 int lm_catalog_lookup(
