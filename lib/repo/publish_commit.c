@@ -95,9 +95,8 @@ int lm_txn_commit(struct lm_txn *txn, struct lm_manifest *ret, struct lm_err *er
  * Making a repository: a transaction whose root is new.
  */
 
-static int put_whitelist(struct lm_txn *txn, unsigned days, struct lm_err *err)
+static int make_whitelist(struct lm_txn *txn, unsigned days, struct lm_err *err)
 {
-	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_WHITELIST_MAX);
 	CLEANUP(lm_freep) struct lm_whitelist *list = calloc(1, sizeof(*list));
 	if (!list)
 		return lm_err_oom(err);
@@ -106,11 +105,7 @@ static int put_whitelist(struct lm_txn *txn, unsigned days, struct lm_err *err)
 	list->count = 1;
 	memcpy(list->fqrn, txn->fqrn, sizeof(list->fqrn));
 	int r = lm_cert_fingerprint(txn->keys->cert, lm_txn_algo(txn), &list->fingerprints[0], err);
-	if (r == 0)
-		r = lm_whitelist_format(list, &text, err);
-	if (r == 0)
-		r = lm_signed_text_sign(txn->keys->master, lm_sign_whitelist, &text, err);
-	return r < 0 ? r : txn->storage->ops->put(txn->storage, LM_WHITELIST_NAME, text.data, text.len, err);
+	return r < 0 ? r : lm_txn_put_whitelist(txn, list, err);
 }
 
 static int make_root(struct lm_txn *txn, uint64_t ttl_s, struct lm_err *err)
@@ -159,7 +154,7 @@ static int create_repo(struct lm_txn *txn, unsigned whitelist_days, uint64_t ttl
 	if (r == 0)
 		r = store_metainfo(txn, metainfo, err);
 	if (r == 0)
-		r = put_whitelist(txn, whitelist_days, err);
+		r = make_whitelist(txn, whitelist_days, err);
 	if (r == 0)
 		r = storage->ops->put(storage, MASTER_REPLICA, replica_note, sizeof(replica_note) - 1, err);
 	return r < 0 ? r : commit(txn, ret, err);

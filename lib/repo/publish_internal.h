@@ -3,6 +3,7 @@
 #define LM_REPO_PUBLISH_INTERNAL_H
 
 #include "repo/publish.h"
+#include "repo/whitelist.h"
 
 #define LM_CATALOG_MARKER ".cvmfscatalog" /* an empty file in the root of every nested catalog; nowhere else */
 
@@ -78,6 +79,8 @@ int64_t lm_txn_now(const struct lm_txn *txn);
 typedef int lm_sign_fn(
 	const struct lm_key *key, const char *hash_text, size_t len, struct lm_buf *ret, struct lm_err *err);
 int lm_signed_text_sign(const struct lm_key *key, lm_sign_fn *sign, struct lm_buf *text, struct lm_err *err) MUST_CHECK;
+/* Signs it with the master key and makes it the current one. */
+int lm_txn_put_whitelist(struct lm_txn *txn, const struct lm_whitelist *list, struct lm_err *err) MUST_CHECK;
 
 /* root:root, now. */
 struct lm_row lm_txn_new_row(uint32_t mode);

@@ -186,7 +186,7 @@ static int make_list(struct lm_txn *txn, const struct present *present, const st
  * The writes
  */
 
-static int put_whitelist(struct lm_txn *txn, const struct lm_whitelist *list, struct lm_err *err)
+int lm_txn_put_whitelist(struct lm_txn *txn, const struct lm_whitelist *list, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_WHITELIST_MAX);
 	int r = lm_whitelist_format(list, &text, err);
@@ -212,11 +212,11 @@ static int write_all(
 	if (result->manifest_signed && present->cert)
 		r = allow(both, present->cert, both->fingerprints[0].algo, err);
 	if (r == 0)
-		r = put_whitelist(txn, both, err);
+		r = lm_txn_put_whitelist(txn, both, err);
 	if (r == 0 && result->manifest_signed)
 		r = sign_manifest(txn, &result->manifest, err);
 	if (r == 0 && both->count != result->whitelist.count)
-		r = put_whitelist(txn, &result->whitelist, err);
+		r = lm_txn_put_whitelist(txn, &result->whitelist, err);
 	return r;
 }
 
