@@ -293,6 +293,7 @@ static void record(struct lm_repository *repository, const struct lm_manifest *m
 struct trusting { /* one manifest on its way to be trusted */
 	struct lm_repository *repository;
 	enum names names;
+	bool past_caches;
 };
 
 static bool has_hash(const struct lm_buf *data, const struct lm_hash *hash)
@@ -301,19 +302,19 @@ static bool has_hash(const struct lm_buf *data, const struct lm_hash *hash)
 	return lm_hash_data(hash->algo, data->data, data->len, &actual, NULL) == 0 && lm_hash_equal(&actual, hash);
 }
 
-static int get_certificate(
-	struct lm_repository *repository, const struct lm_hash *hash, enum names names, struct lm_err *err)
+static int get_certificate(const struct trusting *trusting, const struct lm_hash *hash, struct lm_err *err)
 {
+	struct lm_repository *repository = trusting->repository;
 	char path[LM_OBJECT_PATH_MAX];
 	if (has_hash(&repository->certificate, hash))
 		return 0;
 	lm_buf_clear(&repository->certificate);
 	int r = -ENOENT;
-	if (names == ALTERNATIVE_FIRST)
-		r = get_file(repository, lm_object_alternative_path(hash, LM_OBJECT_CERTIFICATE, path), false,
-			&repository->certificate, NULL);
+	if (trusting->names == ALTERNATIVE_FIRST)
+		r = get_file(repository, lm_object_alternative_path(hash, LM_OBJECT_CERTIFICATE, path),
+			trusting->past_caches, &repository->certificate, NULL);
 	if (may_have_another_name(r))
-		r = get_file(repository, lm_object_path(hash, LM_OBJECT_CERTIFICATE, path), false,
+		r = get_file(repository, lm_object_path(hash, LM_OBJECT_CERTIFICATE, path), trusting->past_caches,
 			&repository->certificate, err);
 	return r;
 }
@@ -323,8 +324,8 @@ static int fetch_for_trust(void *arg, const struct lm_hash *certificate, struct 
 	const struct trusting *trusting = arg;
 	struct lm_repository *repository = trusting->repository;
 	if (!certificate->set)
-		return get_file(repository, LM_WHITELIST_NAME, false, ret, err);
-	int r = get_certificate(repository, certificate, trusting->names, err);
+		return get_file(repository, LM_WHITELIST_NAME, trusting->past_caches, ret, err);
+	int r = get_certificate(trusting, certificate, err);
 	if (r < 0)
 		return r;
 	r = lm_buf_append(ret, repository->certificate.data, repository->certificate.len);
@@ -358,7 +359,7 @@ static int get_trusted_manifest(struct lm_repository *repository, bool past_cach
 	int r = get_file(repository, LM_MANIFEST_NAME, past_caches, text, err);
 	if (r < 0)
 		return r;
-	struct trusting trusting = {.repository = repository, .names = ONLY_DATA};
+	struct trusting trusting = {.repository = repository, .names = ONLY_DATA, .past_caches = past_caches};
 	if (lm_manifest_parse(lm_buf_cstr(text), text->len, &claimed, NULL) == 0)
 		trusting.names = names_of(&claimed);
 	return lm_trust_manifest(&trust, lm_buf_cstr(text), text->len, fetch_for_trust, &trusting, ret, err);

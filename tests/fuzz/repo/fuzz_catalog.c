@@ -1,5 +1,5 @@
-/* A catalog database from anywhere: opened, listed, looked up, walked up, its groups, chunks and nested catalogs read.
- */
+/* A catalog database from anywhere: opened, listed, looked up, walked up, its groups, chunks, nested catalogs, bind
+ * mountpoints and objects read. */
 #include "repo/catalog.h"
 
 #include <string.h>
@@ -49,6 +49,11 @@ static int visit_nested(void *arg, const struct lm_nested *nested)
 	return nested->path[0] == '/' ? 0 : -EPROTO;
 }
 
+static int visit_object(void *arg, enum lm_object_kind kind, const uint8_t digest[LM_HASH_BYTES])
+{
+	return kind == LM_OBJECT_FILE || kind == LM_OBJECT_CHUNK ? 0 : -EPROTO;
+}
+
 static void use(struct lm_catalog *catalog)
 {
 	struct lm_err err = LM_ERR_INIT;
@@ -56,7 +61,12 @@ static void use(struct lm_catalog *catalog)
 	struct lm_counters self, subtree;
 	struct lm_row row;
 	int r = lm_catalog_counters(catalog, &self, &subtree, &err);
+	struct lm_hash previous;
+	int64_t modified_s;
 	r = lm_catalog_nested_each(catalog, visit_nested, NULL, &err);
+	r = lm_catalog_binds_each(catalog, visit_nested, NULL, &err);
+	r = lm_catalog_objects_each(catalog, visit_object, NULL, &err);
+	r = lm_catalog_origin(catalog, &modified_s, &previous, &err);
 	for (uint64_t rowid = 0; rowid < 20; rowid++) {
 		r = lm_catalog_row(catalog, rowid, &row, &err);
 		if (r < 0)

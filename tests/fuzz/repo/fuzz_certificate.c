@@ -20,6 +20,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		assert(r < 0);
 		r = lm_cert_format(cert, &pem, NULL);
 		assert(r == 0);
+		struct lm_cert_info info;
+		r = lm_cert_info(cert, &info, NULL);
+		assert(r < 0 || memchr(info.subject, '\0', sizeof(info.subject)));
 	}
 	if (lm_key_parse_public((const char *)data, size, &key, NULL) == 0) {
 		int r = lm_verify_whitelist(key, text, strlen(text), signature, sizeof(signature), NULL);
