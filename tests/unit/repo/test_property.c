@@ -3,7 +3,7 @@
  * leave the revision before it as it was.
  *
  *   LM_SEED=N     where chance begins (else the clock; printed)
- *   LM_ROUNDS=N   how many (20; 200 with LM_ALL)
+ *   LM_ROUNDS=N   how many (20)
  *   LM_WORK=DIR   the repository goes to DIR/storage/cvmfs/NAME, its keys to DIR/keys, and stays there; each round's
  *                 listing is then written to DIR/listing, "round N" to standard output, and a line is awaited on
  *                 standard input: somebody else looks at the revision meanwhile
@@ -693,8 +693,7 @@ static void world_done(struct world *w)
 
 static void test_rounds(void **state)
 {
-	const char *all = getenv("LM_ALL");
-	unsigned rounds = number_from("LM_ROUNDS", all && *all ? 200 : 20);
+	unsigned rounds = number_from("LM_ROUNDS", 20);
 	unsigned seed = number_from("LM_SEED", (unsigned)lm_now_us());
 	struct lm_manifest current, next;
 	CLEANUP(lm_buf_done) struct lm_buf before = LM_BUF(LISTING_MAX);
