@@ -352,7 +352,7 @@ static void plain_bind(sqlite3_stmt *stmt, struct lm_path_hash path)
 	sqlite3_bind_int64(stmt, 2, path.b);
 }
 
-static volatile int64_t plain_sum; /* so that nothing is left out as useless */
+static volatile uint64_t plain_sum; /* so that nothing is left out as useless */
 
 /* Looks at every column, as whoever wants the row must. */
 static bool plain_step(sqlite3 *db, sqlite3_stmt *stmt)
@@ -367,7 +367,7 @@ static bool plain_step(sqlite3 *db, sqlite3_stmt *stmt)
 		const void *bytes;
 		switch (sqlite3_column_type(stmt, i)) {
 		case SQLITE_INTEGER:
-			plain_sum += sqlite3_column_int64(stmt, i);
+			plain_sum += (uint64_t)sqlite3_column_int64(stmt, i);
 			break;
 		case SQLITE_TEXT:
 		case SQLITE_BLOB:
