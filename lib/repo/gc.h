@@ -1,12 +1,11 @@
 /*
  * Garbage collection: what no kept revision names goes out of the storage.
  *
- * KEPT are these root catalogs, with all that they lead to (nested catalogs, catalogs bound into them, content,
- * chunks):
+ * KEPT are these root catalogs, with all that they lead to (nested and bound catalogs, content, chunks):
  *   - the current one, the one before it, and every tagged one;
- *   - every one that was current at keep_since_s or later, by the reflog and, where that does not go back so far, by
- * the predecessors that kept roots name. It is the time of being replaced that counts: a root published long ago and
- *     replaced a minute ago may still be mounted somewhere;
+ *   - every one that was current at keep_since_s or later, by the reflog and, where that does not go back so far,
+ *     by the predecessors that kept roots name. It is the time of being replaced that counts: a root published long
+ *     ago and replaced a minute ago may still be mounted somewhere;
  *   - the newest keep_revisions ones;
  * and the certificates, histories and metainfo that the manifest names or, by the reflog, were current at that time.
  *
