@@ -476,6 +476,16 @@ static int delete_by_path(
 }
 
 /* All rows below a directory. A row that is gone has no children listed again, so this ends whatever the rows say. */
+/* Above all that there are: numbers of rows that went are used again. */
+static int find_next_rowid(struct lm_catalog_writer *w, struct lm_err *err)
+{
+	int64_t last = 0;
+	int r = lm_db_number(&w->db.db, "SELECT max(rowid) FROM catalog", &last, err);
+	if (r == 0)
+		w->next_rowid = (uint64_t)last + 1;
+	return r;
+}
+
 int lm_writer_remove_below(struct lm_catalog_writer *w, const char *path, struct lm_err *err)
 {
 	CLEANUP(hash_list_done) struct hash_list list = {0};
@@ -492,7 +502,7 @@ int lm_writer_remove_below(struct lm_catalog_writer *w, const char *path, struct
 		if (r == 0 && sqlite3_changes(w->db.db.sqlite) > 0)
 			r = add_children(w, row, &list, err);
 	}
-	return r;
+	return r < 0 ? r : find_next_rowid(w, err);
 }
 
 static int remove_path(struct lm_catalog_writer *w, const char *path, struct lm_err *err)
@@ -680,10 +690,8 @@ static int edit(struct lm_catalog_writer *w, const char *mountpoint, struct lm_e
 		r = lm_db_exec(&w->db.db, "BEGIN", err);
 	if (r == 0)
 		r = prepare_kept(w, err);
-	int64_t last = 0;
 	if (r == 0)
-		r = lm_db_number(&w->db.db, "SELECT max(rowid) FROM catalog", &last, err);
-	w->next_rowid = (uint64_t)last + 1;
+		r = find_next_rowid(w, err);
 	struct lm_counters self;
 	return r < 0 || w->recount ? r : lm_counters_read(&w->db, &self, &w->subtree, err);
 }
