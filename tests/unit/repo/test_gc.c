@@ -638,6 +638,35 @@ static void test_memory(void **state)
 	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+/* Names that come again and again, revision by revision, do not fill the disk. */
+static void test_repeated(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(temp_dir_remove) char *dir = temp_dir();
+	CLEANUP(lm_marks_freep) struct lm_marks *marks = NULL;
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/marks.2a", dir);
+	uint8_t digest[LM_HASH_BYTES];
+	off_t largest = 0;
+	assert_ok(lm_marks_new(dir, &marks, &err), &err);
+	for (unsigned round = 0; round < 1000; round++) {
+		struct stat st;
+		for (uint64_t n = 0; n < 1000; n++) {
+			make_digest(n, digest);
+			digest[0] = 0x2a;
+			assert_ok(lm_marks_add(marks, LM_OBJECT_FILE, digest, &err), &err);
+		}
+		assert_int_equal(stat(path, &st), 0);
+		largest = LM_MAX(largest, st.st_size);
+	}
+	assert_in_range(largest, 1 << 20, 5 << 20); /* of 21 MB */
+	assert_ok(lm_marks_load(marks, 0x2a, &err), &err);
+	for (uint64_t n = 0; n < 2000; n++) {
+		make_digest(n, digest);
+		digest[0] = 0x2a;
+		assert_int_equal(lm_marks_has(marks, LM_OBJECT_FILE, digest), n < 1000);
+	}
+}
+
 static void test_digests(void **state)
 {
 	struct lm_err err = LM_ERR_INIT;
@@ -663,6 +692,7 @@ int main(int argc, char **argv)
 		cmocka_set_test_filter(argv[1]);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_memory), /* first, while memory is not full of holes */
+		cmocka_unit_test(test_repeated),
 		cmocka_unit_test(test_digests),
 		cmocka_unit_test(test_random),
 		cmocka_unit_test(test_retention),
