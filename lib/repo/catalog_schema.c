@@ -232,8 +232,11 @@ static int column_hash(sqlite3_stmt *stmt, int column, uint8_t algo, struct lm_h
 	}
 	if (type != SQLITE_BLOB || len != LM_HASH_BYTES)
 		return lm_err_set(err, -EPROTO, "hash of %d bytes", len);
+	const void *bytes = sqlite3_column_blob(stmt, column);
+	if (!bytes)
+		return lm_err_oom(err);
 	*ret = (struct lm_hash){.algo = algo, .set = true};
-	memcpy(ret->bytes, sqlite3_column_blob(stmt, column), LM_HASH_BYTES);
+	memcpy(ret->bytes, bytes, LM_HASH_BYTES);
 	return 0;
 }
 
@@ -364,10 +367,11 @@ static int decode_xattr(sqlite3_stmt *stmt, struct lm_row *row, struct lm_err *e
 		return 0;
 	if (type != SQLITE_BLOB || len > LM_XATTR_BLOB_MAX)
 		return lm_err_set(err, -EPROTO, "attributes of %zu bytes", len);
-	row->xattr = malloc(len);
+	const void *blob = sqlite3_column_blob(stmt, LM_COL_XATTR);
+	row->xattr = blob ? malloc(len) : NULL;
 	if (!row->xattr)
 		return lm_err_oom(err);
-	memcpy(row->xattr, sqlite3_column_blob(stmt, LM_COL_XATTR), len);
+	memcpy(row->xattr, blob, len);
 	row->xattr_len = len;
 	return 0;
 }
