@@ -105,16 +105,18 @@ void lm_hasher_restart(struct lm_hasher *hasher)
 
 void lm_hasher_update(struct lm_hasher *hasher, const void *data, size_t len)
 {
-	if (!EVP_DigestUpdate(hasher->ctx, data, len))
-		hasher->failed = true;
+	/* OpenSSL 3.0 crashes where its own restart failed for want of memory. */
+	hasher->failed = hasher->failed || !EVP_DigestUpdate(hasher->ctx, data, len);
 }
 
 void lm_hasher_finish(struct lm_hasher *hasher, struct lm_hash *ret)
 {
 	struct lm_hash hash = {.algo = hasher->algo, .set = true};
-	int ok = hasher->algo == LM_HASH_SHAKE128 ? EVP_DigestFinalXOF(hasher->ctx, hash.bytes, LM_HASH_BYTES)
-						  : EVP_DigestFinal_ex(hasher->ctx, hash.bytes, NULL);
-	*ret = ok && !hasher->failed ? hash : (struct lm_hash){0};
+	if (!hasher->failed)
+		hasher->failed = hasher->algo == LM_HASH_SHAKE128
+					 ? !EVP_DigestFinalXOF(hasher->ctx, hash.bytes, LM_HASH_BYTES)
+					 : !EVP_DigestFinal_ex(hasher->ctx, hash.bytes, NULL);
+	*ret = hasher->failed ? (struct lm_hash){0} : hash;
 }
 
 int lm_hash_data(enum lm_hash_algo algo, const void *data, size_t len, struct lm_hash *ret, struct lm_err *err)
