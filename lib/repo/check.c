@@ -176,6 +176,24 @@ int lm_check_database(struct lm_check *check, const struct lm_hash *hash, enum l
 	return 1;
 }
 
+int lm_check_integrity(
+	struct lm_check *check, struct lm_db *db, enum lm_check_kind kind, struct lm_place place, struct lm_err *err)
+{
+	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
+	int r = lm_db_exec(db, "PRAGMA ignore_check_constraints = ON", err);
+	if (r == 0)
+		r = lm_db_prepare(db, "PRAGMA integrity_check(5)", &stmt, err);
+	while (r == 0 && (r = lm_db_step(db, stmt, err)) > 0) {
+		const char *line = (const char *)sqlite3_column_text(stmt, 0);
+		if (!line)
+			return lm_err_oom(err);
+		if (strcmp(line, "ok") != 0)
+			lm_check_found(check, kind, place, "%s", line);
+		r = 0;
+	}
+	return r;
+}
+
 /*
  * The manifest and what it is signed with.
  */

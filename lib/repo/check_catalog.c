@@ -20,7 +20,6 @@ enum {
 	ROW_IDS_MAX = 1 << 27, /* row ids up to here are kept track of, a bit each */
 	ROW_IDS_SPARSE = 4096, /* unused row ids that nobody minds */
 	LINKS_MAX = 4 << 20,   /* rows in hard-link groups of one catalog */
-	INTEGRITY_LINES = 5,   /* of SQLite's complaints that are reported */
 	FLAGS_KNOWN = 0x1ffff,
 	FLAGS_OF_CONTENT = LM_ROW_FIELD_MASK << LM_ROW_ALGO_SHIFT | LM_ROW_FIELD_MASK << LM_ROW_COMPRESSION_SHIFT,
 };
@@ -227,25 +226,28 @@ static int add_object(struct scan *s, const struct lm_row *row, const struct lm_
 		       : lm_check_objects_add(s->check->objects, &object, s->ref->path, s->path, err);
 }
 
-/* A chunk's columns: false (reported) where they make no sense. */
-static bool read_chunk(struct scan *s, const struct lm_row *row, struct lm_chunk *ret)
+/* A chunk's columns: 1 and *ret, 0 (reported) where they make no sense. */
+static int read_chunk(struct scan *s, const struct lm_row *row, struct lm_chunk *ret, struct lm_err *err)
 {
 	sqlite3_stmt *stmt = s->chunks;
 	int64_t offset = sqlite3_column_int64(stmt, 0), size = sqlite3_column_int64(stmt, 1);
 	if (sqlite3_column_type(stmt, 0) != SQLITE_INTEGER || sqlite3_column_type(stmt, 1) != SQLITE_INTEGER ||
 		offset < 0 || size <= 0 || size > INT64_MAX - offset) {
-		lm_check_found(
-			s->check, LM_CHECK_CHUNKS, HERE(s), "a chunk of %" PRId64 " bytes at %" PRId64, size, offset);
-		return false;
+		lm_check_found(s->check, LM_CHECK_CHUNKS, HERE(s), "a chunk of %" PRId64 " bytes at %" PRId64, size,
+			offset);
+		return 0;
 	}
 	if (sqlite3_column_type(stmt, 2) != SQLITE_BLOB || sqlite3_column_bytes(stmt, 2) != LM_HASH_BYTES) {
 		lm_check_found(s->check, LM_CHECK_CHUNKS, HERE(s), "the chunk at %" PRId64 " has no hash", offset);
-		return false;
+		return 0;
 	}
+	const void *hash = sqlite3_column_blob(stmt, 2);
+	if (!hash)
+		return lm_err_oom(err);
 	*ret = (struct lm_chunk){
 		.offset = (uint64_t)offset, .size = (uint64_t)size, .hash = {.algo = row->algo, .set = true}};
-	memcpy(ret->hash.bytes, sqlite3_column_blob(stmt, 2), LM_HASH_BYTES);
-	return true;
+	memcpy(ret->hash.bytes, hash, LM_HASH_BYTES);
+	return 1;
 }
 
 static int check_chunks(struct scan *s, const struct lm_row *row, uint64_t *digest, struct lm_err *err)
@@ -258,7 +260,10 @@ static int check_chunks(struct scan *s, const struct lm_row *row, uint64_t *dige
 	lm_bind_path(stmt, row->path);
 	while ((r = lm_db_step(&s->db.db, stmt, err)) > 0) {
 		s->self.chunks++;
-		if (!read_chunk(s, row, &chunk)) {
+		r = read_chunk(s, row, &chunk, err);
+		if (r < 0)
+			return r;
+		if (r == 0) {
 			told = true;
 			continue;
 		}
@@ -899,27 +904,9 @@ static int check_whole(struct scan *s, struct lm_check_facts *ret, struct lm_err
 	return 0;
 }
 
-/* That pages, tables and indexes belong together, which the walk takes for granted. */
-static int check_integrity(struct scan *s, struct lm_err *err)
-{
-	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
-	char sql[64];
-	snprintf(sql, sizeof(sql), "PRAGMA integrity_check(%d)", INTEGRITY_LINES);
-	int r = lm_db_prepare(&s->db.db, sql, &stmt, err);
-	while (r == 0 && (r = lm_db_step(&s->db.db, stmt, err)) > 0) {
-		const char *line = (const char *)sqlite3_column_text(stmt, 0);
-		if (!line)
-			return lm_err_oom(err);
-		if (strcmp(line, "ok") != 0)
-			lm_check_found(s->check, LM_CHECK_DATABASE, WHOLE(s), "%s", line);
-		r = 0;
-	}
-	return r;
-}
-
 static int scan_all(struct scan *s, struct lm_check_facts *ret, struct lm_err *err)
 {
-	int r = check_integrity(s, err);
+	int r = lm_check_integrity(s->check, &s->db.db, LM_CHECK_DATABASE, WHOLE(s), err);
 	if (r == 0)
 		r = prepare(s, err);
 	if (r == 0)

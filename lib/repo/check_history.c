@@ -31,23 +31,6 @@ static void history_done(struct history *h)
 	lm_db_close(&h->db);
 }
 
-/* SQLite's own checks. A finding of `kind` each. */
-static int check_integrity(
-	struct lm_check *check, struct lm_db *db, enum lm_check_kind kind, struct lm_place place, struct lm_err *err)
-{
-	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
-	int r = lm_db_prepare(db, "PRAGMA integrity_check(5)", &stmt, err);
-	while (r == 0 && (r = lm_db_step(db, stmt, err)) > 0) {
-		const char *line = (const char *)sqlite3_column_text(stmt, 0);
-		if (!line)
-			return lm_err_oom(err);
-		if (strcmp(line, "ok") != 0)
-			lm_check_found(check, kind, place, "%s", line);
-		r = 0;
-	}
-	return r;
-}
-
 /* A table that is knotted into a loop comes back to row ids that were there before. */
 static int check_order(sqlite3_stmt *stmt, int column, int64_t *last, struct lm_err *err)
 {
@@ -226,7 +209,7 @@ static int scan_history(struct history *h, const char *path, struct lm_err *err)
 {
 	int r = lm_db_open(path, &h->db, err);
 	if (r == 0)
-		r = check_integrity(h->check, &h->db, LM_CHECK_HISTORY, h->place, err);
+		r = lm_check_integrity(h->check, &h->db, LM_CHECK_HISTORY, h->place, err);
 	if (r == 0)
 		r = check_schema(h->check, &h->db, LM_CHECK_HISTORY, h->place, &h->revision, err);
 	if (r == 0)
@@ -243,11 +226,8 @@ static int check_history(struct lm_check *check, bool *ret_wanted, struct lm_err
 	char name[LM_OBJECT_PATH_MAX];
 	struct lm_err why = LM_ERR_INIT;
 	const struct lm_hash *hash = &check->manifest.history;
-	if (!hash->set) {
-		lm_check_found(check, LM_CHECK_UNVERIFIED, LM_PLACE(.object = LM_MANIFEST_NAME),
-			"it names no history: no tags");
-		return 0;
-	}
+	if (!hash->set)
+		return 0; /* it has no tags */
 	h.place.object = lm_object_path(hash, LM_OBJECT_HISTORY, name);
 	int r = lm_check_database(
 		check, hash, LM_OBJECT_HISTORY, h.place, LM_CHECK_HISTORY, LM_CHECK_HISTORY, &path, err);
@@ -324,7 +304,7 @@ static int scan_reflog(struct reflog *log, const char *path, struct lm_err *err)
 	int64_t last = INT64_MIN;
 	int r = lm_db_open(path, &log->db, err);
 	if (r == 0)
-		r = check_integrity(log->check, &log->db, LM_CHECK_REFLOG, REFLOG, err);
+		r = lm_check_integrity(log->check, &log->db, LM_CHECK_REFLOG, REFLOG, err);
 	if (r == 0)
 		r = check_schema(log->check, &log->db, LM_CHECK_REFLOG, REFLOG, &revision, err);
 	if (r == 0)

@@ -58,6 +58,11 @@ void lm_check_tick(struct lm_check *check); /* shows progress */
 int lm_check_database(struct lm_check *check, const struct lm_hash *hash, enum lm_object_kind kind,
 	struct lm_place place, enum lm_check_kind missing, enum lm_check_kind damaged, char **ret_path,
 	struct lm_err *err) MUST_CHECK;
+/* SQLite's own checks: that pages, tables and indexes belong together, which everything else takes for granted. A
+ * finding of this kind for each of its first complaints. Constraints that the file itself asks for are not evaluated.
+ */
+int lm_check_integrity(struct lm_check *check, struct lm_db *db, enum lm_check_kind kind, struct lm_place place,
+	struct lm_err *err) MUST_CHECK;
 /* A name in our scratch for a new file. */
 int lm_check_scratch(struct lm_check *check, char **ret, struct lm_err *err) MUST_CHECK;
 void lm_check_dropp(char **path);

@@ -123,9 +123,12 @@ static void bind_hash(sqlite3_stmt *stmt, int parameter, const struct lm_hash *h
 /* A struct of ours as it was bound. Only a scratch file that somebody else wrote to has another size there. */
 static int column_struct(sqlite3_stmt *stmt, int column, void *ret, size_t size, struct lm_err *err)
 {
+	const void *blob = sqlite3_column_blob(stmt, column);
+	if (!blob)
+		return lm_err_oom(err);
 	if (sqlite3_column_bytes(stmt, column) != (int)size)
 		return lm_err_set(err, -EIO, "the scratch database was changed");
-	memcpy(ret, sqlite3_column_blob(stmt, column), size);
+	memcpy(ret, blob, size);
 	return 0;
 }
 

@@ -1,16 +1,9 @@
 /* The n-th allocation fails, for each n: -ENOMEM comes back, nothing is torn or leaked, and the next try works. */
 #include "repo/publish.h"
+#include "repo_memory.h"
 #include "repo_tree.h"
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define SANITIZER 1
-#endif
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZER 1
-#endif
-
-#ifdef SANITIZER
+#if !MEMORY_TESTED
 
 int main(void)
 {
@@ -19,39 +12,6 @@ int main(void)
 }
 
 #else
-
-/* Single-threaded: this counts in plain variables. */
-static long allocations_left = -1; /* negative: as many as are asked for */
-static bool failed;
-
-void *__libc_malloc(size_t size);
-void *__libc_calloc(size_t count, size_t size);
-void *__libc_realloc(void *p, size_t size);
-
-static bool fail_now(void)
-{
-	if (allocations_left < 0 || allocations_left-- > 0)
-		return false;
-	allocations_left = -1; /* one only: code that goes on is tried, too */
-	failed = true;
-	errno = ENOMEM;
-	return true;
-}
-
-void *malloc(size_t size)
-{
-	return fail_now() ? NULL : __libc_malloc(size);
-}
-
-void *calloc(size_t count, size_t size)
-{
-	return fail_now() ? NULL : __libc_calloc(count, size);
-}
-
-void *realloc(void *p, size_t size)
-{
-	return fail_now() ? NULL : __libc_realloc(p, size);
-}
 
 static char *dir;
 static struct lm_repo_keys keys;

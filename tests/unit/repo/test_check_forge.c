@@ -4,9 +4,6 @@
 static struct place place;
 static struct lm_manifest clean;
 
-/* Without history and reflog, which a forged root would contradict, too. */
-#define ALWAYS BIT(UNVERIFIED)
-
 static void store(enum lm_object_kind kind, const char *content, struct lm_hash *ret)
 {
 	struct lm_err err = LM_ERR_INIT;
@@ -80,6 +77,7 @@ static int setup(void **state)
 	put_chunked(txn);
 	put_others(txn);
 	commit(&txn, &clean);
+	/* Without history and reflog, which a forged root would contradict, too. */
 	clean.history = clean.reflog = (struct lm_hash){0};
 	CLEANUP(lm_freep) char *reflog = file_of(&place, LM_REFLOG_NAME);
 	assert_int_equal(unlink(reflog), 0);
@@ -106,7 +104,7 @@ static void try(const struct forgery *f, bool objects)
 	struct lm_check_options options = {.objects = objects};
 	forge_catalog(&place, &clean, f->mountpoint, f->sql, f->fn);
 	verdict_of(place.storage, &options, &v);
-	assert_verdict(&v, f->what, f->kinds | ALWAYS, f->text);
+	assert_verdict(&v, f->what, f->kinds, f->text);
 }
 
 static void try_all(const struct forgery *list, size_t count)
@@ -117,7 +115,7 @@ static void try_all(const struct forgery *list, size_t count)
 
 static void test_clean(void **state)
 {
-	const struct forgery none = {"nothing", "", "UPDATE catalog SET mode = mode", NULL, 0, "no tags"};
+	const struct forgery none = {"nothing", "", "UPDATE catalog SET mode = mode", NULL, 0, NULL};
 	try(&none, false);
 	try(&none, true);
 	const struct forgery nested = {"nothing below", "/n/deep", "UPDATE catalog SET mode = mode", NULL, 0, NULL};
