@@ -1,6 +1,11 @@
 /* Each check of a catalog is shown to fail: one corruption at a time, and exactly what it is must be named. */
 #include "repo_forge.h"
 
+#include "repo/xattr.h"
+
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
 static struct place place;
 static struct lm_manifest clean;
 
