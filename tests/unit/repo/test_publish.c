@@ -928,6 +928,7 @@ static void kill_one(struct place *place, const char *layer, unsigned n)
 
 static void test_killed(void **state)
 {
+	enum { KILLS = 12 };
 	CLEANUP(place_done) struct place place;
 	struct lm_manifest last, found;
 	make_old(&place, &last);
@@ -935,7 +936,7 @@ static void test_killed(void **state)
 	/* The lock is the child's from here on. */
 	lm_storage_freep(&place.storage);
 	unsigned published = 0, ahead = 0;
-	for (unsigned n = 0; n < 25; n++) {
+	for (unsigned n = 0; n < KILLS; n++) {
 		struct lm_err err = LM_ERR_INIT;
 		kill_one(&place, layer, n);
 		assert_ok(lm_storage_dir_open(place.dir, false, &place.storage, &err), &err);
@@ -947,7 +948,7 @@ static void test_killed(void **state)
 		assert_int_equal(last.revision, found.revision + 1);
 		lm_storage_freep(&place.storage);
 	}
-	printf("killed 25 times, %u of them after a new revision, %u with the reflog ahead\n", published, ahead);
+	printf("killed %u times, %u of them after a new revision, %u with the reflog ahead\n", KILLS, published, ahead);
 }
 
 int main(void)

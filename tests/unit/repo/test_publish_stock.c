@@ -52,31 +52,6 @@ static void compare_old_revisions(struct place *place, const struct fixture *f)
 	}
 }
 
-struct tag_walk {
-	struct place *place;
-	unsigned count;
-};
-
-static int walk_tag(void *arg, const struct lm_tag *tag)
-{
-	struct tag_walk *walk = arg;
-	CLEANUP(lm_buf_done) struct lm_buf found = {0};
-	list_root(walk->place, &tag->hash, tag->size, &found);
-	walk->count++;
-	return 0;
-}
-
-static unsigned walk_tags(struct place *place, const struct lm_hash *history)
-{
-	struct lm_err err = LM_ERR_INIT;
-	struct tag_walk walk = {.place = place};
-	CLEANUP(lm_freep) char *path = lm_str_printf("%s/history", base);
-	assert_ok(lm_object_load_file(place->storage, history, LM_OBJECT_HISTORY, 1 << 20, path, &err), &err);
-	assert_ok(lm_history_each(path, walk_tag, &walk, &err), &err);
-	unlink(path);
-	return walk.count;
-}
-
 static void assert_alias(struct place *place, const struct lm_hash *hash, char suffix)
 {
 	char target[128] = "", name[LM_OBJECT_PATH_MAX];
@@ -137,7 +112,6 @@ static void publish_and_undo(const struct fixture *f)
 	check(&place, &added, NULL);
 	assert_kept(&place, &before, &added);
 	assert_property(&place, &added.catalog, "previous_revision", lm_hash_text(&before.catalog).s);
-	compare_old_revisions(&place, f);
 
 	begin(&place, &txn);
 	take_away(txn, "/zz-added");
@@ -147,7 +121,6 @@ static void publish_and_undo(const struct fixture *f)
 	assert_listing(lm_buf_cstr(&expected), lm_buf_cstr(&found));
 	assert_kept(&place, &added, &removed);
 	compare_old_revisions(&place, f);
-	assert_true(walk_tags(&place, &removed.history) >= walk_tags(&place, &before.history));
 	if (strcmp(f->fqrn, "options.fixture.cern.ch") == 0) {
 		assert_property(&place, &removed.catalog, "volatile", "1");
 		assert_property(&place, &removed.catalog, "TTL", "900");
@@ -164,7 +137,7 @@ static void test_publish(void **state)
  * Catalogs split and folded wherever, and nothing else is different
  */
 
-enum { PATHS_MAX = 4000, ROUNDS = 3, CHANGES = 12 };
+enum { PATHS_MAX = 4000, ROUNDS = 2, CHANGES = 12 };
 
 struct paths {
 	char *items[PATHS_MAX];
