@@ -31,10 +31,9 @@ fixtures_open() { # NAME
 }
 
 # The repository as it was.
-restore() { # [NAME]
-	local name=${1:-$R}
-	rm -rf "$WORK/storage/cvmfs/$name"
-	cp -a "$WORK/good/$name" "$WORK/storage/cvmfs/"
+restore() { # NAME
+	rm -rf "$WORK/storage/cvmfs/$1"
+	cp -a "$WORK/good/$1" "$WORK/storage/cvmfs/"
 }
 publish() { cp "$FIXTURES/published/$1.cvmfspublished.$2" "$WORK/storage/cvmfs/$1/.cvmfspublished"; } # NAME REVISION
 alternate() { cp "$FIXTURES/alternates/$2" "$WORK/storage/cvmfs/$R/$1"; }                             # FILE FIXTURE
@@ -63,6 +62,7 @@ unmount() {
 no_daemon() { ! pgrep -x lamella-fetcher >/dev/null; }
 forget_cache() { rm -rf "$WORK/cache"; }
 
+names() { find "$1" -mindepth 1 -maxdepth 1 -printf '%f\n' 2>/dev/null | sort | paste -sd ' '; } # DIR: prints what is listed
 list() { timeout $((10 * PATIENCE_S)) "$LISTING" "$MNT" 2>"$WORK/listing.err"; } # prints the listing
 listing_is() { # FILE WHAT
 	list >"$WORK/list" || fail "$2: $(cat "$WORK/listing.err")"

@@ -51,7 +51,7 @@ refused() { # WHAT WORDS [OPTION...]
 	shift 2
 	forget_cache
 	not_mounted $R "$what" "$words" "$@"
-	restore
+	restore $R
 }
 
 say "refused at the mount"
@@ -96,7 +96,7 @@ spoiled() { # WHAT OBJECT WORDS
 		fail "$1: no line with repository, object, path and $3 in the log"
 	grep -q 'Input/output error' "$WORK/listing.err" || fail "$1: $(cat "$WORK/listing.err")"
 	unmount
-	restore
+	restore $R
 	say "  $1: $lost of $(wc -l <"$WORK/list") lost, after $(($(now_ms) - begin)) ms"
 }
 flip() { # FILE
@@ -207,7 +207,7 @@ diff "$FIXTURES/expected/$R.rev2.manifest" <("$LISTING" "$M") >/dev/null || fail
 exec 9<"$M/files/hello.txt"
 ! stat "$M/files/new-in-3" 2>/dev/null || fail "revision 3 is there before its time"
 inode=$(stat -c %i "$M/nested/a/f")
-restore
+restore $R
 "$CONTROL" "$FETCHER_SOCKET" update $R >"$WORK/out"
 grep -q "^$R $M 3 online" "$WORK/out" || fail "update: $(cat "$WORK/out")"
 wait_for 5 "the file of revision 3" test -e "$M/files/new-in-3" # the kernel had been told that it is not there

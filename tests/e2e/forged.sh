@@ -61,7 +61,7 @@ for revision in 6 5 4 3 2 1 0 2.4; do
 	listing_is "$WORK/expected" "schema of revision $revision"
 	unmount
 done
-restore
+restore $R
 
 say "mixed hashes"
 steps=(algo '' shake128)
@@ -72,7 +72,7 @@ forget_cache
 mount_repository $R
 listing_is "$(expected $R rev3)" "a SHAKE128 root over SHA-1 and RIPEMD-160 catalogs"
 unmount
-restore
+restore $R
 
 # --- damaged ----------------------------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ for what in "${!FORGED[@]}"; do
 	c) from=/chunked/large.bin ;;
 	esac
 	d=/bad/$what
-	steps+=(sql '' "$(copy_of /files /bad "$what")$(copy_of $from "$d" "$name")$(copy_of /files/hello.txt "$d" right)
+	steps+=(sql '' "$(copy_of /files /bad "$what")$(copy_of "$from" "$d" "$name")$(copy_of /files/hello.txt "$d" right)
 		UPDATE catalog SET $clause WHERE $(at "$d/$name")")
 done
 chunks() { # WHAT SQL [WORDS]: a chunked file whose chunks were changed by SQL, in which @ is its path
@@ -183,9 +183,8 @@ for what in "${!FORGED[@]}"; do
 	d=$MNT/bad/$what
 	cmp -s "$d/right" "$MNT/files/hello.txt" || fail "$what: the entry beside it: $(ls "$d" 2>&1)"
 	listed=right
-	[ $refused != unreadable ] || listed="$name right"
-	# shellcheck disable=SC2046 # one line of names
-	[ "$(echo $(ls "$d" 2>"$WORK/err"))" = "$listed" ] || fail "$what: listed $(ls "$d" 2>&1)"
+	[ "$refused" != unreadable ] || listed="$name right"
+	[ "$(names "$d")" = "$listed" ] || fail "$what: listed $(names "$d")"
 	if cat "$d/$name" >/dev/null 2>"$WORK/err" || readlink "$d/$name" >/dev/null; then fail "$what: read"; fi
 	case $refused in
 	absent) grep -q 'No such file' "$WORK/err" ;;
@@ -197,7 +196,7 @@ done
 say "  ${#FORGED[@]} kinds refused, all else alike"
 bounded "forged entries"
 unmount
-restore
+restore $R
 
 say "forged catalogs"
 fixture_hash() { # MOUNTPOINT: of revision 3
@@ -260,30 +259,30 @@ for what in "${!CATALOGS[@]}"; do
 	grep -q 'Input/output' "$WORK/out" || fail "$what: $(cat "$WORK/out")"
 	logged "/worse/$what" "$words" || fail "$what: no line with $words: $(grep "worse/$what" "$WORK/cache/mount.log")"
 done
-[ -z "$(timeout $PATIENCE_S ls "$MNT/worse/circle" 2>"$WORK/err")" ] || fail "circle: $(ls -lR "$MNT/worse/circle" | head)"
+[ -z "$(names "$MNT/worse/circle")" ] || fail "circle: $(timeout $PATIENCE_S find "$MNT/worse/circle" | head)"
 say "  ${#CATALOGS[@]} kinds refused, all else alike"
 bounded "forged catalogs"
 unmount
 
 say "forged at the top"
 for what in wal no-table no-root schema view; do
-	restore
+	restore $R
 	IFS='|' read -r words step value <<<"${CATALOGS[$what]}"
 	forge "$step" '' "$value"
 	forget_cache
 	not_mounted $R "$what" "root catalog.*$words"
 done
-restore
+restore $R
 forge stored '' "$WORK/tmp/bomb"
 forget_cache
 begin=$(du -sk "$WORK" | cut -f1)
 not_mounted $R "bomb" "root catalog.*more content than the 4194304 bytes" --set LAMELLA_CATALOG_MAX=4
 [ $(($(du -sk "$WORK" | cut -f1) - begin)) -lt $DISK_MAX_KIB ] || fail "a bomb in the cache"
-restore
+restore $R
 
 say "forged tag databases"
 for sql in "DROP TABLE tags" "UPDATE tags SET hash = NULL" "UPDATE tags SET hash = 'x'" "PRAGMA journal_mode = WAL"; do
-	restore
+	restore $R
 	forge tags '' "$sql"
 	forget_cache
 	not_mounted $R "$sql" "history" --tag trunk

@@ -67,8 +67,8 @@ code=0
 say "hidden, and by name: the revisions of tags"
 forget_cache
 mount_repository options.$R
-! ls -a "$MNT" | grep -x .cvmfs || fail "a hidden directory is listed"
-[ "$(ls "$MNT/.cvmfs/snapshots" | tr '\n' ' ')" = "one two " ] || fail "snapshots: $(ls "$MNT/.cvmfs/snapshots")"
+[[ " $(names "$MNT") " != *" .cvmfs "* ]] || fail "a hidden directory is listed"
+[ "$(names "$MNT/.cvmfs/snapshots")" = "one two" ] || fail "snapshots: $(names "$MNT/.cvmfs/snapshots")"
 (cd "$MNT/.cvmfs/snapshots/one" && "$LISTING" .) >"$WORK/bound"
 unmount
 shown "$WORK/bound" options.$R "tag one, as bound" --tag one
@@ -121,7 +121,7 @@ status_is() { # WORDS
 publish $R rev2
 fetcher_of CVMFS_REPOSITORY_TAG=trunk
 status_is "2 online .*fixed=tag trunk$"
-restore # revision 3 is published
+restore $R # revision 3 is published
 "$CONTROL" "$FETCHER_SOCKET" update $R >/dev/null
 status_is "2 online .*fixed=tag trunk$"
 "$LISTING" "$WORK/base/$R" | diff "$(expected $R rev2)" - >/dev/null || fail "a fixed root moved"
@@ -160,7 +160,7 @@ not_mounted $R "an older manifest, for a tag" "published at|not above" --tag non
 forget_cache
 mount_repository $R --tag trunk
 unmount
-restore
+restore $R
 mount_repository $R --tag trunk
 listing_is "$(expected $R rev3)" "the tag moved on"
 unmount
@@ -168,6 +168,6 @@ publish $R rev2
 mount_repository $R --tag trunk
 listing_is "$(expected $R rev3)" "it does not move back"
 unmount
-restore
+restore $R
 check_reports
 say "passed"

@@ -36,7 +36,7 @@ for revision in 2 3; do
 	mounted_at $revision "made"
 	mv "$WORK/cache" "$WORK/warm$revision"
 done
-restore
+restore $R
 
 say "every verdict"
 count=0
@@ -44,15 +44,16 @@ while read -r file verdict; do
 	[[ $file == whitelist.* || $file == published.* ]] || continue
 	count=$((count + 1))
 	[ "${file%%.*}" = whitelist ] && place=.cvmfswhitelist || place=.cvmfspublished
-	restore
-	alternate $place "$file"
+	restore $R
+	alternate "$place" "$file"
 	forget_cache
 	case $verdict in
 	mounts* | 'cold cache: mounts'*)
 		mounted_at 3 "$file, cold"
 		warm_cache 2
 		# A manifest with an older revision number leaves the known one in place, whatever its catalog is.
-		mounted_at $([[ $verdict == *'Warm cache'* ]] && echo 2 || echo 3) "$file, knowing revision 2"
+		if [[ $verdict == *'Warm cache'* ]]; then revision=2; else revision=3; fi
+		mounted_at $revision "$file, knowing revision 2"
 		;;
 	refused*)
 		not_mounted $R "$file, cold" "$R: (manifest|whitelist|certificate)"
@@ -66,7 +67,7 @@ while read -r file verdict; do
 	mounted_at 3 "$file, knowing revision 3"
 done <"$FIXTURES/alternates/VERDICTS.txt"
 [ $count = "$(find "$FIXTURES/alternates" -name 'whitelist.*' -o -name 'published.*' | wc -l)" ] || fail "$count verdicts only"
-restore
+restore $R
 
 say "never back"
 for revision in 1 2; do
@@ -77,7 +78,7 @@ for revision in 1 2; do
 done
 forget_cache
 mounted_at 2 "the same without a cache"
-restore
+restore $R
 
 say "blacklist"
 fingerprint=$(sed -n '4p' "$WORK/good/$R/.cvmfswhitelist")
@@ -139,7 +140,7 @@ for algo in rmd160 shake128; do
 	forget_cache
 	"$FORGE" "$WORK/storage/cvmfs/$R" $R "$WORK/forged-keys" fingerprint '' $algo
 	KEYS=$WORK/forged-keys mounted_at 3 "$algo"
-	restore
+	restore $R
 done
 "$FORGE" "$WORK/storage/cvmfs/$R" $R "$WORK/forged-keys" algo '' shake128 fingerprint '' rmd160 fingerprint '' sha1
 forget_cache
