@@ -53,7 +53,8 @@ struct lm_cert_info {			/* for people; nothing of it is checked by any client */
 int lm_cert_info(const struct lm_cert *cert, struct lm_cert_info *ret, struct lm_err *err) MUST_CHECK;
 bool lm_cert_matches_key(const struct lm_cert *cert, const struct lm_key *key);
 
-/* hash_text: the printed hash line without its newline. Signatures are appended to ret. Verifying: 0 or -EBADMSG. */
+/* hash_text: the printed hash line without its newline; it must not lie in ret, to which the signature is appended.
+ * Verifying: 0 or -EBADMSG. */
 int lm_sign_manifest(
 	const struct lm_key *key, const char *hash_text, size_t len, struct lm_buf *ret, struct lm_err *err) MUST_CHECK;
 int lm_verify_manifest(const struct lm_cert *cert, const char *hash_text, size_t len, const void *signature,
