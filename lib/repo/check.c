@@ -377,6 +377,8 @@ static int check_metainfo(struct lm_check *check, struct lm_err *err)
 		return lm_check_unavailable(
 			check, r, lm_err_text(&why), LM_CHECK_METAINFO, LM_CHECK_METAINFO, place, err);
 	json_t *json = json_loadb(lm_buf_cstr(&text), text.len, 0, &where);
+	if (!json && !where.text[0])
+		return lm_err_oom(err); /* of mistakes in the text there is always something to say */
 	if (!json_is_object(json))
 		lm_check_found(check, LM_CHECK_METAINFO, place, "it is no JSON object%s%s", json ? "" : ": ",
 			json ? "" : where.text);
