@@ -10,7 +10,7 @@ enum { LM_GC_PARTS = 256 }; /* by the first byte of the digest, as the directori
 /*
  * MARKS: a set of objects that is larger than memory. Digests go to 256 files by their first byte; looking something up
  * takes one of them at a time. The algorithm of a hash does not count: a row that tells it wrong loses no content.
- * The files are unnamed to all but the directory, which its owner removes.
+ * What is few stays in memory. The files are in the given directory, which its owner removes.
  */
 struct lm_marks;
 int lm_marks_new(const char *dir, struct lm_marks **ret, struct lm_err *err) MUST_CHECK;

@@ -66,16 +66,18 @@ static int mark_cmp(const void *a, const void *b)
 	return memcmp(a, b, MARK_BYTES);
 }
 
-/* All of a part, sorted, each once. */
+/* All of a part, those that wait too, sorted, each once. fd: not looked at where the file is empty. */
 static int part_read(const struct part *part, int fd, uint8_t **ret, size_t *ret_count, struct lm_err *err)
 {
-	CLEANUP(lm_freep) uint8_t *all = malloc(LM_MAX(part->size, 1u));
+	size_t waiting = part->count * MARK_BYTES, kept = 0;
+	CLEANUP(lm_freep) uint8_t *all = malloc(LM_MAX(part->size + waiting, 1u));
 	if (!all)
 		return lm_err_oom(err);
-	int r = lm_pread_all(fd, all, part->size, 0, err);
+	int r = part->size > 0 ? lm_pread_all(fd, all, part->size, 0, err) : 0;
 	if (r < 0)
 		return r;
-	size_t count = part->size / MARK_BYTES, kept = 0;
+	memcpy(all + part->size, part->waiting, waiting);
+	size_t count = (part->size + waiting) / MARK_BYTES;
 	qsort(all, count, MARK_BYTES, mark_cmp);
 	for (size_t i = 0; i < count; i++) {
 		const uint8_t *mark = all + i * MARK_BYTES;
@@ -132,13 +134,11 @@ int lm_marks_add(
 
 int lm_marks_load(struct lm_marks *marks, unsigned i, struct lm_err *err)
 {
+	struct part *part = &marks->parts[i];
 	free(STEAL(marks->loaded));
 	marks->loaded_count = 0;
-	int r = flush(marks, i, err);
-	if (r < 0)
-		return r;
-	CLEANUP(lm_closep) int fd = part_open(marks, i, err);
-	r = fd < 0 ? fd : part_read(&marks->parts[i], fd, &marks->loaded, &marks->loaded_count, err);
+	CLEANUP(lm_closep) int fd = part->size > 0 ? part_open(marks, i, err) : -1;
+	int r = part->size > 0 && fd < 0 ? fd : part_read(part, fd, &marks->loaded, &marks->loaded_count, err);
 	return r < 0 ? lm_err_prefix(err, r, "list of kept objects") : 0;
 }
 
