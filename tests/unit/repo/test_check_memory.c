@@ -16,11 +16,11 @@ int main(void)
 
 #else
 
-/* Fails one allocation after the other until none is left to fail. openssl: it is asked, too, and reports what it
- * likes. */
-static void fail_each(struct place *place, const struct lm_check_options *options, bool openssl)
+/* Fails one allocation after the other until none is left to fail. foreign: libraries are asked, too, that report what
+ * they like (OpenSSL, jansson). */
+static void fail_each(struct place *place, const struct lm_check_options *options, bool foreign)
 {
-	const uint64_t allowed = openssl ? BIT(SIGNATURE) | BIT(CERTIFICATE) | BIT(WHITELIST) : 0;
+	const uint64_t allowed = foreign ? BIT(SIGNATURE) | BIT(CERTIFICATE) | BIT(WHITELIST) | BIT(METAINFO) : 0;
 	unsigned ended = 0;
 	bool all = getenv("LM_ALL") != NULL;
 	CLEANUP(verdict_done) struct verdict v = {.text = LM_BUF(1 << 20)};
@@ -33,7 +33,7 @@ static void fail_each(struct place *place, const struct lm_check_options *option
 		allocations_left = n;
 		int r = lm_repo_check(place->storage, options, verdict_add, &v, &v.result, &err);
 		allocations_left = -1;
-		if (r != -ENOMEM && r != 0 && !openssl)
+		if (r != -ENOMEM && r != 0 && !foreign)
 			fail_msg("allocation %ld: %d: %s", n, r, err.msg);
 		if (v.kinds & ~allowed || (v.kinds && !failed))
 			fail_msg("allocation %ld: found: %s", n, lm_buf_cstr(&v.text));
