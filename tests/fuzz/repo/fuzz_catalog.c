@@ -1,5 +1,6 @@
 /* A catalog database from anywhere: opened, listed, looked up, walked up, its groups, chunks, nested catalogs, bind
  * mountpoints and objects read. */
+#include "fuzz_file.h"
 #include "repo/catalog.h"
 
 #include <string.h>
@@ -80,34 +81,14 @@ static void use(struct lm_catalog *catalog)
 	(void)r;
 }
 
-static char path[] = "/tmp/fuzz-catalog-XXXXXX";
-
-static void remove_file(void)
-{
-	unlink(path);
-}
-
-/* One named file, written anew for each input: SQLite opens by name. */
-static void write_file(const uint8_t *data, size_t size)
-{
-	static int fd = -1;
-	if (fd < 0) {
-		fd = mkstemp(path);
-		if (fd < 0 || atexit(remove_file) != 0)
-			abort();
-	}
-	if (ftruncate(fd, 0) < 0 || pwrite(fd, data, size, 0) != (ssize_t)size)
-		abort();
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const char *const mountpoints[] = {"", "/d"};
 	struct lm_err err = LM_ERR_INIT;
-	write_file(data, size);
+	fuzz_file_write(data, size);
 	for (size_t i = 0; i < ARRAY_LEN(mountpoints); i++) {
 		struct lm_catalog *catalog = NULL;
-		if (lm_catalog_open(path, mountpoints[i], &catalog, &err) == 0)
+		if (lm_catalog_open(fuzz_file, mountpoints[i], &catalog, &err) == 0)
 			use(catalog);
 		lm_catalog_close(catalog);
 	}

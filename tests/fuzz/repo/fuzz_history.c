@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/str.h"
+#include "fuzz_file.h"
 
 #include <sys/stat.h>
 
@@ -55,26 +56,6 @@ static bool same(const struct lm_history_root *a, const struct lm_history_root *
 	       a->size == b->size;
 }
 
-static char path[] = "/tmp/fuzz-history-XXXXXX";
-
-static void remove_file(void)
-{
-	unlink(path);
-}
-
-/* One named file, written anew for each input: SQLite opens by name. */
-static void write_file(const uint8_t *data, size_t size)
-{
-	static int fd = -1;
-	if (fd < 0) {
-		fd = mkstemp(path);
-		if (fd < 0 || atexit(remove_file) != 0)
-			abort();
-	}
-	if (ftruncate(fd, 0) < 0 || pwrite(fd, data, size, 0) != (ssize_t)size)
-		abort();
-}
-
 /* Every refusal has its sentence. */
 static int checked(int r, struct lm_err *err)
 {
@@ -88,7 +69,7 @@ static int list(struct listed *ret)
 {
 	struct lm_err err = LM_ERR_INIT;
 	*ret = (struct listed){.whole = true, .last_revision = INT64_MAX};
-	return checked(lm_history_each(path, keep, ret, &err), &err);
+	return checked(lm_history_each(fuzz_file, keep, ret, &err), &err);
 }
 
 /* sound: the database checks out, so that index and rows agree. */
@@ -97,14 +78,14 @@ static void ask(const struct listed *listed, bool sound)
 	struct lm_err err = LM_ERR_INIT;
 	struct lm_history_root found;
 	for (size_t i = 0; i < listed->count; i++) {
-		int r = checked(lm_history_find(path, listed->tags[i].name, &found, &err), &err);
+		int r = checked(lm_history_find(fuzz_file, listed->tags[i].name, &found, &err), &err);
 		if (sound && listed->tags[i].name[0] && (r < 0 || !same(&found, &listed->tags[i].root)))
 			abort();
 	}
-	int r = checked(lm_history_at(path, INT64_MAX, &found, &err), &err);
+	int r = checked(lm_history_at(fuzz_file, INT64_MAX, &found, &err), &err);
 	if (sound && listed->have_main && (r < 0 || found.revision != listed->newest.revision))
 		abort();
-	r = checked(lm_history_at(path, listed->newest.modified_s, &found, &err), &err);
+	r = checked(lm_history_at(fuzz_file, listed->newest.modified_s, &found, &err), &err);
 	if (r == 0 && found.modified_s > listed->newest.modified_s)
 		abort();
 }
@@ -116,20 +97,20 @@ static void change(const struct listed *before)
 	struct lm_err err = LM_ERR_INIT;
 	struct lm_history_root found;
 	static struct listed after;
-	if (checked(lm_history_advance(path, &root, &root.hash, &err), &err) < 0)
+	if (checked(lm_history_advance(fuzz_file, &root, &root.hash, &err), &err) < 0)
 		return;
-	if (lm_history_find(path, LM_TAG_TRUNK, &found, NULL) < 0 || !same(&found, &root))
+	if (lm_history_find(fuzz_file, LM_TAG_TRUNK, &found, NULL) < 0 || !same(&found, &root))
 		abort();
-	if (checked(lm_history_set(path, &tag, &root.hash, &err), &err) == 0 &&
-		checked(lm_history_remove(path, tag.name, &root.hash, &err), &err) < 0)
+	if (checked(lm_history_set(fuzz_file, &tag, &root.hash, &err), &err) == 0 &&
+		checked(lm_history_remove(fuzz_file, tag.name, &root.hash, &err), &err) < 0)
 		abort();
-	if (lm_history_check(path, NULL, NULL) < 0 || list(&after) < 0)
+	if (lm_history_check(fuzz_file, NULL, NULL) < 0 || list(&after) < 0)
 		abort();
 	for (size_t i = 0; i < before->count; i++) {
 		const struct tag *old = &before->tags[i];
 		if (!old->name[0] || lm_str_starts(old->name, LM_TAG_TRUNK))
 			continue;
-		if (lm_history_find(path, old->name, &found, NULL) < 0 || !same(&found, &old->root))
+		if (lm_history_find(fuzz_file, old->name, &found, NULL) < 0 || !same(&found, &old->root))
 			abort();
 	}
 }
@@ -140,9 +121,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct lm_err err = LM_ERR_INIT;
 	if (size > SIZE_MAX_BYTES)
 		return 0;
-	write_file(data, size);
+	fuzz_file_write(data, size);
 	int r = list(&listed);
-	bool sound = checked(lm_history_check(path, NULL, &err), &err) == 0;
+	bool sound = checked(lm_history_check(fuzz_file, NULL, &err), &err) == 0;
 	if (sound && r < 0)
 		abort();
 	ask(&listed, sound && listed.whole);

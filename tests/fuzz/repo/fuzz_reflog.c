@@ -1,5 +1,6 @@
 /* A reflog from anywhere: read; then changed as publishers and garbage collection do, and read again. */
 #include "base/file.h"
+#include "fuzz_file.h"
 #include "repo/reflog.h"
 
 #include <sys/stat.h>
@@ -22,26 +23,6 @@ static int keep(void *arg, const struct lm_ref *ref)
 	return listed->count == LISTED_MAX;
 }
 
-static char path[] = "/tmp/fuzz-reflog-XXXXXX";
-
-static void remove_file(void)
-{
-	unlink(path);
-}
-
-/* One named file, written anew for each input: SQLite opens by name. */
-static void write_file(const uint8_t *data, size_t size)
-{
-	static int fd = -1;
-	if (fd < 0) {
-		fd = mkstemp(path);
-		if (fd < 0 || atexit(remove_file) != 0)
-			abort();
-	}
-	if (ftruncate(fd, 0) < 0 || pwrite(fd, data, size, 0) != (ssize_t)size)
-		abort();
-}
-
 static void check(int r, const struct lm_err *err)
 {
 	if (r < 0 && err->msg[0] == '\0')
@@ -55,19 +36,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct lm_err err = LM_ERR_INIT;
 	if (size > SIZE_MAX_BYTES)
 		return 0;
-	write_file(data, size);
-	int r = lm_reflog_each(path, keep, &before, &err);
+	fuzz_file_write(data, size);
+	int r = lm_reflog_each(fuzz_file, keep, &before, &err);
 	check(r, &err);
 	if (r < 0)
 		return 0;
 	err.msg[0] = '\0';
-	r = lm_reflog_add(path, &ref, 1, &err);
+	r = lm_reflog_add(fuzz_file, &ref, 1, &err);
 	check(r, &err);
 	if (r == 0) {
-		r = lm_reflog_remove(path, before.hashes, before.count / 2, &err);
+		r = lm_reflog_remove(fuzz_file, before.hashes, before.count / 2, &err);
 		check(r, &err);
 	}
 	if (r == 0)
-		check(lm_reflog_each(path, keep, &after, &err), &err);
+		check(lm_reflog_each(fuzz_file, keep, &after, &err), &err);
 	return 0;
 }

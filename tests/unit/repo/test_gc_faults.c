@@ -2,119 +2,10 @@
  * Garbage collection that fails or is killed at every step, or runs beside readers: what is kept stays readable, and
  * the next collection finishes.
  */
+#include "repo_faulty.h"
 #include "repo_gc.h"
 
 #include <signal.h>
-
-/*
- * A storage whose n-th call fails, or kills
- */
-
-enum { CALLS_MAX = 2000 };
-
-struct faulty {
-	struct lm_storage storage;
-	struct lm_storage *inner;
-	unsigned calls, fail_at; /* until now; how many succeed */
-	bool kill;
-	bool changes[CALLS_MAX]; /* which of the calls were to change something */
-	unsigned change_count;
-};
-
-static struct lm_storage *inner(struct lm_storage *storage)
-{
-	return ((struct faulty *)storage)->inner;
-}
-
-static int fault(struct lm_storage *storage, struct lm_err *err)
-{
-	struct faulty *faulty = (struct faulty *)storage;
-	assert_true(faulty->calls < CALLS_MAX);
-	if (faulty->calls++ < faulty->fail_at)
-		return 0;
-	if (faulty->kill)
-		raise(SIGKILL);
-	return lm_err_set(err, -EIO, "injected");
-}
-
-static int change(struct lm_storage *s, struct lm_err *err)
-{
-	struct faulty *faulty = (struct faulty *)s;
-	unsigned call = faulty->calls;
-	int r = fault(s, err);
-	faulty->changes[call] = true;
-	faulty->change_count += r == 0;
-	return r;
-}
-
-static int faulty_has(struct lm_storage *s, const char *path, struct lm_err *err)
-{
-	return fault(s, err) < 0 ? -EIO : inner(s)->ops->has(inner(s), path, err);
-}
-
-static int faulty_get(struct lm_storage *s, const char *path, struct lm_buf *ret, struct lm_err *err)
-{
-	return fault(s, err) < 0 ? -EIO : inner(s)->ops->get(inner(s), path, ret, err);
-}
-
-static int faulty_get_file(struct lm_storage *s, const char *path, int fd, struct lm_err *err)
-{
-	return fault(s, err) < 0 ? -EIO : inner(s)->ops->get_file(inner(s), path, fd, err);
-}
-
-static int faulty_put(struct lm_storage *s, const char *path, const void *data, size_t len, struct lm_err *err)
-{
-	return change(s, err) < 0 ? -EIO : inner(s)->ops->put(inner(s), path, data, len, err);
-}
-
-static int faulty_put_file(struct lm_storage *s, const char *path, int fd, struct lm_err *err)
-{
-	return change(s, err) < 0 ? -EIO : inner(s)->ops->put_file(inner(s), path, fd, err);
-}
-
-static int faulty_list(struct lm_storage *s, const char *dir, lm_storage_list_fn *fn, void *arg, struct lm_err *err)
-{
-	return fault(s, err) < 0 ? -EIO : inner(s)->ops->list(inner(s), dir, fn, arg, err);
-}
-
-static int faulty_remove(struct lm_storage *s, const char *path, struct lm_err *err)
-{
-	return change(s, err) < 0 ? -EIO : inner(s)->ops->remove(inner(s), path, err);
-}
-
-static int faulty_alias(struct lm_storage *s, const char *path, const char *target, struct lm_err *err)
-{
-	return change(s, err) < 0 ? -EIO : inner(s)->ops->alias(inner(s), path, target, err);
-}
-
-static int faulty_sync(struct lm_storage *s, struct lm_err *err)
-{
-	return change(s, err) < 0 ? -EIO : inner(s)->ops->sync(inner(s), err);
-}
-
-static const char *faulty_scratch(struct lm_storage *s)
-{
-	return inner(s)->ops->scratch(inner(s));
-}
-
-static int faulty_lock(struct lm_storage *s, struct lm_err *err)
-{
-	return fault(s, err) < 0 ? -EIO : inner(s)->ops->lock(inner(s), err);
-}
-
-static const struct lm_storage_ops faulty_ops = {
-	.has = faulty_has,
-	.get = faulty_get,
-	.get_file = faulty_get_file,
-	.put = faulty_put,
-	.put_file = faulty_put_file,
-	.list = faulty_list,
-	.remove = faulty_remove,
-	.alias = faulty_alias,
-	.sync = faulty_sync,
-	.scratch = faulty_scratch,
-	.lock = faulty_lock,
-};
 
 /* The revisions that have to be readable whatever happens: the current one and the tagged ones. */
 struct readable {
@@ -191,7 +82,7 @@ static void make_six(struct past *past, struct readable *ret)
 	readable_init(ret, past);
 }
 
-enum { NEVER = CALLS_MAX };
+enum { NEVER = FAULTY_CALLS_MAX };
 
 static int collect_faulty(struct past *past, unsigned fail_at, bool kill, struct faulty *ret)
 {

@@ -2,6 +2,7 @@
  * Publishing: what comes out is read back as a client and as the checker would, also when publishers fail at every step
  * or are killed at any time.
  */
+#include "repo_faulty.h"
 #include "repo_publish.h"
 
 #include <dirent.h>
@@ -676,99 +677,8 @@ static void test_metainfo(void **state)
 }
 
 /*
- * A storage that fails at the n-th call
+ * Publishing that fails, or is killed, at every call of the storage
  */
-
-struct faulty {
-	struct lm_storage storage;
-	struct lm_storage *inner;
-	int calls_left;
-	bool kill; /* instead of failing */
-};
-
-static int fault(struct lm_storage *storage, struct lm_err *err)
-{
-	struct faulty *faulty = (struct faulty *)storage;
-	if (faulty->calls_left-- > 0)
-		return 0;
-	if (faulty->kill)
-		raise(SIGKILL);
-	return lm_err_set(err, -EIO, "injected");
-}
-
-static struct lm_storage *inner(struct lm_storage *storage)
-{
-	return ((struct faulty *)storage)->inner;
-}
-
-static int faulty_has(struct lm_storage *s, const char *path, struct lm_err *err)
-{
-	return fault(s, err) < 0 ? -EIO : inner(s)->ops->has(inner(s), path, err);
-}
-
-static int faulty_get(struct lm_storage *s, const char *path, struct lm_buf *ret, struct lm_err *err)
-{
-	return fault(s, err) < 0 ? -EIO : inner(s)->ops->get(inner(s), path, ret, err);
-}
-
-static int faulty_get_file(struct lm_storage *s, const char *path, int fd, struct lm_err *err)
-{
-	return fault(s, err) < 0 ? -EIO : inner(s)->ops->get_file(inner(s), path, fd, err);
-}
-
-static int faulty_put(struct lm_storage *s, const char *path, const void *data, size_t len, struct lm_err *err)
-{
-	return fault(s, err) < 0 ? -EIO : inner(s)->ops->put(inner(s), path, data, len, err);
-}
-
-static int faulty_put_file(struct lm_storage *s, const char *path, int fd, struct lm_err *err)
-{
-	return fault(s, err) < 0 ? -EIO : inner(s)->ops->put_file(inner(s), path, fd, err);
-}
-
-static int faulty_list(struct lm_storage *s, const char *dir, lm_storage_list_fn *fn, void *arg, struct lm_err *err)
-{
-	return fault(s, err) < 0 ? -EIO : inner(s)->ops->list(inner(s), dir, fn, arg, err);
-}
-
-static int faulty_remove(struct lm_storage *s, const char *path, struct lm_err *err)
-{
-	return fault(s, err) < 0 ? -EIO : inner(s)->ops->remove(inner(s), path, err);
-}
-
-static int faulty_alias(struct lm_storage *s, const char *path, const char *target, struct lm_err *err)
-{
-	return fault(s, err) < 0 ? -EIO : inner(s)->ops->alias(inner(s), path, target, err);
-}
-
-static int faulty_sync(struct lm_storage *s, struct lm_err *err)
-{
-	return fault(s, err) < 0 ? -EIO : inner(s)->ops->sync(inner(s), err);
-}
-
-static const char *faulty_scratch(struct lm_storage *s)
-{
-	return inner(s)->ops->scratch(inner(s));
-}
-
-static int faulty_lock(struct lm_storage *s, struct lm_err *err)
-{
-	return fault(s, err) < 0 ? -EIO : inner(s)->ops->lock(inner(s), err);
-}
-
-static const struct lm_storage_ops faulty_ops = {
-	.has = faulty_has,
-	.get = faulty_get,
-	.get_file = faulty_get_file,
-	.put = faulty_put,
-	.put_file = faulty_put_file,
-	.list = faulty_list,
-	.remove = faulty_remove,
-	.alias = faulty_alias,
-	.sync = faulty_sync,
-	.scratch = faulty_scratch,
-	.lock = faulty_lock,
-};
 
 /* One of everything. */
 static int change_and_commit(struct lm_storage *storage, const char *layer, unsigned n, struct lm_err *err)
@@ -816,7 +726,7 @@ static void test_faults(void **state)
 	unsigned failures = 0, ahead = 0;
 	for (int n = 0;; n++) {
 		struct lm_err err = LM_ERR_INIT;
-		struct faulty faulty = {.storage.ops = &faulty_ops, .inner = place.storage, .calls_left = n};
+		struct faulty faulty = {.storage.ops = &faulty_ops, .inner = place.storage, .fail_at = (unsigned)n};
 		int r = change_and_commit(&faulty.storage, layer, 7, &err);
 		if (r == 0)
 			break;
@@ -843,7 +753,7 @@ static void test_create_faults(void **state)
 	place_init(&place);
 	for (int n = 0;; n++) {
 		struct lm_err err = LM_ERR_INIT;
-		struct faulty faulty = {.storage.ops = &faulty_ops, .inner = place.storage, .calls_left = n};
+		struct faulty faulty = {.storage.ops = &faulty_ops, .inner = place.storage, .fail_at = (unsigned)n};
 		int r = lm_repo_create(&faulty.storage, &keys, FQRN, 1, 240, NULL, &manifest, &err);
 		assert_int_equal(place.storage->ops->has(place.storage, LM_MANIFEST_NAME, &err), r == 0);
 		if (r == 0)
@@ -860,7 +770,7 @@ static bool die_at(struct place *place, const char *layer, int n)
 	pid_t pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
-		struct faulty faulty = {.storage.ops = &faulty_ops, .calls_left = n, .kill = true};
+		struct faulty faulty = {.storage.ops = &faulty_ops, .fail_at = (unsigned)n, .kill = true};
 		int r = lm_storage_dir_open(place->dir, false, &faulty.inner, &err);
 		if (r == 0)
 			r = change_and_commit(&faulty.storage, layer, (unsigned)n, &err);
