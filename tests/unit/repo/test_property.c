@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "random_tree.h"
 #include "repo/check.h"
+#include "repo/gc.h"
 #include "repo/object_store.h"
 #include "repo/publish.h"
 #include "repo_tree.h"
@@ -634,6 +635,17 @@ static void give_up(struct world *w, const struct lm_manifest *current)
 	lm_txn_free(STEAL(w->txn));
 }
 
+/* All but the last two revisions goes. Their times run ahead of the clock when several are published in a second. */
+static void collect(struct world *w)
+{
+	struct lm_gc_options options = {.keep_since_s = lm_wall_s() + 86400};
+	struct lm_gc_result result;
+	says = "collect";
+	must(w, lm_repo_gc(w->storage, &w->keys, FQRN, &options, &result, &err));
+	assert_true(result.roots_kept >= 1 && result.roots_kept <= 2);
+	assert_int_equal(result.roots_absent, 0);
+}
+
 static void publish(struct world *w, const struct lm_manifest *base, struct lm_manifest *ret)
 {
 	must(w, lm_txn_begin(w->storage, &w->keys, FQRN, &w->txn, &err));
@@ -707,6 +719,8 @@ static void test_rounds(void **state)
 	for (unsigned round = 1; round <= rounds; round++) {
 		CLEANUP(lm_buf_done) struct lm_buf listing = LM_BUF(LISTING_MAX);
 		publish(w, &current, &next);
+		if (rt_chance(&w->tree, 20))
+			collect(w);
 		rt_list(&w->tree, &listing);
 		check_tree(w, &next, &listing);
 		if (before.len > 0)
