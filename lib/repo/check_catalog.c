@@ -233,8 +233,8 @@ static int read_chunk(struct scan *s, const struct lm_row *row, struct lm_chunk 
 	int64_t offset = sqlite3_column_int64(stmt, 0), size = sqlite3_column_int64(stmt, 1);
 	if (sqlite3_column_type(stmt, 0) != SQLITE_INTEGER || sqlite3_column_type(stmt, 1) != SQLITE_INTEGER ||
 		offset < 0 || size <= 0 || size > INT64_MAX - offset) {
-		lm_check_found(s->check, LM_CHECK_CHUNKS, HERE(s), "a chunk of %" PRId64 " bytes at %" PRId64, size,
-			offset);
+		lm_check_found(
+			s->check, LM_CHECK_CHUNKS, HERE(s), "a chunk of %" PRId64 " bytes at %" PRId64, size, offset);
 		return 0;
 	}
 	if (sqlite3_column_type(stmt, 2) != SQLITE_BLOB || sqlite3_column_bytes(stmt, 2) != LM_HASH_BYTES) {
