@@ -2,7 +2,7 @@
 # Whatever changes a repository, killed at its N-th write, rename, link, removal or fsync: the repository is then the old or
 # the new revision, byte for byte, and passes the check with every object read; the same command goes through afterwards, and
 # garbage collection leaves what it leaves of a repository where nothing was ever killed. LM_ALL=1: every N.
-# time limit: 900 s
+# time limit: 1200 s
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 KILLER=$LM_BUILD/tests/tools/killer.so
