@@ -184,8 +184,13 @@ int lm_history_find(const char *path, const char *name, struct lm_history_root *
 static int find_at(struct history *h, int64_t time_s, struct lm_history_root *ret, struct lm_err *err)
 {
 	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
+	/* In WHERE a column goes before a name given to a result: one that an older schema has not got must not be
+	 * asked. */
 	int r = prepare(h,
-		"WHERE ifnull(branch, '') = '' AND timestamp <= ?1 ORDER BY revision DESC, timestamp DESC LIMIT 1",
+		h->revision < HAS_BRANCHES
+			? "WHERE timestamp <= ?1 ORDER BY revision DESC, timestamp DESC LIMIT 1"
+			: "WHERE ifnull(branch, '') = '' AND timestamp <= ?1 ORDER BY revision DESC, timestamp DESC "
+			  "LIMIT 1",
 		&stmt, err);
 	if (r < 0)
 		return r;
