@@ -4,6 +4,8 @@
  */
 #include "repo/trust.h"
 
+#include "base/str.h"
+
 #include <assert.h>
 
 static const char fqrn[] = "fixture.cern.ch";
@@ -52,7 +54,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	make_key();
 	split(data, size, parts);
-	CLEANUP(lm_freep) char *blacklist = strndup(parts[BLACKLIST].text, parts[BLACKLIST].len);
+	CLEANUP(lm_freep) char *blacklist = lm_str_ndup(parts[BLACKLIST].text, parts[BLACKLIST].len);
 	if (!blacklist)
 		abort();
 	struct lm_manifest known = {.certificate = {.bytes = {1}, .set = true}, .revision = 2};

@@ -151,7 +151,7 @@ static void collect_paths(const struct lm_buf *listing, bool marked, struct path
 	*ret = (struct paths){0};
 	for (const char *line = lm_buf_cstr(listing); *line && ret->count < PATHS_MAX;) {
 		size_t len = strcspn(line, "\n");
-		CLEANUP(lm_freep) char *copy = strndup(line, len);
+		CLEANUP(lm_freep) char *copy = lm_str_ndup(line, len);
 		char *path = strrchr(copy, ' ') + 1;
 		if (!strchr(path, '%') && path[1] && (marked ? lm_str_ends(path, marker) : *line == 'd')) {
 			path[strlen(path) - (marked ? strlen(marker) : 0)] = '\0';
