@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # `lamella repo check` of every fixture repository, from a directory and by URL, each revision through its tags and its
 # kept manifest; damage is named with its path, and the same on both ways.
-# also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 need tar python3

@@ -2,7 +2,6 @@
 # A container started from the repository sees exactly what one of containerd's own overlayfs snapshotter sees: every
 # layer view in full, a running container, and a container after it has changed things.
 # time limit: 600 s
-# also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 need_containers

@@ -2,7 +2,6 @@
 # `lamella inspect` of every fixture repository and revision, from a directory and by URL: the tree equals what the stock
 # client showed; every alternate manifest and whitelist gets its verdict; all JSON is valid; damage is named.
 # time limit: 600 s
-# also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 need tar python3 diff

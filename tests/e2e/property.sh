@@ -2,7 +2,6 @@
 # Random trees, edited and published round by round (tests/unit/repo/test_property.c): each revision, mounted by `lamella
 # mount` and listed by `lamella inspect`, is what was asked for. LM_SEED repeats a run; LM_ALL=1: 200 rounds instead of 20.
 # time limit: 600 s
-# also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 LISTING=$LM_BUILD/tests/tools/listing

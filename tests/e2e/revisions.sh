@@ -2,7 +2,6 @@
 # Every revision of every repository of the fixtures, as the stock client shows it: by its own manifest, by tag, by date and
 # by root hash; fixed roots stay what they are, also without a server.
 # time limit: 600 s
-# also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/e2e/fixtures.bash

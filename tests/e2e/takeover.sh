@@ -2,7 +2,6 @@
 # A repository of stock tools goes on with keys of ours: signed anew, tagged, rolled back, its certificate changed. After each
 # step clients, with what they have cached and without, show what it is then.
 # time limit: 300 s
-# also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/e2e/fixtures.bash
