@@ -176,22 +176,38 @@ int lm_check_database(struct lm_check *check, const struct lm_hash *hash, enum l
 	return 1;
 }
 
-int lm_check_integrity(
-	struct lm_check *check, struct lm_db *db, enum lm_check_kind kind, struct lm_place place, struct lm_err *err)
+/* Lines up to *reported were findings before. */
+static int integrity_lines(struct lm_check *check, struct lm_db *db, enum lm_check_kind kind, struct lm_place place,
+	unsigned *reported, struct lm_err *err)
 {
 	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
-	int r = lm_db_exec(db, "PRAGMA ignore_check_constraints = ON", err);
-	if (r == 0)
-		r = lm_db_prepare(db, "PRAGMA integrity_check(5)", &stmt, err);
-	while (r == 0 && (r = lm_db_step(db, stmt, err)) > 0) {
+	int r = lm_db_prepare(db, "PRAGMA integrity_check(5)", &stmt, err);
+	for (unsigned n = 0; r == 0 && (r = lm_db_step(db, stmt, err)) > 0; n++) {
 		const char *line = (const char *)sqlite3_column_text(stmt, 0);
 		if (!line)
 			return lm_err_oom(err);
-		if (strcmp(line, "ok") != 0)
+		if (strcmp(line, "ok") != 0 && n >= *reported) {
 			lm_check_found(check, kind, place, "%s", line);
+			++*reported;
+		}
 		r = 0;
 	}
 	return r;
+}
+
+int lm_check_integrity(
+	struct lm_check *check, struct lm_db *db, enum lm_check_kind kind, struct lm_place place, struct lm_err *err)
+{
+	struct lm_err why = LM_ERR_INIT;
+	unsigned reported = 0;
+	int r = lm_db_exec(db, "PRAGMA ignore_check_constraints = ON", &why);
+	if (r == 0)
+		r = integrity_lines(check, db, kind, place, &reported, &why);
+	if (r == -ENOMEM && lm_db_memory_is_there())
+		r = integrity_lines(check, db, kind, place, &reported, &why);
+	if (r == -ENOMEM && lm_db_memory_is_there())
+		r = lm_err_set(&why, -EPROTO, "the database is damaged beyond what can be checked");
+	return r < 0 ? lm_err_set(err, r, "%s", why.msg) : 0;
 }
 
 /*

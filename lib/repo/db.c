@@ -217,7 +217,7 @@ static int open_once(const char *path, struct lm_db *ret, struct lm_err *err)
 	return r;
 }
 
-static bool memory_is_there(void)
+bool lm_db_memory_is_there(void)
 {
 	void *volatile probe = malloc(VALUE_MAX); /* else compilers leave both calls out */
 	bool there = probe != NULL;
@@ -231,9 +231,9 @@ int lm_db_open(const char *path, struct lm_db *ret, struct lm_err *err)
 {
 	struct lm_err why = LM_ERR_INIT;
 	int r = open_once(path, ret, &why);
-	if (r == -ENOMEM && memory_is_there())
+	if (r == -ENOMEM && lm_db_memory_is_there())
 		r = open_once(path, ret, &why);
-	if (r == -ENOMEM && memory_is_there())
+	if (r == -ENOMEM && lm_db_memory_is_there())
 		r = lm_err_set(&why, -EPROTO, "the schema of the database is damaged");
 	return r < 0 ? lm_err_set(err, r, "%s", why.msg) : 0;
 }

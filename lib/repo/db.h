@@ -35,6 +35,10 @@ void lm_db_close(struct lm_db *db); /* all statements must be gone; nothing to d
 /* Sets err from SQLite's last error; returns its negative errno, never 0. */
 int lm_db_error(struct lm_db *db, const char *what, struct lm_err *err);
 
+/* SQLite is "out of memory" (-ENOMEM) over some damaged databases, too. What comes twice although there is memory is
+ * damage: lm_db_open() tries twice by itself, a statement is for the caller to repeat. */
+bool lm_db_memory_is_there(void);
+
 int lm_db_exec(struct lm_db *db, const char *sql, struct lm_err *err) MUST_CHECK;
 int lm_db_prepare(struct lm_db *db, const char *sql, sqlite3_stmt **ret, struct lm_err *err) MUST_CHECK;
 /* 1 a row, 0 the end, or negative. */
