@@ -1,14 +1,13 @@
-#define FUSE_USE_VERSION 314
-
 #include "fetcher/fuse.h"
 
 #include "base/clock.h"
 #include "base/lock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "fetcher/fuse_internal.h"
 #include "fetcher/mountpoint.h"
+#include "fetcher/read.h"
 
-#include <fuse_lowlevel.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,9 +18,7 @@ enum {
 	TRIES_MAX = 64,	 /* objects one request may turn out to lack, one after the other */
 	LOG_SLOTS = 256, /* the same failure is logged once per interval; so many are told apart */
 	LOG_INTERVAL_MS = 10000,
-	LOG_BURST = 100,	 /* different failures in one interval that are logged each */
-	STREAMS = 256,		 /* files whose last read is remembered, to tell sequential reading */
-	STREAM_WINDOW = 1 << 20, /* reads of one stream may overtake each other by that much */
+	LOG_BURST = 100, /* different failures in one interval that are logged each */
 	XATTR_VALUE_MAX = 64 << 10,
 	MAX_BACKGROUND = 128,
 };
@@ -31,10 +28,6 @@ static const double FOREVER_S = 1e9; /* the kernel cuts it to what it can count 
 struct change { /* of the root catalog, for the notifying thread */
 	uint32_t from, to;
 	STAILQ_ENTRY(change) entry;
-};
-
-struct stream { /* a hint, not a truth: the two fields may be of different files */
-	_Atomic(uint64_t) ino, end;
 };
 
 struct log_slot {
@@ -56,23 +49,11 @@ struct lm_fuse {
 	struct log_slot log_slots[LOG_SLOTS];
 	_Atomic(int64_t) burst_end_ms;
 	_Atomic(unsigned) burst;
-	struct stream streams[STREAMS];
+	struct lm_reader *reader;
 
 	struct lm_lock lock;
 	struct lm_cond wake;
 	STAILQ_HEAD(, change) changes; /* under lock */
-};
-
-/* A request. run answers it and returns 0, or returns LM_NEED or an error without having answered. */
-struct op {
-	struct lm_fuse *fuse;
-	fuse_req_t req;
-	int (*run)(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err);
-	fuse_ino_t ino;
-	const char *name; /* or NULL */
-	size_t size;
-	off_t offset;
-	bool plus; /* readdirplus */
 };
 
 /* The one place where codes become the kernel's error numbers. Whatever is not an answer to the question is EIO. */
@@ -94,7 +75,7 @@ static int kernel_errno(int code)
 	}
 }
 
-static void append_path(struct op *op, struct lm_buf *path)
+static void append_path(struct lm_op *op, struct lm_buf *path)
 {
 	lm_tree_path(op->fuse->config.tree, op->ino, path);
 	if (op->name)
@@ -118,7 +99,7 @@ static bool burst_left(struct lm_fuse *fuse)
 }
 
 /* A failure is told by the object that is missing, or else by node and name. */
-static bool may_log(struct op *op, const struct lm_object_ref *object, unsigned *ret_missed)
+static bool may_log(struct lm_op *op, const struct lm_object_ref *object, unsigned *ret_missed)
 {
 	struct lm_fuse *fuse = op->fuse;
 	uint64_t key = object ? mix((uint64_t)object->kind, object->hash.bytes, sizeof(object->hash.bytes))
@@ -131,7 +112,7 @@ static bool may_log(struct op *op, const struct lm_object_ref *object, unsigned 
 }
 
 /* object: what could not be had, or NULL when the catalog itself is at fault. */
-static void log_failure(struct op *op, const struct lm_object_ref *object, int code, const struct lm_err *err)
+static void log_failure(struct lm_op *op, const struct lm_object_ref *object, int code, const struct lm_err *err)
 {
 	struct lm_fuse *fuse = op->fuse;
 	unsigned missed = 0;
@@ -147,7 +128,7 @@ static void log_failure(struct op *op, const struct lm_object_ref *object, int c
 		LM_KV("not_shown", "%u", missed));
 }
 
-static void fail(struct op *op, int code, const struct lm_err *err)
+void lm_op_fail(struct lm_op *op, int code, const struct lm_err *err)
 {
 	int error = kernel_errno(code);
 	if (error == EIO)
@@ -155,8 +136,7 @@ static void fail(struct op *op, int code, const struct lm_err *err)
 	fuse_reply_err(op->req, error);
 }
 
-/* An object that can't be had is EIO whatever the reason, "not there" included: the file exists. */
-static void fail_object(struct op *op, const struct lm_object_ref *object, int code, const struct lm_err *err)
+void lm_op_fail_object(struct lm_op *op, const struct lm_object_ref *object, int code, const struct lm_err *err)
 {
 	log_failure(op, object, code, err);
 	fuse_reply_err(op->req, code == -ENOMEM ? ENOMEM : EIO);
@@ -167,7 +147,7 @@ static void fail_object(struct op *op, const struct lm_object_ref *object, int c
  * Only the completion frees it.
  */
 struct parked {
-	struct op op;
+	struct lm_op op;
 	struct lm_object_ref need;
 	_Atomic(bool) answered;
 	unsigned tries;
@@ -181,15 +161,14 @@ static void on_interrupt(fuse_req_t req, void *arg)
 		fuse_reply_err(req, EINTR);
 }
 
-static void offer_interrupt(fuse_req_t req, _Atomic(bool) *answered)
+void lm_op_offer_interrupt(fuse_req_t req, _Atomic(bool) *answered)
 {
 	atomic_store(answered, false);
 	fuse_req_interrupt_func(req, on_interrupt, answered);
 }
 
-/* Whether the request is ours to answer. After true, no interrupt touches it any more: libfuse calls the function with
- * the request's lock held, and taking it back waits for that lock. */
-static bool claim(fuse_req_t req, _Atomic(bool) *answered)
+/* libfuse calls the function with the request's lock held, and taking it back waits for that lock: none comes later. */
+bool lm_op_claim(fuse_req_t req, _Atomic(bool) *answered)
 {
 	if (atomic_exchange(answered, true))
 		return false;
@@ -206,8 +185,8 @@ static void on_need_fetched(void *arg, int code, int fd, const struct lm_err *er
 		go_on(parked);
 		return;
 	}
-	if (claim(parked->op.req, &parked->answered))
-		fail_object(&parked->op, &parked->need, code, err);
+	if (lm_op_claim(parked->op.req, &parked->answered))
+		lm_op_fail_object(&parked->op, &parked->need, code, err);
 	free(parked);
 }
 
@@ -216,7 +195,7 @@ static int order(struct parked *parked)
 {
 	struct lm_err err = LM_ERR_INIT;
 	CLEANUP(lm_closep) int fd = -1;
-	offer_interrupt(parked->op.req, &parked->answered);
+	lm_op_offer_interrupt(parked->op.req, &parked->answered);
 	int r = lm_fetch_object(
 		parked->op.fuse->config.fetch, &parked->need, LM_HTTP_BLOCKED_READ, on_need_fetched, parked, &fd, &err);
 	if (r < 0) {
@@ -232,7 +211,7 @@ static void go_on(struct parked *parked)
 	int r;
 	do {
 		struct lm_err err = LM_ERR_INIT;
-		if (!claim(parked->op.req, &parked->answered)) {
+		if (!lm_op_claim(parked->op.req, &parked->answered)) {
 			free(parked);
 			return;
 		}
@@ -241,7 +220,7 @@ static void go_on(struct parked *parked)
 			r = lm_err_set(&err, -EIO, "an object that was fetched is gone again and again");
 		if (r != LM_NEED) {
 			if (r < 0)
-				fail(&parked->op, r, &err);
+				lm_op_fail(&parked->op, r, &err);
 			free(parked);
 			return;
 		}
@@ -249,12 +228,12 @@ static void go_on(struct parked *parked)
 	} while (r == 0);
 }
 
-static void park(struct op *op, const struct lm_object_ref *need)
+static void park(struct lm_op *op, const struct lm_object_ref *need)
 {
 	size_t name_len = op->name ? strlen(op->name) : 0;
 	struct parked *parked = calloc(1, sizeof(*parked) + name_len + 1);
 	if (!parked) {
-		fail(op, -ENOMEM, NULL);
+		lm_op_fail(op, -ENOMEM, NULL);
 		return;
 	}
 	parked->op = *op;
@@ -266,7 +245,7 @@ static void park(struct op *op, const struct lm_object_ref *need)
 }
 
 /* Answers a request that is on the caller's stack, now or later. */
-static void submit(struct op op)
+static void submit(struct lm_op op)
 {
 	struct lm_object_ref need;
 	struct lm_err err = LM_ERR_INIT;
@@ -274,7 +253,7 @@ static void submit(struct op op)
 	if (r == LM_NEED)
 		park(&op, &need);
 	else if (r < 0)
-		fail(&op, r, &err);
+		lm_op_fail(&op, r, &err);
 }
 
 static struct lm_fuse *fuse_of(fuse_req_t req)
@@ -299,7 +278,7 @@ static struct fuse_entry_param entry_param(struct lm_fuse *fuse, fuse_ino_t pare
 	};
 }
 
-static int run_lookup(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err)
+static int run_lookup(struct lm_op *op, struct lm_object_ref *ret_need, struct lm_err *err)
 {
 	struct lm_entry entry;
 	int r = lm_tree_lookup(op->fuse->config.tree, op->ino, op->name, &entry, ret_need, err);
@@ -314,10 +293,10 @@ static int run_lookup(struct op *op, struct lm_object_ref *ret_need, struct lm_e
 
 static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	submit((struct op){.fuse = fuse_of(req), .req = req, .run = run_lookup, .ino = parent, .name = name});
+	submit((struct lm_op){.fuse = fuse_of(req), .req = req, .run = run_lookup, .ino = parent, .name = name});
 }
 
-static int run_getattr(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err)
+static int run_getattr(struct lm_op *op, struct lm_object_ref *ret_need, struct lm_err *err)
 {
 	struct stat attr;
 	int r = lm_tree_getattr(op->fuse->config.tree, op->ino, &attr, ret_need, err);
@@ -329,10 +308,10 @@ static int run_getattr(struct op *op, struct lm_object_ref *ret_need, struct lm_
 
 static void do_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *info)
 {
-	submit((struct op){.fuse = fuse_of(req), .req = req, .run = run_getattr, .ino = ino});
+	submit((struct lm_op){.fuse = fuse_of(req), .req = req, .run = run_getattr, .ino = ino});
 }
 
-static int run_readlink(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err)
+static int run_readlink(struct lm_op *op, struct lm_object_ref *ret_need, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf target = LM_BUF(LM_SYMLINK_MAX);
 	int r = lm_tree_readlink(op->fuse->config.tree, op->ino, &target, ret_need, err);
@@ -344,7 +323,7 @@ static int run_readlink(struct op *op, struct lm_object_ref *ret_need, struct lm
 
 static void do_readlink(fuse_req_t req, fuse_ino_t ino)
 {
-	submit((struct op){.fuse = fuse_of(req), .req = req, .run = run_readlink, .ino = ino});
+	submit((struct lm_op){.fuse = fuse_of(req), .req = req, .run = run_readlink, .ino = ino});
 }
 
 static void do_statfs(fuse_req_t req, fuse_ino_t ino)
@@ -363,7 +342,7 @@ static void do_statfs(fuse_req_t req, fuse_ino_t ino)
 
 /* Attributes, extended. */
 
-static void reply_sized(struct op *op, const struct lm_buf *data)
+static void reply_sized(struct lm_op *op, const struct lm_buf *data)
 {
 	if (op->size == 0)
 		fuse_reply_xattr(op->req, data->len);
@@ -373,7 +352,7 @@ static void reply_sized(struct op *op, const struct lm_buf *data)
 		fuse_reply_buf(op->req, (const char *)data->data, data->len);
 }
 
-static int run_getxattr(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err)
+static int run_getxattr(struct lm_op *op, struct lm_object_ref *ret_need, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf value = LM_BUF(XATTR_VALUE_MAX);
 	int r = lm_tree_getxattr(op->fuse->config.tree, op->ino, op->name, &value, ret_need, err);
@@ -384,11 +363,11 @@ static int run_getxattr(struct op *op, struct lm_object_ref *ret_need, struct lm
 
 static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-	submit((struct op){
+	submit((struct lm_op){
 		.fuse = fuse_of(req), .req = req, .run = run_getxattr, .ino = ino, .name = name, .size = size});
 }
 
-static int run_listxattr(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err)
+static int run_listxattr(struct lm_op *op, struct lm_object_ref *ret_need, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf names = LM_BUF(XATTR_VALUE_MAX);
 	bool trusted = fuse_req_ctx(op->req)->uid == 0;
@@ -400,13 +379,13 @@ static int run_listxattr(struct op *op, struct lm_object_ref *ret_need, struct l
 
 static void do_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
-	submit((struct op){.fuse = fuse_of(req), .req = req, .run = run_listxattr, .ino = ino, .size = size});
+	submit((struct lm_op){.fuse = fuse_of(req), .req = req, .run = run_listxattr, .ino = ino, .size = size});
 }
 
 /* Directories. */
 
 struct page {
-	struct op *op;
+	struct lm_op *op;
 	char *data;
 	size_t len;
 };
@@ -414,7 +393,7 @@ struct page {
 static int add_dirent(void *arg, const char *name, const struct lm_entry *entry, uint64_t next)
 {
 	struct page *page = arg;
-	struct op *op = page->op;
+	struct lm_op *op = page->op;
 	size_t room = op->size - page->len, len;
 	if (op->plus) {
 		struct fuse_entry_param param = entry_param(op->fuse, op->ino, entry);
@@ -430,7 +409,7 @@ static int add_dirent(void *arg, const char *name, const struct lm_entry *entry,
 	return 0;
 }
 
-static int run_readdir(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err)
+static int run_readdir(struct lm_op *op, struct lm_object_ref *ret_need, struct lm_err *err)
 {
 	CLEANUP(lm_freep) char *data = malloc(op->size);
 	struct page page = {.op = op, .data = data};
@@ -448,13 +427,13 @@ static int run_readdir(struct op *op, struct lm_object_ref *ret_need, struct lm_
 
 static void do_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *info)
 {
-	submit((struct op){
+	submit((struct lm_op){
 		.fuse = fuse_of(req), .req = req, .run = run_readdir, .ino = ino, .size = size, .offset = offset});
 }
 
 static void do_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *info)
 {
-	submit((struct op){.fuse = fuse_of(req),
+	submit((struct lm_op){.fuse = fuse_of(req),
 		.req = req,
 		.run = run_readdir,
 		.ino = ino,
@@ -484,193 +463,15 @@ static void do_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *in
 	reply_open(req, fuse_of(req)->opendir_needed);
 }
 
-/* Reading. The plan is made once; its pieces are descriptors of cached objects, some of which may have to come first.
- */
-
-struct reading {
-	struct op op;
-	struct lm_read_plan plan;
-	int *fds; /* of each piece; -1: not there yet */
-	_Atomic(size_t) missing;
-	_Atomic(bool) answered;
-
-	struct lm_lock lock;
-	int code; /* under lock: of the first failure */
-	size_t failed_piece;
-	struct lm_err err;
-};
-
-struct awaited { /* one missing piece of a reading */
-	struct reading *reading;
-	size_t index;
-};
-
-static void reading_free(struct reading *reading)
-{
-	if (!reading)
-		return;
-	for (size_t i = 0; i < reading->plan.count && reading->fds; i++)
-		lm_closep(&reading->fds[i]);
-	free(reading->fds);
-	lm_read_plan_done(&reading->plan);
-	lm_lock_done(&reading->lock);
-	free(reading);
-}
-LM_DEFINE_CLEANUP(struct reading, reading_free, reading_freep)
-
-static struct reading *reading_new(const struct op *op, struct lm_read_plan *plan)
-{
-	CLEANUP(reading_freep) struct reading *reading = calloc(1, sizeof(*reading));
-	if (!reading)
-		return NULL;
-	lm_lock_init(&reading->lock);
-	reading->op = *op;
-	reading->fds = malloc(LM_MAX(plan->count, 1U) * sizeof(*reading->fds));
-	if (!reading->fds)
-		return NULL;
-	reading->plan = *plan;
-	*plan = (struct lm_read_plan){0};
-	for (size_t i = 0; i < reading->plan.count; i++)
-		reading->fds[i] = -1;
-	return STEAL(reading);
-}
-
-/* All pieces are open: the kernel takes the bytes straight from the cache's files. */
-static void reply_pieces(struct reading *reading)
-{
-	size_t count = reading->plan.count;
-	CLEANUP(lm_freep)
-	struct fuse_bufvec *vec = calloc(1, sizeof(*vec) + LM_MAX(count, 1U) * sizeof(struct fuse_buf));
-	if (!vec) {
-		fail(&reading->op, -ENOMEM, NULL);
-		return;
-	}
-	vec->count = count;
-	for (size_t i = 0; i < count; i++)
-		vec->buf[i] = (struct fuse_buf){
-			.flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK,
-			.fd = reading->fds[i],
-			.pos = (off_t)reading->plan.pieces[i].offset,
-			.size = reading->plan.pieces[i].len,
-		};
-	fuse_reply_data(reading->op.req, vec, 0);
-}
-
-/* One piece less is missing; with the last one the request is answered. */
-static void piece_done(struct reading *reading)
-{
-	if (atomic_fetch_sub(&reading->missing, 1) != 1)
-		return;
-	CLEANUP(reading_freep) struct reading *owned = reading;
-	if (!claim(owned->op.req, &owned->answered))
-		return;
-	if (owned->code < 0)
-		fail_object(&owned->op, &owned->plan.pieces[owned->failed_piece].ref, owned->code, &owned->err);
-	else
-		reply_pieces(owned);
-}
-
-static void piece_failed(struct reading *reading, size_t index, int code, const struct lm_err *err)
-{
-	LM_LOCKED(&reading->lock);
-	if (reading->code < 0)
-		return;
-	reading->code = code;
-	reading->failed_piece = index;
-	if (err)
-		reading->err = *err;
-}
-
-static void on_piece(void *arg, int code, int fd, const struct lm_err *err)
-{
-	CLEANUP(lm_freep) struct awaited *awaited = arg;
-	struct reading *reading = awaited->reading;
-	if (code == 0) {
-		int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-		reading->fds[awaited->index] = copy;
-		if (copy < 0)
-			piece_failed(reading, awaited->index, -errno, NULL);
-	} else {
-		piece_failed(reading, awaited->index, code, err);
-	}
-	piece_done(reading);
-}
-
-static void order_piece(struct reading *reading, size_t index)
-{
-	struct lm_err err = LM_ERR_INIT;
-	int r = -ENOMEM;
-	struct awaited *awaited = malloc(sizeof(*awaited));
-	if (awaited) {
-		*awaited = (struct awaited){.reading = reading, .index = index};
-		r = lm_fetch_object(reading->op.fuse->config.fetch, &reading->plan.pieces[index].ref,
-			LM_HTTP_BLOCKED_READ, on_piece, awaited, &reading->fds[index], &err);
-	}
-	if (r == LM_FETCH_LATER)
-		return;
-	free(awaited);
-	if (r < 0)
-		piece_failed(reading, index, r, &err);
-	piece_done(reading);
-}
-
-/* Orders what is missing, all at once. The reading is not the caller's any more. */
-static void order_pieces(struct reading *reading, size_t missing)
-{
-	size_t count = reading->plan.count;
-	/* One more than there are pieces, so that none of them is the last while others are still being ordered. */
-	atomic_store(&reading->missing, missing + 1);
-	offer_interrupt(reading->op.req, &reading->answered);
-	for (size_t i = 0; i < count && missing > 0; i++)
-		if (reading->fds[i] < 0) {
-			missing--;
-			order_piece(reading, i);
-		}
-	piece_done(reading);
-}
-
-/* Whether this read goes on where an earlier one of the same file ended. */
-static bool is_sequential(struct lm_fuse *fuse, fuse_ino_t ino, uint64_t offset, size_t size)
-{
-	struct stream *stream = &fuse->streams[(ino * 0x9e3779b97f4a7c15ULL >> 32) % STREAMS];
-	uint64_t end = atomic_load_explicit(&stream->end, memory_order_relaxed);
-	bool same = atomic_exchange_explicit(&stream->ino, ino, memory_order_relaxed) == ino;
-	atomic_store_explicit(&stream->end, offset + size, memory_order_relaxed);
-	return same && offset > 0 && offset + STREAM_WINDOW >= end && offset <= end + STREAM_WINDOW;
-}
-
-static int run_read(struct op *op, struct lm_object_ref *ret_need, struct lm_err *err)
-{
-	struct lm_fuse *fuse = op->fuse;
-	uint64_t offset = (uint64_t)op->offset;
-	CLEANUP(lm_read_plan_done) struct lm_read_plan plan = {0};
-	bool ahead = is_sequential(fuse, op->ino, offset, op->size);
-	int r = lm_tree_read_plan(fuse->config.tree, op->ino, offset, op->size, ahead, &plan, ret_need, err);
-	if (r != 0)
-		return r;
-	CLEANUP(reading_freep) struct reading *reading = reading_new(op, &plan);
-	if (!reading)
-		return lm_err_oom(err);
-	size_t missing = 0, ahead_count = reading->plan.ahead_count;
-	struct lm_object_ref follow[LM_READ_AHEAD_MAX];
-	memcpy(follow, reading->plan.ahead, sizeof(follow));
-	for (size_t i = 0; i < reading->plan.count; i++) {
-		reading->fds[i] = lm_cache_open(fuse->config.cache, &reading->plan.pieces[i].ref);
-		missing += reading->fds[i] < 0;
-	}
-	if (missing)
-		order_pieces(STEAL(reading), missing);
-	else
-		reply_pieces(reading);
-	for (size_t i = 0; i < ahead_count; i++)
-		(void)!lm_fetch_object(fuse->config.fetch, &follow[i], LM_HTTP_READ_AHEAD, NULL, NULL, NULL, NULL);
-	return 0;
-}
-
 static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *info)
 {
-	submit((struct op){
-		.fuse = fuse_of(req), .req = req, .run = run_read, .ino = ino, .size = size, .offset = offset});
+	submit((struct lm_op){.fuse = fuse_of(req),
+		.req = req,
+		.run = lm_read_run,
+		.ino = ino,
+		.size = size,
+		.offset = offset,
+		.reader = fuse_of(req)->reader});
 }
 
 /* The session. */
@@ -877,9 +678,12 @@ int lm_fuse_new(const struct lm_fuse_config *config, struct lm_fuse **ret, struc
 	fuse->config.mountpoint = strdup(config->mountpoint);
 	if (!fuse->config.fqrn || !fuse->config.mountpoint)
 		return lm_err_oom(err);
+	int r = lm_reader_new(config->tree, config->fetch, config->cache, &fuse->reader, err);
+	if (r < 0)
+		return r;
 	fuse_set_log_func(log_libfuse);
 	sigaction(WAKE_SIGNAL, &(struct sigaction){.sa_handler = woken}, NULL);
-	int r = mount_and_serve(fuse, err);
+	r = mount_and_serve(fuse, err);
 	if (r < 0)
 		return r;
 	*ret = STEAL(fuse);
@@ -929,6 +733,7 @@ void lm_fuse_free(struct lm_fuse *fuse)
 	join_notifier(fuse);
 	if (fuse->session)
 		fuse_session_destroy(fuse->session);
+	lm_reader_free(fuse->reader);
 	lm_cond_done(&fuse->wake);
 	lm_lock_done(&fuse->lock);
 	free((char *)fuse->config.fqrn);

@@ -1,0 +1,40 @@
+/*
+ * What the files behind fuse.h share: a request, and who may answer it.
+ */
+#ifndef LM_FETCHER_FUSE_INTERNAL_H
+#define LM_FETCHER_FUSE_INTERNAL_H
+
+#define FUSE_USE_VERSION 314
+
+#include "fetcher/tree.h"
+
+#include <fuse_lowlevel.h>
+#include <stdatomic.h>
+
+struct lm_fuse;
+struct lm_reader;
+
+/* A request. run answers it and returns 0, or returns LM_NEED or an error without having answered. */
+struct lm_op {
+	struct lm_fuse *fuse;
+	fuse_req_t req;
+	int (*run)(struct lm_op *op, struct lm_object_ref *ret_need, struct lm_err *err);
+	fuse_ino_t ino;
+	const char *name; /* or NULL */
+	size_t size;
+	off_t offset;
+	bool plus;		  /* readdirplus */
+	struct lm_reader *reader; /* of a read */
+};
+
+/* Both answer the request and log, within limits, what is EIO. */
+void lm_op_fail(struct lm_op *op, int code, const struct lm_err *err);
+/* An object that can't be had is EIO whatever the reason, "not there" included: the file exists. */
+void lm_op_fail_object(struct lm_op *op, const struct lm_object_ref *object, int code, const struct lm_err *err);
+
+/* Who waits offers the request to an interrupt, and claims it back before answering: false when it was answered
+ * meanwhile, with EINTR. After true, no interrupt touches it any more. `answered` must live until the claim. */
+void lm_op_offer_interrupt(fuse_req_t req, _Atomic(bool) *answered);
+bool lm_op_claim(fuse_req_t req, _Atomic(bool) *answered);
+
+#endif
