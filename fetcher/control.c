@@ -1,456 +1,24 @@
 #include "fetcher/control.h"
 
-#include "base/clock.h"
 #include "base/file.h"
-#include "base/lock.h"
-#include "base/log.h"
-#include "base/str.h"
+#include "fetcher/resolve.h"
 #include "lamella/fetcher.pb-c.h"
 #include "rpc/rpc.h"
 
-#include <assert.h>
 #include <libgen.h>
-#include <limits.h>
+#include <stdatomic.h>
 #include <string.h>
-#include <sys/queue.h>
 
 #define SERVICE "/lamella.fetcher.v1.Fetcher/"
-enum { DIGEST_HEX = 64, ANSWER_MARGIN_MS = 200, WORKERS = 4 };
+enum { WORKERS = 4 };
 
-typedef Lamella__Fetcher__V1__LayerAnswer LayerAnswer;
 typedef Lamella__Fetcher__V1__RepositoryStatus RepositoryStatus;
-#define STATE(name) LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_##name
 
 struct lm_control {
 	struct lm_control_config config;
 	struct lm_rpc_server *server;
-	struct lm_lock lock;
-	/* under lock */
-	LIST_HEAD(, resolve) running;
-	bool stopping;
+	struct lm_resolver *resolver;
 };
-
-/* One Resolve call. */
-
-struct layer { /* under the resolve's lock */
-	char digest[sizeof("sha256:") + DIGEST_HEX];
-	Lamella__Fetcher__V1__LayerState state;
-	size_t repository;
-	uint64_t revision;
-	char *reason; /* when not faithful */
-};
-
-struct resolve {
-	struct lm_control *control;
-	/* under control->lock */
-	LIST_ENTRY(resolve) entry;
-	bool listed;
-	unsigned refs; /* the call, the deadline, each thing waited for */
-
-	_Atomic(unsigned) waiting; /* look-ups of this round, or repositories looking for a new revision */
-	unsigned round;
-
-	struct lm_lock lock;
-	struct lm_rpc_call *call; /* under lock; NULL: answered */
-	size_t layer_count;
-	struct layer layers[];
-};
-
-/* The way to one layer in one repository after the other. */
-struct walk {
-	struct resolve *resolve;
-	size_t layer, repository;
-	unsigned step;
-	uint64_t node;
-	struct lm_object_ref need;
-	char *unavailable; /* why an earlier repository could not say */
-};
-
-static void unref(struct resolve *resolve)
-{
-	struct lm_control *control = resolve->control;
-	lm_lock_take(&control->lock);
-	bool last = --resolve->refs == 0;
-	if (last && resolve->listed)
-		LIST_REMOVE(resolve, entry);
-	lm_lock_release(&control->lock);
-	if (!last)
-		return;
-	for (size_t i = 0; i < resolve->layer_count; i++)
-		free(resolve->layers[i].reason);
-	lm_lock_done(&resolve->lock);
-	free(resolve);
-}
-
-static void ref(struct resolve *resolve)
-{
-	LM_LOCKED(&resolve->control->lock);
-	resolve->refs++;
-}
-
-static char *layer_path(const struct lm_control *control, const struct layer *layer)
-{
-	const char *hex = layer->digest + strlen("sha256:");
-	return lm_str_printf(
-		"%s/.layers/%.2s/%s/layerfs", control->config.repositories[layer->repository].mountpoint, hex, hex);
-}
-
-static bool is_served(const struct layer *layer)
-{
-	return layer->state == STATE(FAITHFUL) || layer->state == STATE(LOSSY);
-}
-
-static void fill_answer(const struct lm_control *control, const struct layer *layer, LayerAnswer *ret, char **ret_path)
-{
-	lamella__fetcher__v1__layer_answer__init(ret);
-	ret->digest = (char *)layer->digest;
-	ret->state = layer->state;
-	if (layer->state == STATE(UNSPECIFIED)) {
-		ret->state = STATE(UNAVAILABLE);
-		ret->reason = (char *)"its catalogs were still being fetched when the time was over";
-	} else if (layer->reason) {
-		ret->reason = layer->reason;
-	}
-	if (!is_served(layer))
-		return;
-	ret->repository = (char *)lm_repository_fqrn(control->config.repositories[layer->repository].repository);
-	ret->revision = layer->revision;
-	*ret_path = layer_path(control, layer);
-	if (*ret_path) {
-		ret->path = *ret_path;
-	} else {
-		ret->state = STATE(UNAVAILABLE);
-		ret->reason = (char *)"out of memory";
-	}
-}
-
-/* Answers the call with what is known. Later calls of this do nothing. */
-static void answer(struct resolve *resolve)
-{
-	LM_LOCKED(&resolve->lock);
-	struct lm_rpc_call *call = STEAL(resolve->call);
-	size_t count = resolve->layer_count;
-	if (!call)
-		return;
-	Lamella__Fetcher__V1__ResolveResponse response = LAMELLA__FETCHER__V1__RESOLVE_RESPONSE__INIT;
-	CLEANUP(lm_freep) LayerAnswer *answers = calloc(count + 1, sizeof(*answers));
-	CLEANUP(lm_freep) LayerAnswer **pointers = calloc(count + 1, sizeof(LayerAnswer *));
-	CLEANUP(lm_freep) char **paths = calloc(count + 1, sizeof(char *));
-	if (!answers || !pointers || !paths) {
-		lm_rpc_fail(call, LM_RPC_RESOURCE_EXHAUSTED, "out of memory");
-		return;
-	}
-	for (size_t i = 0; i < count; i++) {
-		fill_answer(resolve->control, &resolve->layers[i], &answers[i], &paths[i]);
-		pointers[i] = &answers[i];
-	}
-	response.n_layers = count;
-	response.layers = pointers;
-	lm_rpc_reply(call, &response.base);
-	for (size_t i = 0; i < count; i++)
-		free(paths[i]);
-}
-
-static void on_deadline(void *arg)
-{
-	struct resolve *resolve = arg;
-	answer(resolve);
-	unref(resolve);
-}
-
-static void next_round(struct resolve *resolve);
-
-static void waited_for(struct resolve *resolve)
-{
-	if (atomic_fetch_sub(&resolve->waiting, 1) == 1)
-		next_round(resolve);
-	unref(resolve);
-}
-
-/* A walk's end. reason (may be NULL) is taken over. */
-static void settle(struct walk *walk, Lamella__Fetcher__V1__LayerState state, uint64_t revision, char *reason)
-{
-	struct resolve *resolve = walk->resolve;
-	struct layer *layer = &resolve->layers[walk->layer];
-	lm_lock_take(&resolve->lock);
-	free(layer->reason);
-	layer->state = state;
-	layer->repository = walk->repository;
-	layer->revision = revision;
-	layer->reason = reason;
-	lm_lock_release(&resolve->lock);
-	free(walk->unavailable);
-	free(walk);
-	waited_for(resolve);
-}
-
-static struct lm_repository *repository_of(const struct walk *walk)
-{
-	return walk->resolve->control->config.repositories[walk->repository].repository;
-}
-
-/* The repository at hand can't say; others may. */
-static void note_unavailable(struct walk *walk, const char *reason)
-{
-	if (!walk->unavailable)
-		walk->unavailable = lm_str_printf("%s: %s", lm_repository_fqrn(repository_of(walk)), reason);
-}
-
-/* Begins with the next repository that can be asked: false when there is none left. */
-static bool enter_repository(struct walk *walk)
-{
-	const struct lm_control *control = walk->resolve->control;
-	for (; walk->repository < control->config.repository_count; walk->repository++) {
-		walk->step = 0;
-		walk->node = LM_NODE_ROOT;
-		if (control->config.is_mounted(control->config.arg, walk->repository))
-			return true;
-		struct lm_repository_status status;
-		lm_repository_status(repository_of(walk), &status);
-		note_unavailable(walk, status.last_error.msg[0] ? status.last_error.msg : "it is not mounted");
-	}
-	return false;
-}
-
-static void leave_repository(struct walk *walk)
-{
-	/* Offline, "not there" is only what was true at the last look. */
-	struct lm_repository_status status;
-	lm_repository_status(repository_of(walk), &status);
-	if (status.offline)
-		note_unavailable(walk, status.last_error.msg);
-	walk->repository++;
-}
-
-enum { STEPS_TO_LAYER = 4, STEPS_TO_MARKER = 5 };
-
-/* 0: node and step are one further, or -ENOENT; LM_NEED; or an error. */
-static int take_step(struct walk *walk, struct lm_err *err)
-{
-	const char *hex = walk->resolve->layers[walk->layer].digest + strlen("sha256:");
-	const char folder[3] = {hex[0], hex[1], '\0'};
-	const char *const names[] = {".layers", folder, hex, "layerfs", ".cvmfscatalog"};
-	struct lm_entry entry;
-	int r = lm_tree_lookup(
-		lm_repository_tree(repository_of(walk)), walk->node, names[walk->step], &entry, &walk->need, err);
-	if (r != 0)
-		return r;
-	if (walk->step < STEPS_TO_LAYER && !S_ISDIR(entry.attr.st_mode))
-		return lm_err_set(err, -ENOTDIR, "%s is not a directory", names[walk->step]);
-	walk->node = entry.node;
-	walk->step++;
-	return 0;
-}
-
-static uint64_t current_revision(const struct walk *walk)
-{
-	struct lm_repository_status status;
-	lm_repository_status(repository_of(walk), &status);
-	return status.revision;
-}
-
-static void walk_on(struct walk *walk);
-
-static void on_catalog(void *arg, int code, int fd, const struct lm_err *err)
-{
-	struct walk *walk = arg;
-	if (code < 0) {
-		note_unavailable(walk, lm_err_text(err));
-		walk->repository++;
-		if (!enter_repository(walk)) {
-			settle(walk, STATE(UNAVAILABLE), 0, STEAL(walk->unavailable));
-			return;
-		}
-	}
-	walk_on(walk);
-}
-
-/* Whether the walk can go on at once; else it is not the caller's any more. */
-static bool fetch_need(struct walk *walk)
-{
-	struct lm_err err = LM_ERR_INIT;
-	CLEANUP(lm_closep) int fd = -1;
-	int r = lm_fetch_object(lm_repository_fetch(repository_of(walk)), &walk->need, LM_HTTP_BLOCKED_READ, on_catalog,
-		walk, &fd, &err);
-	if (r < 0)
-		on_catalog(walk, r, -1, &err);
-	return r == 0;
-}
-
-static void walk_on(struct walk *walk)
-{
-	bool more = walk->repository < walk->resolve->control->config.repository_count;
-	while (more) {
-		struct lm_err err = LM_ERR_INIT;
-		int r = take_step(walk, &err);
-		if (r == LM_NEED) {
-			if (!fetch_need(walk))
-				return;
-			continue;
-		}
-		if (r == 0 && walk->step == STEPS_TO_MARKER) {
-			settle(walk, STATE(LOSSY), current_revision(walk),
-				strdup("written by a converter that drops owners and extended attributes"));
-			return;
-		}
-		if (r == -ENOENT && walk->step == STEPS_TO_LAYER) {
-			settle(walk, STATE(FAITHFUL), current_revision(walk), NULL);
-			return;
-		}
-		if (r < 0) {
-			if (r == -ENOENT || r == -ENOTDIR) {
-				leave_repository(walk);
-			} else {
-				note_unavailable(walk, lm_err_text(&err));
-				walk->repository++;
-			}
-			more = enter_repository(walk);
-		}
-	}
-	if (walk->unavailable)
-		settle(walk, STATE(UNAVAILABLE), 0, STEAL(walk->unavailable));
-	else
-		settle(walk, STATE(ABSENT), 0, strdup("no configured repository has it"));
-}
-
-/* Looks up, all at once, the layers that are not found yet. */
-static void start_round(struct resolve *resolve)
-{
-	/* One more than there are walks, so that the round does not end while it is being started. */
-	atomic_store(&resolve->waiting, 1);
-	ref(resolve);
-	for (size_t i = 0; i < resolve->layer_count; i++) {
-		lm_lock_take(&resolve->lock);
-		bool skip = is_served(&resolve->layers[i]);
-		lm_lock_release(&resolve->lock);
-		struct walk *walk = skip ? NULL : calloc(1, sizeof(*walk));
-		if (!walk)
-			continue; /* without memory the layer's state stays what it was */
-		walk->resolve = resolve;
-		walk->layer = i;
-		atomic_fetch_add(&resolve->waiting, 1);
-		ref(resolve);
-		(void)enter_repository(walk);
-		walk_on(walk);
-	}
-	waited_for(resolve);
-}
-
-static void on_looked(void *arg)
-{
-	waited_for(arg);
-}
-
-/* Has repositories look for a new revision that did not do so just now; false: there are none. */
-static bool look_for_news(struct resolve *resolve)
-{
-	const struct lm_control_config *config = &resolve->control->config;
-	bool any = false;
-	atomic_store(&resolve->waiting, 1);
-	ref(resolve);
-	for (size_t i = 0; i < config->repository_count; i++) {
-		struct lm_repository_status status;
-		struct lm_repository *repository = config->repositories[i].repository;
-		lm_repository_status(repository, &status);
-		if (lm_now_ms() - status.looked_ms < LM_CONTROL_FRESH_MS)
-			continue;
-		any = true;
-		atomic_fetch_add(&resolve->waiting, 1);
-		ref(resolve);
-		if (lm_repository_look(repository, false, on_looked, resolve) < 0)
-			waited_for(resolve);
-	}
-	if (any)
-		waited_for(resolve);
-	else
-		unref(resolve);
-	return any;
-}
-
-/* Rounds: 0 look-ups, 1 looks for new revisions, 2 look-ups of what was missing, then the answer. */
-static void next_round(struct resolve *resolve)
-{
-	bool all = true;
-	lm_lock_take(&resolve->lock);
-	for (size_t i = 0; i < resolve->layer_count; i++)
-		all &= is_served(&resolve->layers[i]);
-	bool answered = !resolve->call;
-	lm_lock_release(&resolve->lock);
-	resolve->round++;
-	if (!all && !answered && resolve->round == 1 && look_for_news(resolve))
-		return;
-	if (!all && !answered && resolve->round == 2) {
-		start_round(resolve);
-		return;
-	}
-	answer(resolve);
-}
-
-static bool parse_digest(const char *text, struct layer *ret)
-{
-	uint8_t bytes[DIGEST_HEX / 2];
-	const char *hex = text + strlen("sha256:");
-	if (!lm_str_starts(text, "sha256:") || strlen(hex) != DIGEST_HEX || lm_hex_parse(hex, bytes, sizeof(bytes)) < 0)
-		return false;
-	memcpy(ret->digest, text, sizeof(ret->digest));
-	return true;
-}
-
-static int parse_request(const Lamella__Fetcher__V1__ResolveRequest *request, struct resolve **ret, struct lm_err *err)
-{
-	size_t count = request->n_layers;
-	if (count > LM_CONTROL_LAYERS_MAX)
-		return lm_err_set(err, -EINVAL, "%zu layers; %d at most", count, LM_CONTROL_LAYERS_MAX);
-	CLEANUP(lm_freep) struct resolve *resolve = calloc(1, sizeof(*resolve) + count * sizeof(struct layer));
-	if (!resolve)
-		return lm_err_oom(err);
-	for (size_t i = 0; i < count; i++)
-		if (!parse_digest(request->layers[i]->digest, &resolve->layers[i]))
-			return lm_err_set(err, -EINVAL, "\"%s\" is no sha256 digest", request->layers[i]->digest);
-	resolve->layer_count = count;
-	*ret = STEAL(resolve);
-	return 0;
-}
-
-/* False when the service is being stopped. */
-static bool enlist(struct lm_control *control, struct resolve *resolve)
-{
-	LM_LOCKED(&control->lock);
-	if (control->stopping)
-		return false;
-	LIST_INSERT_HEAD(&control->running, resolve, entry);
-	resolve->listed = true;
-	resolve->refs = 2; /* the handler's and the deadline's */
-	return true;
-}
-
-static void handle_resolve(struct lm_rpc_call *call, void *service)
-{
-	struct lm_control *control = service;
-	struct lm_err err = LM_ERR_INIT;
-	struct resolve *resolve = NULL;
-	int r = parse_request((const Lamella__Fetcher__V1__ResolveRequest *)lm_rpc_request(call), &resolve, &err);
-	if (r < 0) {
-		lm_rpc_fail(call, r == -EINVAL ? LM_RPC_INVALID_ARGUMENT : LM_RPC_RESOURCE_EXHAUSTED, "%s", err.msg);
-		return;
-	}
-	unsigned left_ms = lm_rpc_time_left_ms(call);
-	unsigned deadline_ms = left_ms > ANSWER_MARGIN_MS ? left_ms - ANSWER_MARGIN_MS : left_ms;
-	lm_lock_init(&resolve->lock);
-	resolve->control = control;
-	resolve->call = call;
-	if (!enlist(control, resolve)) {
-		lm_rpc_fail(call, LM_RPC_UNAVAILABLE, "the fetcher is being stopped");
-		lm_lock_done(&resolve->lock);
-		free(resolve);
-		return;
-	}
-	if (lm_http_call(control->config.http, LM_MIN(deadline_ms, (unsigned)LM_CONTROL_DEADLINE_MS), on_deadline,
-		    resolve) < 0)
-		on_deadline(resolve); /* without a clock no promise can be made */
-	start_round(resolve);
-	unref(resolve);
-}
 
 /* Status and Update. */
 
@@ -584,6 +152,12 @@ static void handle_update(struct lm_rpc_call *call, void *service)
 
 /* The service. */
 
+static void handle_resolve(struct lm_rpc_call *call, void *service)
+{
+	struct lm_control *control = service;
+	lm_resolver_handle(control->resolver, call);
+}
+
 static const struct lm_rpc_method methods[] = {
 	{SERVICE "Resolve", &lamella__fetcher__v1__resolve_request__descriptor, handle_resolve, 0},
 	{SERVICE "Status", &lamella__fetcher__v1__status_request__descriptor, handle_status, 0},
@@ -602,9 +176,9 @@ int lm_control_new(const struct lm_control_config *config, struct lm_control **r
 	if (!control)
 		return lm_err_oom(err);
 	control->config = *config;
-	lm_lock_init(&control->lock);
-	LIST_INIT(&control->running);
-	int r = make_socket_dir(config->socket, err);
+	int r = lm_resolver_new(&control->config, &control->resolver, err);
+	if (r == 0)
+		r = make_socket_dir(config->socket, err);
 	if (r == 0)
 		r = lm_rpc_server_new(
 			config->socket, methods, ARRAY_LEN(methods), control, WORKERS, &control->server, err);
@@ -614,31 +188,11 @@ int lm_control_new(const struct lm_control_config *config, struct lm_control **r
 	return 0;
 }
 
-/* A running call that is still unanswered, with a reference on it; NULL: none. */
-static struct resolve *next_unanswered(struct lm_control *control)
-{
-	LM_LOCKED(&control->lock);
-	struct resolve *resolve = LIST_FIRST(&control->running);
-	if (resolve) {
-		LIST_REMOVE(resolve, entry);
-		resolve->listed = false;
-		resolve->refs++;
-	}
-	return resolve;
-}
-
 void lm_control_stop(struct lm_control *control)
 {
 	if (!control || !control->server)
 		return;
-	lm_lock_take(&control->lock);
-	control->stopping = true;
-	lm_lock_release(&control->lock);
-	struct resolve *resolve;
-	while ((resolve = next_unanswered(control))) {
-		answer(resolve);
-		unref(resolve);
-	}
+	lm_resolver_stop(control->resolver);
 	lm_rpc_server_free(STEAL(control->server));
 }
 
@@ -647,6 +201,6 @@ void lm_control_free(struct lm_control *control)
 	if (!control)
 		return;
 	lm_control_stop(control);
-	lm_lock_done(&control->lock);
+	lm_resolver_free(control->resolver);
 	free(control);
 }

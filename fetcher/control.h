@@ -1,10 +1,4 @@
-/*
- * The control service (proto/lamella/fetcher.proto) on a Unix socket.
- *
- * Resolve looks all layers of a request up at the same time, each a small struct that waits for catalogs like a parked
- * file operation does. A layer that is not there makes the repositories that were not asked for a while look for a new
- * revision, and is looked up once more. The answer goes out when everything is known, or at the deadline with what is.
- */
+/* The control service (proto/lamella/fetcher.proto) on a Unix socket. */
 #ifndef LM_FETCHER_CONTROL_H
 #define LM_FETCHER_CONTROL_H
 
