@@ -37,6 +37,7 @@ struct lm_http {
 	struct lm_http_transfers running, ended;
 	unsigned n_running;
 	struct lm_timers timers;
+	unsigned holds;
 	CURL **idle; /* easy handles for reuse, at most max_connections */
 	unsigned n_idle;
 };
@@ -136,6 +137,28 @@ void lm_http_cancel(struct lm_http_transfer *t)
 {
 	assert(lm_http_on_engine(t->http));
 	lm_http_end(t, -ECANCELED, "canceled");
+}
+
+void lm_http_set_priority(struct lm_http_transfer *t, enum lm_http_priority priority)
+{
+	assert(lm_http_on_engine(t->http));
+	if (t->state == TRANSFER_QUEUED)
+		TAILQ_REMOVE(&t->host->queues[t->request.priority], t, entry);
+	t->request.priority = priority;
+	if (t->state == TRANSFER_QUEUED)
+		TAILQ_INSERT_TAIL(&t->host->queues[priority], t, entry);
+}
+
+void lm_http_hold(struct lm_http *http)
+{
+	assert(lm_http_on_engine(http));
+	http->holds++;
+}
+
+void lm_http_unhold(struct lm_http *http)
+{
+	assert(lm_http_on_engine(http) && http->holds > 0);
+	http->holds--;
 }
 
 /* Takes over t->peer. NULL when memory is short. */
@@ -353,7 +376,7 @@ static void *engine_main(void *arg)
 		/* Callbacks may have left work, and ended transfers have left connections. */
 		if (bury(http) || inbox_filled(http))
 			continue;
-		if (stopping)
+		if (stopping && http->holds == 0)
 			return NULL;
 		wait_for_work(http);
 	}

@@ -39,6 +39,13 @@ void lm_http_post(struct lm_http *http, struct lm_http_call *call, unsigned dela
 enum { LM_HTTP_PAUSE = 1 };
 void lm_http_resume(struct lm_http_transfer *transfer); /* engine thread only; a transfer not paused is left alone */
 
+/* Engine thread only. While a transfer waits for a connection, it waits among those of its new class from now on. */
+void lm_http_set_priority(struct lm_http_transfer *transfer, enum lm_http_priority priority);
+
+/* Engine thread only. As long as something is held, lm_http_free() waits: calls are going to be posted. */
+void lm_http_hold(struct lm_http *http);
+void lm_http_unhold(struct lm_http *http);
+
 bool lm_http_on_engine(const struct lm_http *http); /* for asserts of ours */
 
 /* 0 for 2xx, or the error that lm_http_get() documents. */

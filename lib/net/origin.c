@@ -35,14 +35,20 @@ struct lm_origin {
 	struct lm_log_limit log_limit;
 };
 
-/* One request, on its way from attempt to attempt. Engine thread only, after lm_origin_get(). */
-struct request {
+/* One request, on its way from attempt to attempt. Engine thread only, after lm_origin_start(). */
+struct lm_origin_request {
 	struct lm_origin *origin;
 	char *path;
 	enum lm_http_priority priority;
 	bool head, no_cache;
 	struct lm_origin_consumer consumer;
 	struct lm_http_call call; /* the next attempt */
+	struct lm_http_call wake;
+	_Atomic(bool) woken;		   /* any thread: wake is posted */
+	bool finished;			   /* done() was called: there for wake only */
+	bool undecided;			   /* the consumer's verdict on the body is awaited */
+	struct lm_http_transfer *transfer; /* of the attempt; NULL between them */
+	char *where;			   /* for messages of a late verdict */
 	struct lm_origin_try try;
 	bool started;
 	int refused; /* what the consumer returned during the attempt */
@@ -91,31 +97,34 @@ void lm_origin_free(struct lm_origin *origin)
 	free(origin);
 }
 
-static void request_free(struct request *request)
+static void request_free(struct lm_origin_request *request)
 {
 	if (!request)
 		return;
 	free(request->path);
+	free(request->where);
 	free(request);
 }
-LM_DEFINE_CLEANUP(struct request, request_free, request_freep)
+LM_DEFINE_CLEANUP(struct lm_origin_request, request_free, request_freep)
 
-static void finish(struct request *request, int code, const struct lm_err *err)
+static void finish(struct lm_origin_request *request, int code, const struct lm_err *err)
 {
 	/* The consumer may free the origin in done(). */
 	atomic_fetch_sub(&request->origin->in_flight, 1);
 	request->consumer.done(request->consumer.arg, code, err);
-	request_free(request);
+	request->finished = true;
+	if (!atomic_load(&request->woken))
+		request_free(request);
 }
 
-static void finish_with(struct request *request, int code, struct lm_err *err)
+static void finish_with(struct lm_origin_request *request, int code, struct lm_err *err)
 {
 	lm_err_prefix(err, code, "repository %s: %s", request->origin->fqrn, request->path);
 	finish(request, code, err);
 }
 
 /* Every server was given up: the last fault of each kind, the one that decides first. */
-static void finish_failed(struct request *request)
+static void finish_failed(struct lm_origin_request *request)
 {
 	int code = lm_origin_try_code(&request->try);
 	struct lm_err err = LM_ERR_INIT;
@@ -131,8 +140,8 @@ static void finish_failed(struct request *request)
 
 static void start_attempt(void *arg);
 
-static void log_survived(
-	struct request *request, enum lm_origin_fault fault, const struct lm_origin_try *before, unsigned delay_ms)
+static void log_survived(struct lm_origin_request *request, enum lm_origin_fault fault,
+	const struct lm_origin_try *before, unsigned delay_ms)
 {
 	const struct lm_origin_try *try = &request->try;
 	bool other_server = try->server != before->server;
@@ -149,7 +158,7 @@ static void log_survived(
 		LM_KV("delay_ms", "%u", delay_ms), LM_KV("unlogged", "%u", missed));
 }
 
-static void attempt_failed(struct request *request, enum lm_origin_fault fault, const char *text)
+static void attempt_failed(struct lm_origin_request *request, enum lm_origin_fault fault, const char *text)
 {
 	struct lm_origin *origin = request->origin;
 	struct lm_origin_try before = request->try;
@@ -169,31 +178,57 @@ static void attempt_failed(struct request *request, enum lm_origin_fault fault, 
 
 static int on_data(void *arg, const void *data, size_t len, struct lm_err *err)
 {
-	struct request *request = arg;
+	struct lm_origin_request *request = arg;
+	int r = request->consumer.data(request->consumer.arg, data, len, err);
+	if (r == LM_ORIGIN_PAUSE)
+		return LM_HTTP_PAUSE;
 	atomic_fetch_add_explicit(&request->origin->bytes, len, memory_order_relaxed);
-	request->refused = request->consumer.data(request->consumer.arg, data, len, err);
-	return request->refused;
+	request->refused = r;
+	return r;
 }
 
-static void judge_end(struct request *request, const struct lm_http_result *result)
+static void heed_verdict(struct lm_origin_request *request, const char *where, int code, struct lm_err *err)
 {
 	struct lm_origin *origin = request->origin;
-	const struct lm_origin_consumer *consumer = &request->consumer;
-	struct lm_err err = LM_ERR_INIT;
-	int r = consumer->end ? consumer->end(consumer->arg, &err) : 0;
-	if (r == -EBADMSG) {
-		lm_err_prefix(&err, r, "%s", result->where);
-		attempt_failed(request, LM_ORIGIN_DAMAGED, err.msg);
-	} else if (r < 0) {
+	if (code == -EBADMSG) {
+		lm_err_prefix(err, code, "%s", where);
+		attempt_failed(request, LM_ORIGIN_DAMAGED, err->msg);
+	} else if (code < 0) {
 		atomic_fetch_add(&origin->failed, 1);
-		finish_with(request, r, &err);
+		finish_with(request, code, err);
 	} else {
 		lm_origin_try_good(origin->policy, &request->try, lm_now_ms());
-		finish(request, 0, &err);
+		finish(request, 0, err);
 	}
 }
 
-static void judge_answer(struct request *request, const struct lm_http_result *result)
+static void judge_end(struct lm_origin_request *request, const struct lm_http_result *result)
+{
+	const struct lm_origin_consumer *consumer = &request->consumer;
+	struct lm_err err = LM_ERR_INIT;
+	int r = consumer->end ? consumer->end(consumer->arg, &err) : 0;
+	if (r != LM_ORIGIN_LATER) {
+		heed_verdict(request, result->where, r, &err);
+		return;
+	}
+	free(request->where);
+	request->where = strdup(result->where);
+	request->undecided = true;
+	lm_http_hold(request->origin->http);
+}
+
+void lm_origin_verdict(struct lm_origin_request *request, int code, const struct lm_err *err)
+{
+	assert(request->undecided);
+	struct lm_err own = LM_ERR_INIT;
+	if (err)
+		own = *err;
+	request->undecided = false;
+	lm_http_unhold(request->origin->http);
+	heed_verdict(request, request->where ? request->where : request->path, code, &own);
+}
+
+static void judge_answer(struct lm_origin_request *request, const struct lm_http_result *result)
 {
 	bool proxied = lm_origin_policy_proxy(request->origin->policy, request->try.proxy);
 	enum lm_origin_fault fault = lm_origin_judge(result->status, proxied, result->proxy_error);
@@ -209,8 +244,9 @@ static void judge_answer(struct request *request, const struct lm_http_result *r
 
 static void on_done(void *arg, const struct lm_http_result *result)
 {
-	struct request *request = arg;
+	struct lm_origin_request *request = arg;
 	struct lm_err err = result->err;
+	request->transfer = NULL;
 	if (result->code == 0) {
 		judge_answer(request, result);
 	} else if (request->refused == -EBADMSG) {
@@ -225,7 +261,7 @@ static void on_done(void *arg, const struct lm_http_result *result)
 	}
 }
 
-static int begin_attempt(struct request *request, struct lm_err *err)
+static int begin_attempt(struct lm_origin_request *request, struct lm_err *err)
 {
 	struct lm_origin *origin = request->origin;
 	const struct lm_origin_consumer *consumer = &request->consumer;
@@ -253,12 +289,12 @@ static int begin_attempt(struct request *request, struct lm_err *err)
 		.arg = request,
 	};
 	atomic_fetch_add(&origin->requests, 1);
-	return lm_http_start(origin->http, &http, NULL, err);
+	return lm_http_start(origin->http, &http, &request->transfer, err);
 }
 
 static void start_attempt(void *arg)
 {
-	struct request *request = arg;
+	struct lm_origin_request *request = arg;
 	struct lm_err err = LM_ERR_INIT;
 	if (!request->started)
 		lm_origin_try_start(request->origin->policy, &request->try, request->no_cache, lm_now_ms());
@@ -268,9 +304,39 @@ static void start_attempt(void *arg)
 		finish_with(request, r, &err);
 }
 
-static int start(struct lm_origin *origin, const char *path, const struct request *like, struct lm_err *err)
+static void be_woken(void *arg)
 {
-	CLEANUP(request_freep) struct request *request = malloc(sizeof(*request));
+	struct lm_origin_request *request = arg;
+	atomic_store(&request->woken, false);
+	if (request->finished)
+		request_free(request);
+	else
+		request->consumer.woken(request->consumer.arg);
+}
+
+void lm_origin_wake(struct lm_origin_request *request)
+{
+	if (!atomic_exchange(&request->woken, true))
+		lm_http_post(request->origin->http, &request->wake, 0);
+}
+
+void lm_origin_resume(struct lm_origin_request *request)
+{
+	if (request->transfer)
+		lm_http_resume(request->transfer);
+}
+
+void lm_origin_set_priority(struct lm_origin_request *request, enum lm_http_priority priority)
+{
+	request->priority = priority;
+	if (request->transfer)
+		lm_http_set_priority(request->transfer, priority);
+}
+
+static int start(struct lm_origin *origin, const char *path, const struct lm_origin_request *like,
+	struct lm_origin_request **ret, struct lm_err *err)
+{
+	CLEANUP(request_freep) struct lm_origin_request *request = malloc(sizeof(*request));
 	if (request)
 		*request = *like;
 	if (!request || !(request->path = strdup(path)))
@@ -278,24 +344,34 @@ static int start(struct lm_origin *origin, const char *path, const struct reques
 	request->origin = origin;
 	request->call.fn = start_attempt;
 	request->call.arg = request;
+	request->wake.fn = be_woken;
+	request->wake.arg = request;
+	if (ret)
+		*ret = request;
 	atomic_fetch_add(&origin->in_flight, 1);
 	/* The policy belongs to the engine's thread, so that is where even the first choice is made. */
 	lm_http_post(origin->http, &STEAL(request)->call, 0);
 	return 0;
 }
 
+int lm_origin_start(struct lm_origin *origin, const char *path, enum lm_http_priority priority, bool no_cache,
+	const struct lm_origin_consumer *consumer, struct lm_origin_request **ret, struct lm_err *err)
+{
+	struct lm_origin_request like = {.priority = priority, .no_cache = no_cache, .consumer = *consumer};
+	return start(origin, path, &like, ret, err);
+}
+
 int lm_origin_get(struct lm_origin *origin, const char *path, enum lm_http_priority priority, bool no_cache,
 	const struct lm_origin_consumer *consumer, struct lm_err *err)
 {
-	struct request like = {.priority = priority, .no_cache = no_cache, .consumer = *consumer};
-	return start(origin, path, &like, err);
+	return lm_origin_start(origin, path, priority, no_cache, consumer, NULL, err);
 }
 
 int lm_origin_head(struct lm_origin *origin, const char *path, enum lm_http_priority priority,
 	const struct lm_origin_consumer *consumer, struct lm_err *err)
 {
-	struct request like = {.head = true, .priority = priority, .consumer = *consumer};
-	return start(origin, path, &like, err);
+	struct lm_origin_request like = {.head = true, .priority = priority, .consumer = *consumer};
+	return start(origin, path, &like, NULL, err);
 }
 
 struct get_buf {

@@ -41,6 +41,11 @@ int lm_origin_new(struct lm_http *http, const struct lm_origin_config *config, s
 void lm_origin_free(struct lm_origin *origin); /* after all its requests are done */
 LM_DEFINE_CLEANUP(struct lm_origin, lm_origin_free, lm_origin_freep)
 
+enum {
+	LM_ORIGIN_PAUSE = 1, /* of data: nothing was taken, the same bytes come again after lm_origin_resume() */
+	LM_ORIGIN_LATER = 1, /* of end: lm_origin_verdict() will say */
+};
+
 /* All called on the engine's thread; none may block for long. */
 struct lm_origin_consumer {
 	int (*begin)(void *arg, struct lm_err *err); /* a new attempt: forget earlier bytes; may be NULL */
@@ -54,11 +59,24 @@ struct lm_origin_consumer {
 	 * be freed from here on, when this was its last request. */
 	void (*done)(void *arg, int code, const struct lm_err *err);
 	void *arg;
+	void (*woken)(void *arg); /* after lm_origin_wake(), once or more; NULL if that is not used */
 };
 
 /* path: below the server's base URL, e.g. "data/c3/9b…". Any thread. After an error nothing is called. */
 int lm_origin_get(struct lm_origin *origin, const char *path, enum lm_http_priority priority, bool no_cache,
 	const struct lm_origin_consumer *consumer, struct lm_err *err) MUST_CHECK;
+
+/* The same with a handle on the request, which is valid until done() returns. */
+struct lm_origin_request;
+int lm_origin_start(struct lm_origin *origin, const char *path, enum lm_http_priority priority, bool no_cache,
+	const struct lm_origin_consumer *consumer, struct lm_origin_request **ret, struct lm_err *err) MUST_CHECK;
+/* Any thread: has woken() called soon, where the calls below are allowed. Never waits. */
+void lm_origin_wake(struct lm_origin_request *request);
+/* On the engine's thread: */
+void lm_origin_resume(struct lm_origin_request *request);
+void lm_origin_set_priority(struct lm_origin_request *request, enum lm_http_priority priority);
+/* What end() left open: a code as it would have returned. Another attempt may begin, or done() be called, in here. */
+void lm_origin_verdict(struct lm_origin_request *request, int code, const struct lm_err *err);
 
 /* Whether it is there, by HEAD: as above, with data never called, and damage unknown. */
 int lm_origin_head(struct lm_origin *origin, const char *path, enum lm_http_priority priority,
