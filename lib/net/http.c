@@ -38,6 +38,7 @@ struct lm_http {
 	unsigned n_running;
 	struct lm_timers timers;
 	unsigned holds;
+	struct lm_lookups lookups;
 	CURL **idle; /* easy handles for reuse, at most max_connections */
 	unsigned n_idle;
 };
@@ -45,6 +46,11 @@ struct lm_http {
 bool lm_http_on_engine(const struct lm_http *http)
 {
 	return pthread_equal(http->thread, pthread_self());
+}
+
+struct lm_lookups *lm_http_lookups(struct lm_http *http)
+{
+	return &http->lookups;
 }
 
 /* lock held */
@@ -355,11 +361,13 @@ static bool inbox_filled(struct lm_http *http)
 
 static void wait_for_work(struct lm_http *http)
 {
+	struct curl_waitfd fds[LM_LOOKUPS_SOCKETS];
 	int64_t wait_ms = INT_MAX;
 	if (http->timers.first)
 		wait_ms = http->timers.first->due_ms - lm_now_ms();
 	wait_ms = LM_MIN(LM_MAX(wait_ms, (int64_t)0), (int64_t)INT_MAX);
-	curl_multi_poll(http->multi, NULL, 0, (int)wait_ms, NULL);
+	unsigned n = lm_lookups_wait(&http->lookups, fds, &wait_ms);
+	curl_multi_poll(http->multi, fds, n, (int)wait_ms, NULL);
 }
 
 static void *engine_main(void *arg)
@@ -373,8 +381,9 @@ static void *engine_main(void *arg)
 		run_calls(http, stopping);
 		launch_what_fits(http);
 		drive_curl(http);
+		bool answered = lm_lookups_step(&http->lookups, stopping);
 		/* Callbacks may have left work, and ended transfers have left connections. */
-		if (bury(http) || inbox_filled(http))
+		if (bury(http) || answered || inbox_filled(http))
 			continue;
 		if (stopping && http->holds == 0)
 			return NULL;
@@ -434,6 +443,7 @@ int lm_http_new(const struct lm_http_limits *limits, struct lm_http **ret, struc
 	TAILQ_INIT(&http->hosts);
 	TAILQ_INIT(&http->running);
 	TAILQ_INIT(&http->ended);
+	TAILQ_INIT(&http->lookups);
 	int r = set_up(http, limits, err);
 	if (r == 0)
 		r = start_thread(http, err);

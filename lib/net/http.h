@@ -43,14 +43,16 @@ LM_DEFINE_CLEANUP(struct lm_http, lm_http_free, lm_http_freep)
 struct lm_http_result {
 	int code; /* 0; -EIO or -ETIMEDOUT transport; -ECANCELED; what on_data returned; an HTTP status is no error here
 		   */
-	unsigned status;     /* HTTP status of the answer, 0 if none came */
-	bool proxy_error;    /* X-Squid-Error or Proxy-Status: …error= in the answer */
-	bool before_connect; /* failed before any byte was sent: whose fault is clear */
-	uint64_t body_bytes; /* given to on_data */
-	uint64_t wire_bytes; /* received: headers, bodies of refusals, too */
-	int64_t total_us;    /* since lm_http_start(), waiting for a connection included */
-	const char *where;   /* for messages: URL and proxy without passwords; during on_done only */
-	struct lm_err err;   /* message for code != 0 */
+	unsigned status;	/* HTTP status of the answer, 0 if none came */
+	bool proxy_error;	/* X-Squid-Error or Proxy-Status: …error= in the answer */
+	bool before_connect;	/* failed before any byte was sent: whose fault is clear */
+	uint64_t body_bytes;	/* given to on_data */
+	uint64_t wire_bytes;	/* received: headers, bodies of refusals, too */
+	int64_t total_us;	/* since lm_http_start(), waiting for a connection included */
+	int64_t answer_us;	/* from the request on the wire to the end of the answer's header; 0: none came */
+	unsigned retry_after_s; /* Retry-After of the answer, a number or a date; 0: none */
+	const char *where;	/* for messages: URL and proxy without passwords; during on_done only */
+	struct lm_err err;	/* message for code != 0 */
 };
 
 struct lm_http_request {
@@ -60,10 +62,13 @@ struct lm_http_request {
 	const char *const *headers; /* NULL-terminated "Name: value"; may be NULL */
 	enum lm_http_priority priority;
 	unsigned connect_timeout_ms; /* 0: 10 s */
-	unsigned stall_timeout_ms;   /* slower than 1024 bytes/s for that long ends it; 0: 10 s */
+	unsigned stall_timeout_ms;   /* slower than slow_bytes_per_s for that long ends it; 0: 10 s */
+	unsigned slow_bytes_per_s;   /* 0: 1024 */
 	bool follow_redirects;	     /* up to 8; Authorization headers are not sent on to another host */
 	bool no_cache;		     /* asks caches on the way for a fresh copy */
-	const char *ca_file;	     /* extra CA bundle for https; NULL: system's */
+	const char *ca_file;	     /* for https: CA bundle instead of the system's; NULL: system's */
+	const char *ca_path;	     /* folder of CA certificates by hash, instead of the system's; NULL: system's */
+	bool no_system_ca;	     /* only ca_file and ca_path are trusted */
 	/* The status of the final answer, once, before its headers and body. May be NULL. */
 	void (*on_answer)(void *arg, unsigned status);
 	/* Body bytes of a 2xx answer; may be NULL. Bodies of other answers are read, to keep the connection, and

@@ -51,6 +51,17 @@ bool lm_http_on_engine(const struct lm_http *http); /* for asserts of ours */
 /* 0 for 2xx, or the error that lm_http_get() documents. */
 int lm_http_status_error(unsigned status, const char *url, struct lm_err *err) MUST_CHECK;
 
+/* Names being looked up (resolve.c): the engine waits for their sockets, too. Engine thread only. */
+enum { LM_LOOKUPS_RUNNING = 16, LM_LOOKUPS_SOCKETS = 256 };
+TAILQ_HEAD(lm_lookups, lm_lookup);
+struct lm_lookups *lm_http_lookups(struct lm_http *http);
+bool lm_lookups_step(struct lm_lookups *lookups, bool stopping); /* true: some ended, their callbacks were called */
+/* What is to be waited for, at most LM_LOOKUPS_SOCKETS, and no longer than that. */
+unsigned lm_lookups_wait(struct lm_lookups *lookups, struct curl_waitfd *ret, int64_t *wait_ms);
+
+/* A user and a password before the host are left out. Cut to fit. */
+void lm_http_show_url(const char *url, char *ret, size_t size);
+
 enum lm_http_state { TRANSFER_SENT, TRANSFER_QUEUED, TRANSFER_RUNNING, TRANSFER_ENDED };
 
 TAILQ_HEAD(lm_http_transfers, lm_http_transfer);
@@ -69,11 +80,11 @@ struct lm_http_transfer {
 	/* constant after lm_http_start() */
 	struct lm_http *http;
 	struct lm_http_request request; /* its strings are the copies below */
-	char *url, *proxy, *ca_file, *peer;
+	char *url, *proxy, *ca_file, *ca_path, *peer;
 	char *where; /* for messages: URL and proxy without passwords */
 	struct curl_slist *headers;
 	bool head, https;
-	int64_t started_us;
+	int64_t started_us, sent_us; /* sent: on engine thread only */
 
 	/* engine thread only */
 	enum lm_http_state state;

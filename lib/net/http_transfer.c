@@ -4,12 +4,14 @@
 #include "net/http_internal.h"
 
 #include <ctype.h>
+#include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
 enum {
 	TIMEOUT_DEFAULT_MS = 10000,
-	SLOW_BYTES_PER_S = 1024,
+	SLOW_DEFAULT = 1024, /* bytes/s */
 	REDIRECTS_MAX = 8,
 	HEADERS_MAX = 128 << 10,  /* of all answers of a transfer */
 	DROPPED_MAX = 16 << 10,	  /* of a refusal's body; a longer one costs the connection */
@@ -36,6 +38,16 @@ static int url_part(CURLU *url, CURLUPart part, unsigned flags, char **ret, stru
 	int r = copy_string(text, ret, err);
 	curl_free(text);
 	return r;
+}
+
+void lm_http_show_url(const char *url, char *ret, size_t size)
+{
+	const char *host = strstr(url, "://");
+	host = host ? host + 3 : url;
+	size_t authority = strcspn(host, "/?#"), at = authority;
+	while (at && host[at - 1] != '@')
+		at--;
+	snprintf(ret, size, "%.*s%s", (int)(host - url), url, host + at);
 }
 
 /* Who is connected to, and the URL as it may be shown: without a password. */
@@ -104,8 +116,11 @@ static int copy_addresses(struct lm_http_transfer *t, const struct lm_http_reque
 	bool ignored;
 	CLEANUP(lm_freep) char *server = NULL, *proxy = NULL, *url_shown = NULL, *proxy_shown = NULL;
 	int r = parse_url(request->url, &t->https, &server, &url_shown, err);
-	if (r < 0)
-		return lm_err_prefix(err, r, "URL %s", request->url);
+	if (r < 0) {
+		char shown[256];
+		lm_http_show_url(request->url, shown, sizeof(shown));
+		return lm_err_prefix(err, r, "URL %s", shown);
+	}
 	if (request->proxy)
 		r = parse_url(request->proxy, &ignored, &proxy, &proxy_shown, err);
 	if (r < 0)
@@ -118,6 +133,8 @@ static int copy_addresses(struct lm_http_transfer *t, const struct lm_http_reque
 		r = copy_string(request->proxy, &t->proxy, err);
 	if (r == 0)
 		r = copy_string(request->ca_file, &t->ca_file, err);
+	if (r == 0)
+		r = copy_string(request->ca_path, &t->ca_path, err);
 	return r;
 }
 
@@ -141,12 +158,15 @@ int lm_http_transfer_new(const struct lm_http_request *request, struct lm_http_t
 	t->request.url = t->url;
 	t->request.proxy = t->proxy;
 	t->request.ca_file = t->ca_file;
+	t->request.ca_path = t->ca_path;
 	t->request.method = NULL;
 	t->request.headers = NULL;
 	if (!t->request.connect_timeout_ms)
 		t->request.connect_timeout_ms = TIMEOUT_DEFAULT_MS;
 	if (!t->request.stall_timeout_ms)
 		t->request.stall_timeout_ms = TIMEOUT_DEFAULT_MS;
+	if (!t->request.slow_bytes_per_s)
+		t->request.slow_bytes_per_s = SLOW_DEFAULT;
 	t->started_us = lm_now_us();
 	*ret = STEAL(t);
 	return 0;
@@ -162,6 +182,7 @@ void lm_http_transfer_free(struct lm_http_transfer *t)
 	free(t->where);
 	free(t->proxy);
 	free(t->ca_file);
+	free(t->ca_path);
 	free(t->peer);
 	free(t);
 }
@@ -178,13 +199,13 @@ static unsigned tick_ms(const struct lm_http_transfer *t)
 static void on_tick(void *arg)
 {
 	struct lm_http_transfer *t = arg;
-	uint64_t enough = (uint64_t)SLOW_BYTES_PER_S * tick_ms(t) / 1000;
+	uint64_t enough = (uint64_t)t->request.slow_bytes_per_s * tick_ms(t) / 1000;
 	bool slow = t->received - t->received_at_tick < LM_MAX(enough, (uint64_t)1);
 	t->received_at_tick = t->received;
 	t->slow_ticks = slow && !t->paused ? t->slow_ticks + 1 : 0;
 	if (t->slow_ticks == 2)
-		lm_http_end(t, -ETIMEDOUT, "slower than %d bytes/s for %u ms, %llu bytes came", SLOW_BYTES_PER_S,
-			t->request.stall_timeout_ms, (unsigned long long)t->received);
+		lm_http_end(t, -ETIMEDOUT, "slower than %u bytes/s for %u ms, %llu bytes came",
+			t->request.slow_bytes_per_s, t->request.stall_timeout_ms, (unsigned long long)t->received);
 	else
 		lm_http_watch(t, tick_ms(t));
 }
@@ -195,6 +216,7 @@ static int on_request(void *arg, char *peer_ip, char *local_ip, int peer_port, i
 	struct lm_http_transfer *t = arg;
 	if (t->state == TRANSFER_ENDED)
 		return CURL_PREREQFUNC_ABORT;
+	t->sent_us = lm_now_us();
 	if (!t->connected) {
 		t->connected = true;
 		lm_http_watch(t, tick_ms(t));
@@ -319,8 +341,12 @@ static void end_headers(struct lm_http_transfer *t)
 	bool redirect = status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
 	if (status < 200 || (redirect && t->has_location && t->request.follow_redirects))
 		return;
+	curl_off_t retry_after = 0;
 	t->answered = true;
 	t->result.status = (unsigned)status;
+	t->result.answer_us = LM_MAX(lm_now_us() - t->sent_us, (int64_t)1);
+	if (curl_easy_getinfo(t->easy, CURLINFO_RETRY_AFTER, &retry_after) == CURLE_OK && retry_after > 0)
+		t->result.retry_after_s = (unsigned)LM_MIN(retry_after, (curl_off_t)UINT_MAX);
 	if (is_success(t) && !t->misframed && !t->head && status != 204 && !t->chunked && !t->has_length)
 		t->misframed = "neither a Content-Length nor chunks tell where the body ends";
 	if (is_success(t) && t->misframed)
@@ -370,6 +396,20 @@ static int set_callbacks(struct lm_http_transfer *t)
 	return 0;
 }
 
+/* curl trusts a bundle and a folder at once, both the system's unless replaced; for https:// proxies the same ones. */
+static int set_trust(struct lm_http_transfer *t)
+{
+	if (t->ca_file || t->request.no_system_ca) {
+		SET(CAINFO, t->ca_file);
+		SET(PROXY_CAINFO, t->ca_file);
+	}
+	if (t->ca_path || t->request.no_system_ca) {
+		SET(CAPATH, t->ca_path);
+		SET(PROXY_CAPATH, t->ca_path);
+	}
+	return 0;
+}
+
 static int set_route(struct lm_http_transfer *t)
 {
 	SET(URL, t->url);
@@ -380,10 +420,7 @@ static int set_route(struct lm_http_transfer *t)
 	SET(FOLLOWLOCATION, t->request.follow_redirects ? 1L : 0L);
 	SET(MAXREDIRS, (long)REDIRECTS_MAX);
 	SET(REDIR_PROTOCOLS_STR, t->https ? "https" : "http,https");
-	/* Beside the bundle curl looks into the system's directory of certificates. */
-	if (t->ca_file)
-		SET(CAINFO, t->ca_file);
-	return 0;
+	return t->https || t->proxy ? set_trust(t) : 0;
 }
 
 int lm_http_transfer_setup(struct lm_http_transfer *t, const char *user_agent)
