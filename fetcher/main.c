@@ -55,7 +55,7 @@ static void tell_ready(void)
 		lm_log(LM_LOG_WARN, "service manager can't be told", LM_KV("cause", "%s", err.msg));
 }
 
-static int serve(const struct lm_settings *settings, struct lm_err *err)
+static int serve(struct lm_settings *settings, struct lm_err *err)
 {
 	CLEANUP(lm_closep) int signal_fd = open_signals(err);
 	if (signal_fd < 0)
@@ -75,7 +75,7 @@ static int serve(const struct lm_settings *settings, struct lm_err *err)
 int main(int argc, char **argv)
 {
 	struct lm_err err = LM_ERR_INIT;
-	CLEANUP(lm_settings_done) struct lm_settings settings = {0};
+	CLEANUP(lm_settings_unrefp) struct lm_settings *settings = NULL;
 	int r = lm_settings_load(argc, argv, &settings, &err);
 	if (r > 0)
 		return 0;
@@ -83,10 +83,10 @@ int main(int argc, char **argv)
 		fprintf(stderr, "lamella-fetcher: %s\n", lm_err_text(&err));
 		return EXIT_USAGE;
 	}
-	lm_log_init("lamella-fetcher", settings.log_level);
-	if (settings.check_only)
+	lm_log_init("lamella-fetcher", (enum lm_log_level)settings->log_level);
+	if (settings->check_only)
 		return 0;
-	r = serve(&settings, &err);
+	r = serve(settings, &err);
 	if (r < 0) {
 		fprintf(stderr, "lamella-fetcher: %s\n", lm_err_text(&err));
 		return EXIT_FAILED;

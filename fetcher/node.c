@@ -26,7 +26,7 @@ struct mount { /* one repository of the node */
 };
 
 struct lm_node {
-	const struct lm_settings *settings;
+	struct lm_settings *settings; /* counted */
 	struct lm_http *http;
 	struct lm_cache *cache;
 	struct lm_work *work;
@@ -115,18 +115,18 @@ static bool is_mounted(void *arg, size_t index)
 	return m->fuse && !m->ended;
 }
 
-static int open_mount(struct lm_node *node, const char *fqrn, struct lm_err *err)
+static int open_mount(struct lm_node *node, const struct lm_repository_settings *settings, struct lm_err *err)
 {
 	struct mount *m = &node->mounts[node->count];
 	lm_lock_init(&m->lock);
 	node->count++;
 	m->node = node;
-	m->mountpoint = lm_settings_mountpoint(node->settings, fqrn);
-	CLEANUP(lm_freep) char *dir = lm_str_printf("%s/lamella/repositories/%s", node->settings->cache_base, fqrn);
+	m->mountpoint = strdup(settings->mountpoint);
+	CLEANUP(lm_freep) char *dir = lm_str_printf("%s/lamella/repositories/%s", node->settings->cache_base, settings->fqrn);
 	if (!m->mountpoint || !dir)
 		return lm_err_oom(err);
 	const struct lm_repository_config config = {
-		.fqrn = fqrn,
+		.fqrn = settings->fqrn,
 		.settings = node->settings,
 		.http = node->http,
 		.cache = node->cache,
@@ -155,7 +155,7 @@ static int open_parts(struct lm_node *node, struct lm_err *err)
 	if (r == 0)
 		r = lm_http_new(&limits, &node->http, err);
 	for (size_t i = 0; i < settings->repository_count && r == 0; i++)
-		r = open_mount(node, settings->repositories[i], err);
+		r = open_mount(node, &settings->repositories[i], err);
 	return r;
 }
 
@@ -202,13 +202,13 @@ static int open_control(struct lm_node *node, struct lm_err *err)
 	return lm_control_new(&config, &node->control, err);
 }
 
-int lm_node_start(const struct lm_settings *settings, struct lm_node **ret, struct lm_err *err)
+int lm_node_start(struct lm_settings *settings, struct lm_node **ret, struct lm_err *err)
 {
 	CLEANUP(lm_node_stopp)
 	struct lm_node *node = calloc(1, sizeof(*node) + settings->repository_count * sizeof(struct mount));
 	if (!node)
 		return lm_err_oom(err);
-	node->settings = settings;
+	node->settings = lm_settings_ref(settings);
 	node->idle_fd = -1;
 	int r = open_parts(node, err);
 	for (size_t i = 0; i < node->count && r == 0; i++)
@@ -263,6 +263,7 @@ void lm_node_stop(struct lm_node *node)
 	lm_cache_free(node->cache);
 	lm_closep(&node->idle_fd);
 	free(node->for_control);
+	lm_settings_unref(node->settings);
 	free(node);
 }
 

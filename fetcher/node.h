@@ -14,8 +14,8 @@
 struct lm_node;
 
 /* Returns 0 when the first looks have ended and the control socket listens. With settings->require_mounts it is an
- * error, that of the first one, when a repository is not mounted then. settings must outlive the node. */
-int lm_node_start(const struct lm_settings *settings, struct lm_node **ret, struct lm_err *err) MUST_CHECK;
+ * error, that of the first one, when a repository is not mounted then. */
+int lm_node_start(struct lm_settings *settings, struct lm_node **ret, struct lm_err *err) MUST_CHECK;
 
 /* Unmounts, ends downloads, joins all threads. NULL is fine. */
 void lm_node_stop(struct lm_node *node);

@@ -9,11 +9,12 @@
 #include "repo/object.h"
 #include "repo/trust.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/queue.h>
 
-enum { CERTIFICATE_MAX = 2 * LM_PEM_MAX, TTL_MIN_S = 5 };
+enum { CERTIFICATE_MAX = 2 * LM_PEM_MAX, TTL_MIN_S = 5, FIRST_RETRY_S = 5 };
 
 struct wish { /* somebody wants to know when the next look has ended */
 	void (*fn)(void *arg);
@@ -24,6 +25,7 @@ STAILQ_HEAD(wishes, wish);
 
 struct lm_repository {
 	struct lm_repository_config config; /* constant after new; strings owned */
+	const struct lm_repository_settings *settings;
 	struct lm_origin *origin;
 	struct lm_fetch *fetch;
 	struct lm_catalogs *catalogs;
@@ -40,6 +42,7 @@ struct lm_repository {
 	struct lm_manifest recorded; /* that in `record`, whose catalog or history we had; the same */
 	struct lm_buf certificate;   /* the object, as stored, that was asked for last */
 	struct wishes current;	     /* to be told of the look under way: they came before it began */
+	uint64_t retry_s;	     /* without a root: until the next look */
 
 	struct lm_lock lock;
 	struct lm_cond changed;
@@ -51,7 +54,7 @@ struct lm_repository {
 
 static bool is_pinned(const struct lm_repository *repository)
 {
-	return repository->config.settings->pin.kind != LM_PIN_NONE;
+	return repository->settings->pin.kind != LM_PIN_NONE;
 }
 
 /* A fixed root is there, and its last look succeeded: there is nothing more to look for. Lock held, or the
@@ -334,7 +337,7 @@ static int fetch_for_trust(void *arg, const struct lm_hash *certificate, struct 
 
 static struct lm_trust trust_of(const struct lm_repository *repository)
 {
-	const struct lm_settings *settings = repository->config.settings;
+	const struct lm_repository_settings *settings = repository->settings;
 	return (struct lm_trust){
 		.fqrn = repository->config.fqrn,
 		.keys = settings->keys,
@@ -405,8 +408,8 @@ static int adopt_root(struct lm_repository *repository, const struct root *root,
 	uint64_t ttl_s = LM_MAX(lm_catalog_ttl(open->catalog), (uint64_t)TTL_MIN_S);
 	uint64_t revision = root->revision ? root->revision : lm_catalog_revision(open->catalog);
 	lm_catalogs_put(repository->catalogs, open);
-	if (repository->config.settings->max_ttl_s)
-		ttl_s = LM_MIN(ttl_s, repository->config.settings->max_ttl_s);
+	if (repository->settings->max_ttl_s)
+		ttl_s = LM_MIN(ttl_s, repository->settings->max_ttl_s);
 	r = lm_trust_revision(&trust, revision, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "%s", repository->config.fqrn);
@@ -433,7 +436,7 @@ static struct lm_object_ref history_ref(const struct lm_manifest *manifest)
 static int find_tag(
 	struct lm_repository *repository, const struct lm_object_ref *history, struct root *ret, struct lm_err *err)
 {
-	const struct lm_pin *pin = &repository->config.settings->pin;
+	const struct lm_pin *pin = &repository->settings->pin;
 	struct lm_history_root found;
 	CLEANUP(lm_freep) char *path = lm_cache_path(repository->config.cache, history);
 	if (!path)
@@ -498,12 +501,28 @@ static int look_by_manifest(struct lm_repository *repository, bool past_caches, 
 
 static int look(struct lm_repository *repository, bool past_caches, struct lm_err *err)
 {
-	const struct lm_pin *pin = &repository->config.settings->pin;
+	const struct lm_pin *pin = &repository->settings->pin;
 	if (is_settled(repository))
 		return 0;
 	if (pin->kind == LM_PIN_HASH)
 		return adopt_root(repository, &(struct root){.catalog = pin->hash, .names = DATA_FIRST}, err);
 	return look_by_manifest(repository, past_caches, err);
+}
+
+/* Seconds until the next look. Lock held. */
+static uint64_t pause_of(const struct lm_repository *repository)
+{
+	const struct lm_repository_status *status = &repository->status;
+	switch (status->state) {
+	case LM_REPOSITORY_ONLINE:
+		return LM_MAX(status->ttl_s, (uint64_t)1);
+	case LM_REPOSITORY_OFFLINE:
+		return LM_MIN(status->ttl_s, (uint64_t)LM_REPOSITORY_RETRY_S);
+	case LM_REPOSITORY_STARTING:
+	case LM_REPOSITORY_FAILED:
+		break;
+	}
+	return repository->retry_s;
 }
 
 static void grant(struct wishes *wishes)
@@ -516,6 +535,16 @@ static void grant(struct wishes *wishes)
 	}
 }
 
+/* Lock held. */
+static void enter_state(struct lm_repository *repository, enum lm_repository_state state)
+{
+	struct lm_repository_status *status = &repository->status;
+	if (status->state == state)
+		return;
+	status->state = state;
+	status->state_since_ms = lm_now_ms();
+}
+
 static void end_look(struct lm_repository *repository, int code, const struct lm_err *err)
 {
 	lm_lock_take(&repository->lock);
@@ -524,6 +553,15 @@ static void end_look(struct lm_repository *repository, int code, const struct lm
 	status->offline = code < 0;
 	status->last_error = code < 0 ? *err : (struct lm_err){0};
 	status->looked_ms = lm_now_ms();
+	status->looks++;
+	status->failed_looks += code < 0;
+	enter_state(repository, code == 0	   ? LM_REPOSITORY_ONLINE
+				: status->root.set ? LM_REPOSITORY_OFFLINE
+						   : LM_REPOSITORY_FAILED);
+	if (status->state == LM_REPOSITORY_FAILED)
+		repository->retry_s = LM_MIN(
+			LM_MAX(2 * repository->retry_s, (uint64_t)FIRST_RETRY_S), (uint64_t)LM_REPOSITORY_RETRY_S);
+	uint64_t pause_s = pause_of(repository);
 	uint64_t revision = status->revision;
 	repository->first_ended = true;
 	lm_cond_broadcast(&repository->changed);
@@ -533,7 +571,7 @@ static void end_look(struct lm_repository *repository, int code, const struct lm
 		lm_log(LM_LOG_ERROR, lm_tree_root(repository->tree) ? "offline" : "no trusted root",
 			LM_KV("repository", "%s", repository->config.fqrn), LM_KV("cause", "%s", lm_err_text(err)),
 			LM_KV("revision", "%llu", (unsigned long long)revision),
-			LM_KV("retry_s", "%d", LM_REPOSITORY_RETRY_S));
+			LM_KV("retry_s", "%llu", (unsigned long long)pause_s));
 	else if (code == 0 && was_offline)
 		lm_log(LM_LOG_INFO, "online again", LM_KV("repository", "%s", repository->config.fqrn),
 			LM_KV("revision", "%llu", (unsigned long long)revision));
@@ -563,7 +601,7 @@ static void fall_back(struct lm_repository *repository)
 {
 	struct lm_err err = LM_ERR_INIT;
 	if (!repository->recorded.catalog.set || lm_tree_root(repository->tree) ||
-		repository->config.settings->pin.kind == LM_PIN_HASH)
+		repository->settings->pin.kind == LM_PIN_HASH)
 		return;
 	int r = use_recorded(repository, &err);
 	if (r < 0 && err.msg[0])
@@ -575,19 +613,15 @@ static void fall_back(struct lm_repository *repository)
 static bool wait_for_time(struct lm_repository *repository, bool *ret_past_caches)
 {
 	LM_LOCKED(&repository->lock);
-	const struct lm_repository_status *status = &repository->status;
-	uint64_t wait_s = LM_REPOSITORY_RETRY_S;
-	if (!status->offline)
-		wait_s = LM_MAX(status->ttl_s, (uint64_t)1);
-	else if (status->root.set)
-		wait_s = LM_MIN(status->ttl_s, wait_s);
-	int64_t due_ms = lm_now_ms() + (int64_t)wait_s * 1000, left_ms;
+	int64_t due_ms = lm_now_ms() + (int64_t)pause_of(repository) * 1000, left_ms;
 	while (!repository->stop && !repository->look_now && is_settled(repository))
 		lm_cond_wait(&repository->changed, &repository->lock);
+	repository->status.next_look_ms = repository->look_now ? 0 : due_ms;
 	while (!repository->stop && !repository->look_now && (left_ms = due_ms - lm_now_ms()) > 0)
 		lm_cond_wait_ms(&repository->changed, &repository->lock, left_ms);
 	*ret_past_caches = repository->past_caches;
 	repository->look_now = repository->past_caches = false;
+	repository->status.next_look_ms = 0;
 	STAILQ_CONCAT(&repository->current, &repository->wishes);
 	return !repository->stop;
 }
@@ -612,7 +646,7 @@ static void *run(void *arg)
 static int open_parts(struct lm_repository *repository, struct lm_err *err)
 {
 	const struct lm_repository_config *config = &repository->config;
-	const struct lm_settings *s = config->settings;
+	const struct lm_repository_settings *s = repository->settings;
 	const struct lm_origin_config origin = {
 		.servers = s->servers,
 		.proxies = s->proxies,
@@ -622,8 +656,8 @@ static int open_parts(struct lm_repository *repository, struct lm_err *err)
 		.max_retries = s->max_retries,
 		.backoff_init_ms = s->backoff_init_ms,
 		.backoff_max_ms = s->backoff_max_ms,
-		.proxy_reset_ms = s->proxy_reset_ms,
-		.host_reset_ms = s->host_reset_ms,
+		.proxy_reset_ms = s->proxy_reset_ms ? s->proxy_reset_ms : UINT_MAX,
+		.host_reset_ms = s->host_reset_ms ? s->host_reset_ms : UINT_MAX,
 	};
 	bool by_history = s->pin.kind == LM_PIN_TAG || s->pin.kind == LM_PIN_DATE;
 	CLEANUP(lm_freep) char *table = lm_str_printf("%s/catalogs", config->dir);
@@ -655,12 +689,17 @@ int lm_repository_new(const struct lm_repository_config *config, struct lm_repos
 	lm_cond_init(&repository->changed);
 	STAILQ_INIT(&repository->wishes);
 	STAILQ_INIT(&repository->current);
+	repository->status.state_since_ms = lm_now_ms();
 	repository->certificate = LM_BUF(CERTIFICATE_MAX);
 	repository->config = *config;
+	repository->config.settings = lm_settings_ref(config->settings);
+	repository->settings = lm_settings_find(config->settings, config->fqrn);
 	repository->config.fqrn = strdup(config->fqrn);
 	repository->config.dir = strdup(config->dir);
 	if (!repository->config.fqrn || !repository->config.dir)
 		return lm_err_oom(err);
+	if (!repository->settings)
+		return lm_err_set(err, -EINVAL, "%s: no settings", config->fqrn);
 	int r = open_parts(repository, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "%s", config->fqrn);
@@ -724,6 +763,7 @@ void lm_repository_free(struct lm_repository *repository)
 	free(repository->pin);
 	free((char *)repository->config.fqrn);
 	free((char *)repository->config.dir);
+	lm_settings_unref(repository->config.settings);
 	free(repository);
 }
 

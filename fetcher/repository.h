@@ -7,9 +7,13 @@
  *
  * States:
  *   starting   no root yet; the first look is under way
- *   failed     no root: the last look failed and the cache has none (looks again after LM_REPOSITORY_RETRY_S)
+ *   failed     no root: the last look failed and the cache has none
  *   online     the last look said what is current
- *   offline    the last look failed: the newest root ever accepted stays (the same retry)
+ *   offline    the last look failed: the newest root ever accepted stays
+ *
+ * Failed, it looks again after 5 s, then after twice as long each time up to LM_REPOSITORY_RETRY_S; offline, after that
+ * or the TTL, whichever is shorter; in both as soon as the origin says that a server can be had again (origin.h), which
+ * is noticed within seconds where files are asked for.
  *
  * A root that the settings fix (lm_pin) never moves: once it is there, nothing else takes its place until the process
  * ends. By hash, it involves no signature at all: the catalog's bytes are what was asked for. By tag or date, a look
@@ -36,7 +40,7 @@ struct lm_repository;
 
 struct lm_repository_config { /* everything must outlive the repository */
 	const char *fqrn;
-	const struct lm_settings *settings;
+	struct lm_settings *settings; /* that name it; counted */
 	struct lm_http *http;
 	struct lm_cache *cache;
 	struct lm_work *work;
@@ -69,12 +73,23 @@ const char *lm_repository_fqrn(const struct lm_repository *repository);
 struct lm_tree *lm_repository_tree(struct lm_repository *repository);
 struct lm_fetch *lm_repository_fetch(struct lm_repository *repository);
 
-struct lm_repository_status {
+enum lm_repository_state {
+	LM_REPOSITORY_STARTING,
+	LM_REPOSITORY_FAILED,
+	LM_REPOSITORY_ONLINE,
+	LM_REPOSITORY_OFFLINE,
+};
+
+struct lm_repository_status { /* times are monotonic */
+	enum lm_repository_state state;
+	int64_t state_since_ms;
+	int64_t next_look_ms; /* 0: under way, or none will be: the root is fixed */
+	uint64_t looks, failed_looks;
 	uint64_t revision, ttl_s;
 	struct lm_hash root; /* unset: none yet */
 	const char *pin;     /* "tag v1" or the like; "": the root follows the repository. As long as the repository */
-	bool offline;
-	int64_t looked_ms;	  /* when the last look ended, monotonic; 0: not yet */
+	bool offline;	     /* the last look failed */
+	int64_t looked_ms;   /* when the last look ended; 0: not yet */
 	struct lm_err last_error; /* of the last look, when it failed */
 	struct lm_origin_stats origin;
 	struct lm_fetch_stats fetch;

@@ -6,44 +6,147 @@
 
 #include <dirent.h>
 #include <getopt.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
-enum {
-	KEY_FILE_MAX = 64 << 10,
-	BLACKLIST_MAX = 1 << 20,
-	SECONDS_MAX = 86400,
-	MINUTES_MAX = 525600,
-	CATALOG_MIB = 1024,
-	CATALOG_MIB_MAX = 1 << 20,
-};
+enum { KEY_FILE_MAX = 64 << 10, BLACKLIST_MAX = 1 << 20, FILES_MAX = 16, SETS_MAX = 64 };
 static const char date_format[] = "%Y-%m-%dT%H:%M:%SZ";
-
-/* Every LAMELLA_ key there is; the file is shared with the snapshotter. */
-static const char *const lamella_keys[] = {
-	"LAMELLA_MOUNT_BASE",
-	"LAMELLA_MOUNTPOINT",
-	"LAMELLA_SOCKET",
-	"LAMELLA_ON_MISS",
-	"LAMELLA_RESOLVE_TIMEOUT",
-	"LAMELLA_CATALOG_MAX",
-};
+static const char stock_dir[] = "/etc/cvmfs", own_dir[] = "/etc/lamella";
 
 static const char usage[] =
-	"usage: lamella-fetcher [--config FILE]... [--set KEY=VALUE]... [--require-mounts] [--log-level LEVEL]\n"
-	"                       [--check-config]\n"
+	"usage: lamella-fetcher [--config FILE]... [--config-dir DIR] [--set KEY=VALUE]... [--require-mounts]\n"
+	"                       [--log-level LEVEL] [--check-config [--json]]\n"
 	"\n"
 	"Mounts the configured CVMFS repositories and serves the snapshotter's questions about them.\n"
 	"\n"
-	"  -c, --config FILE      read settings from FILE (may be repeated; default " LM_SETTINGS_DEFAULT_FILE ")\n"
+	"  -c, --config FILE      read settings from FILE (may be repeated) instead of /etc/cvmfs and /etc/lamella\n"
+	"      --config-dir DIR   read the files of the stock client from DIR instead of /etc/cvmfs\n"
+	"      --config-repository DIR   a copy of the configuration repository's folder etc/cvmfs\n"
 	"  -s, --set KEY=VALUE    one setting, stronger than any file\n"
 	"      --require-mounts   end with code 1 where a repository can't be mounted at start, instead of trying on;\n"
 	"                         end with code 0 when all were unmounted\n"
 	"      --foreground       stay in the foreground (always the case)\n"
-	"      --log-level LEVEL  error, warn, info (default) or debug\n"
-	"      --check-config     say what is wrong with the settings, if anything, and exit\n"
+	"      --log-level LEVEL  error, warn, info (default) or debug: --set LAMELLA_LOG_LEVEL=LEVEL\n"
+	"      --check-config     show each setting in force and where it comes from, and exit: 0 nothing is wrong,\n"
+	"                         1 something is doubtful, 2 this can't be started\n"
+	"      --json             the same for programs\n"
+	"      --help-settings    list all settings\n"
 	"      --help, --version\n";
+
+/* Options. */
+
+struct options {
+	const char *files[FILES_MAX], *sets[SETS_MAX];
+	size_t file_count, set_count;
+	const char *config_dir, *repository_dir, *log_level; /* NULL: not given */
+};
+
+static int add_text(const char **list, size_t *count, size_t max, const char *text, struct lm_err *err)
+{
+	if (*count == max)
+		return lm_err_set(err, -EINVAL, "more than %zu --config or --set options", max);
+	list[(*count)++] = text;
+	return 0;
+}
+
+static void print_setting(const struct lm_setting *s)
+{
+	printf("%s (%s%s%s%s%s%s%s)\n    %s\n", s->key, s->scope == LM_SCOPE_NODE ? "node" : "repository",
+		s->unit ? ", " : "", s->unit ? s->unit : "", s->words ? ", " : "", s->words ? s->words : "",
+		*s->fallback ? ", default " : "", s->fallback, s->help);
+}
+
+static int help_settings(void)
+{
+	for (const struct lm_setting *s = lm_settings_table; s->key; s++)
+		print_setting(s);
+	puts("\nOf the stock client, without effect here, or read by others:\n");
+	for (const struct lm_setting_elsewhere *s = lm_settings_elsewhere; s->key; s++)
+		printf("%s\n    %s\n", s->key, s->why);
+	return 1;
+}
+
+static int answer(const char *text)
+{
+	fputs(text, stdout);
+	return 1;
+}
+
+static int read_options(int argc, char **argv, struct lm_settings *s, struct options *o, struct lm_err *err)
+{
+	enum {
+		FOREGROUND = 256,
+		REQUIRE,
+		LOG_LEVEL,
+		CHECK,
+		JSON,
+		CONFIG_DIR,
+		CONFIG_REPOSITORY,
+		HELP_SETTINGS,
+		HELP,
+		VERSION
+	};
+	static const struct option options[] = {
+		{"config", required_argument, NULL, 'c'},
+		{"config-dir", required_argument, NULL, CONFIG_DIR},
+		{"config-repository", required_argument, NULL, CONFIG_REPOSITORY},
+		{"set", required_argument, NULL, 's'},
+		{"foreground", no_argument, NULL, FOREGROUND},
+		{"require-mounts", no_argument, NULL, REQUIRE},
+		{"log-level", required_argument, NULL, LOG_LEVEL},
+		{"check-config", no_argument, NULL, CHECK},
+		{"json", no_argument, NULL, JSON},
+		{"help-settings", no_argument, NULL, HELP_SETTINGS},
+		{"help", no_argument, NULL, HELP},
+		{"version", no_argument, NULL, VERSION},
+		{0},
+	};
+	int r = 0, c;
+	optind = 0;
+	while (r == 0 && (c = getopt_long(argc, argv, "c:s:", options, NULL)) != -1) {
+		switch (c) {
+		case 'c':
+			r = add_text(o->files, &o->file_count, ARRAY_LEN(o->files), optarg, err);
+			break;
+		case 's':
+			r = add_text(o->sets, &o->set_count, ARRAY_LEN(o->sets), optarg, err);
+			break;
+		case CONFIG_DIR:
+			o->config_dir = optarg;
+			break;
+		case CONFIG_REPOSITORY:
+			o->repository_dir = optarg;
+			break;
+		case FOREGROUND:
+			break;
+		case REQUIRE:
+			s->require_mounts = true;
+			break;
+		case LOG_LEVEL:
+			o->log_level = optarg;
+			break;
+		case CHECK:
+			s->check_only = true;
+			break;
+		case JSON:
+			s->json = true;
+			break;
+		case HELP_SETTINGS:
+			return help_settings();
+		case HELP:
+			return answer(usage);
+		case VERSION:
+			return answer("lamella-fetcher " LM_VERSION "\n");
+		default:
+			return lm_err_set(err, -EINVAL, "wrong usage (see lamella-fetcher --help)");
+		}
+	}
+	if (r == 0 && optind < argc)
+		return lm_err_set(err, -EINVAL, "unexpected argument %s", argv[optind]);
+	return r;
+}
 
 static int set_option(struct lm_conf *conf, const char *text, struct lm_err *err)
 {
@@ -56,114 +159,281 @@ static int set_option(struct lm_conf *conf, const char *text, struct lm_err *err
 	return lm_conf_set(conf, key, equals + 1, "command line", err);
 }
 
-/* Two passes: files first, so that --set wins wherever it stands. */
-static int read_options(int argc, char **argv, struct lm_settings *s, bool files, struct lm_err *err)
+/* Files. */
+
+/* NULL: the stock client's files are not read. */
+static const char *config_dir(const struct options *o)
 {
-	enum { FOREGROUND = 256, REQUIRE, LOG_LEVEL, CHECK, HELP, VERSION };
-	static const struct option options[] = {
-		{"config", required_argument, NULL, 'c'},
-		{"set", required_argument, NULL, 's'},
-		{"foreground", no_argument, NULL, FOREGROUND},
-		{"require-mounts", no_argument, NULL, REQUIRE},
-		{"log-level", required_argument, NULL, LOG_LEVEL},
-		{"check-config", no_argument, NULL, CHECK},
-		{"help", no_argument, NULL, HELP},
-		{"version", no_argument, NULL, VERSION},
-		{0},
-	};
-	bool any_file = false;
-	int r = 0, c;
-	optind = 0;
-	while (r == 0 && (c = getopt_long(argc, argv, "c:s:", options, NULL)) != -1) {
-		switch (c) {
-		case 'c':
-			any_file = true;
-			r = files ? lm_conf_read(s->conf, optarg, err) : 0;
-			break;
-		case 's':
-			r = files ? 0 : set_option(s->conf, optarg, err);
-			break;
-		case FOREGROUND:
-			break;
-		case REQUIRE:
-			s->require_mounts = true;
-			break;
-		case LOG_LEVEL:
-			if (!lm_log_level_parse(optarg, &s->log_level))
-				r = lm_err_set(err, -EINVAL, "--log-level %s: error, warn, info or debug", optarg);
-			break;
-		case CHECK:
-			s->check_only = true;
-			break;
-		case HELP:
-			fputs(usage, stdout);
-			return 1;
-		case VERSION:
-			puts("lamella-fetcher " LM_VERSION);
-			return 1;
-		default:
-			return lm_err_set(err, -EINVAL, "wrong usage (see lamella-fetcher --help)");
-		}
+	return o->config_dir ? o->config_dir : o->file_count == 0 ? stock_dir : NULL;
+}
+
+/* DIR/NAME if it is there; takes and frees path. */
+static int read_if_there(struct lm_conf *conf, char *path, struct lm_err *err)
+{
+	if (!path)
+		return lm_err_oom(err);
+	int r = lm_conf_read(conf, path, err);
+	free(path);
+	return r == -ENOENT || r == -ENOTDIR ? 0 : r;
+}
+
+static int is_conf(const struct dirent *entry)
+{
+	return lm_str_ends(entry->d_name, ".conf") && entry->d_name[0] != '.';
+}
+
+static int by_bytes(const struct dirent **a, const struct dirent **b)
+{
+	return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+/* All *.conf of a directory that may be missing, in the order of their names; takes and frees dir. */
+static int read_dir(struct lm_conf *conf, char *dir, struct lm_err *err)
+{
+	struct dirent **names = NULL;
+	int r = 0, count = dir ? scandir(dir, &names, is_conf, by_bytes) : -1;
+	if (!dir)
+		return lm_err_oom(err);
+	if (count < 0 && errno != ENOENT && errno != ENOTDIR)
+		r = lm_err_sys(err, -errno, "%s", dir);
+	for (int i = 0; i < count; i++) {
+		if (r == 0)
+			r = read_if_there(conf, lm_str_printf("%s/%s", dir, names[i]->d_name), err);
+		free(names[i]);
 	}
-	if (r == 0 && optind < argc)
-		return lm_err_set(err, -EINVAL, "unexpected argument %s", argv[optind]);
-	if (r == 0 && files && !any_file) {
-		r = lm_conf_read(s->conf, LM_SETTINGS_DEFAULT_FILE, err);
-		r = r == -ENOENT ? 0 : r;
-	}
+	free(names);
+	free(dir);
 	return r;
 }
 
+/* A file of the configuration repository's copy, where there is one. */
+static int read_of_repository(
+	struct lm_conf *conf, const struct options *o, const char *kind, const char *name, struct lm_err *err)
+{
+	const char *dir = o->repository_dir;
+	return dir ? read_if_there(conf, lm_str_printf("%s/%s%s.conf", dir, kind, name), err) : 0;
+}
+
+/* kind: "domain.d/" or "config.d/" */
+static int read_special(
+	struct lm_conf *conf, const struct options *o, const char *kind, const char *name, struct lm_err *err)
+{
+	const char *dir = config_dir(o);
+	int r = read_of_repository(conf, o, kind, name, err);
+	if (r == 0)
+		r = read_if_there(conf, lm_str_printf("%s/%s%s.conf", dir, kind, name), err);
+	if (r == 0)
+		r = read_if_there(conf, lm_str_printf("%s/%s%s.local", dir, kind, name), err);
+	return r;
+}
+
+/* In the stock client's order; fqrn: NULL for the node. */
+static int read_stock(struct lm_conf *conf, const struct options *o, const char *fqrn, struct lm_err *err)
+{
+	const char *dir = config_dir(o);
+	int r = read_if_there(conf, lm_str_printf("%s/default.conf", dir), err);
+	if (r == 0)
+		r = read_dir(conf, lm_str_printf("%s/default.d", dir), err);
+	if (r == 0)
+		r = read_of_repository(conf, o, "", "default", err);
+	if (r == 0)
+		r = read_if_there(conf, lm_str_printf("%s/default.local", dir), err);
+	const char *dot = fqrn ? strchr(fqrn, '.') : NULL;
+	if (r == 0 && dot)
+		r = read_special(conf, o, "domain.d/", dot + 1, err);
+	if (r == 0 && fqrn)
+		r = read_special(conf, o, "config.d/", fqrn, err);
+	return r;
+}
+
+static int read_own(struct lm_conf *conf, const char *fqrn, struct lm_err *err)
+{
+	int r = read_if_there(conf, strdup(LM_SETTINGS_DEFAULT_FILE), err);
+	if (r == 0)
+		r = read_dir(conf, lm_str_printf("%s/lamella.conf.d", own_dir), err);
+	if (r == 0 && fqrn)
+		r = read_if_there(conf, lm_str_printf("%s/config.d/%s.conf", own_dir, fqrn), err);
+	return r;
+}
+
+/* @fqrn@ and @org@ in any value, and $CVMFS_FQRN, as the stock client has them. */
+static int name_repository(struct lm_conf *conf, const char *fqrn, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *org = lm_str_ndup(fqrn, strcspn(fqrn, "."));
+	int r = org ? lm_conf_template(conf, "fqrn", fqrn, err) : lm_err_oom(err);
+	if (r == 0)
+		r = lm_conf_template(conf, "org", org, err);
+	return r < 0 ? r : lm_conf_set(conf, "CVMFS_FQRN", fqrn, "repository", err);
+}
+
+/* Everything in its order; fqrn: NULL for the node. */
+static int read_all(const struct options *o, const char *fqrn, struct lm_conf **ret, struct lm_err *err)
+{
+	CLEANUP(lm_conf_freep) struct lm_conf *conf = NULL;
+	int r = lm_conf_new(&conf, err);
+	if (r == 0 && fqrn)
+		r = name_repository(conf, fqrn, err);
+	if (r == 0 && config_dir(o))
+		r = read_stock(conf, o, fqrn, err);
+	if (r == 0 && o->file_count == 0)
+		r = read_own(conf, fqrn, err);
+	for (size_t i = 0; i < o->file_count && r == 0; i++)
+		r = lm_conf_read(conf, o->files[i], err);
+	for (size_t i = 0; i < o->set_count && r == 0; i++)
+		r = set_option(conf, o->sets[i], err);
+	if (r == 0 && o->log_level)
+		r = lm_conf_set(conf, "LAMELLA_LOG_LEVEL", o->log_level, "command line", err);
+	if (r == 0)
+		*ret = STEAL(conf);
+	return r;
+}
+
+/* Values. */
+
+static const char *value_of(const struct lm_conf *conf, const struct lm_setting *s)
+{
+	const char *value = lm_conf_get(conf, s->key);
+	return value ? value : s->fallback;
+}
+
+/* "FILE:LINE: KEY=VALUE is not WANTED" */
+static int refuse(const struct lm_conf *conf, const struct lm_setting *s, struct lm_err *err, const char *wanted)
+{
+	const struct lm_conf_entry *entry = lm_conf_entry(conf, s->key);
+	CLEANUP(lm_freep) char *shown = lm_setting_shown(conf, s);
+	if (!entry)
+		return lm_err_set(err, -EINVAL, "%s must be set", s->key);
+	return lm_err_set(
+		err, -EINVAL, "%s:%u: %s=%s is not %s", entry->file, entry->line, s->key, shown ? shown : "", wanted);
+}
+
+static int parse_number(const struct lm_conf *conf, const struct lm_setting *s, uint64_t *ret, struct lm_err *err)
+{
+	const char *text = value_of(conf, s);
+	char wanted[96];
+	uint64_t value;
+	if (!*text) /* KEY= takes a value back that an earlier file gave */
+		text = s->fallback;
+	if (s->minus_one && strcmp(text, "-1") == 0) {
+		*ret = LM_SETTINGS_UNLIMITED;
+		return 0;
+	}
+	(void)snprintf(wanted, sizeof(wanted), "a number from %llu to %llu%s", (unsigned long long)s->min,
+		(unsigned long long)s->max, s->minus_one ? ", or -1" : "");
+	if (lm_str_u64(text, strlen(text), &value) < 0 || value < s->min || value > s->max)
+		return refuse(conf, s, err, wanted);
+	*ret = value * s->scale;
+	return 0;
+}
+
+static int parse_choice(const struct lm_conf *conf, const struct lm_setting *s, unsigned *ret, struct lm_err *err)
+{
+	const char *text = value_of(conf, s);
+	unsigned index = 0;
+	for (const char *at = s->words; *at; index++) {
+		size_t len = strcspn(at, " ");
+		if (strlen(text) == len && memcmp(at, text, len) == 0) {
+			*ret = index;
+			return 0;
+		}
+		at += len + (at[len] == ' ');
+	}
+	CLEANUP(lm_freep) char *wanted = lm_str_printf("one of %s", s->words);
+	return wanted ? refuse(conf, s, err, wanted) : lm_err_oom(err);
+}
+
+static int parse_bool(const struct lm_conf *conf, const struct lm_setting *s, bool *ret, struct lm_err *err)
+{
+	bool fallback = strcmp(s->fallback, "yes") == 0;
+	const char *text = lm_conf_get(conf, s->key);
+	if (text && !*text) {
+		*ret = fallback;
+		return 0;
+	}
+	return lm_conf_bool(conf, s->key, fallback, ret, err);
+}
+
+static int parse_setting(const struct lm_conf *conf, const struct lm_setting *s, void *field, struct lm_err *err)
+{
+	const char *text = value_of(conf, s);
+	uint64_t number = 0;
+	int r = 0;
+	switch (s->kind) {
+	case LM_SETTING_PATH:
+		if (*text && *text != '/')
+			return refuse(conf, s, err, "an absolute path");
+		*(const char **)field = text;
+		return 0;
+	case LM_SETTING_TEXT:
+		*(const char **)field = text;
+		return 0;
+	case LM_SETTING_BOOL:
+		return parse_bool(conf, s, field, err);
+	case LM_SETTING_CHOICE:
+		return parse_choice(conf, s, field, err);
+	case LM_SETTING_UNSIGNED:
+		r = parse_number(conf, s, &number, err);
+		*(unsigned *)field = (unsigned)number;
+		return r;
+	case LM_SETTING_U64:
+		return parse_number(conf, s, field, err);
+	}
+	return lm_err_set(err, -EINVAL, "%s", s->key);
+}
+
+static int parse_scope(
+	const struct lm_conf *conf, enum lm_setting_scope scope, void *fields, const char *of, struct lm_err *err)
+{
+	for (const struct lm_setting *s = lm_settings_table; s->key; s++) {
+		if (s->scope != scope)
+			continue;
+		int r = parse_setting(conf, s, (char *)fields + s->offset, err);
+		if (r < 0)
+			return r;
+		if (s->required && !*value_of(conf, s))
+			return lm_err_set(err, -EINVAL, "%s must be set%s%s", s->key, *of ? " for " : "", of);
+	}
+	return 0;
+}
+
+/* Blanks only where a password is: "://USER:PASSWORD@". */
+static int hide_passwords(const char *text, struct lm_buf *out)
+{
+	int r = 0;
+	for (const char *url; r == 0 && (url = strstr(text, "://"));) {
+		const char *user = url + 3, *end = user + strcspn(user, "/;|, "),
+			   *at = memrchr(user, '@', (size_t)(end - user));
+		const char *colon = at ? memchr(user, ':', (size_t)(at - user)) : NULL;
+		const char *kept = colon ? colon + 1 : user;
+		r = lm_buf_append(out, text, (size_t)(kept - text));
+		if (r == 0 && colon)
+			r = lm_buf_str(out, "***");
+		text = colon ? at : user;
+	}
+	return r < 0 ? r : lm_buf_str(out, text);
+}
+
+char *lm_setting_shown(const struct lm_conf *conf, const struct lm_setting *s)
+{
+	CLEANUP(lm_buf_done) struct lm_buf out = LM_BUF(1 << 20);
+	return hide_passwords(value_of(conf, s), &out) < 0 ? NULL : strdup(lm_buf_cstr(&out));
+}
+
+/* A LAMELLA_ key that nobody knows. */
 static int check_keys(const struct lm_conf *conf, struct lm_err *err)
 {
 	const struct lm_conf_entry *entry;
-	for (size_t i = 0; (entry = lm_conf_at(conf, i)); i++) {
-		bool known = !lm_str_starts(entry->key, "LAMELLA_");
-		for (size_t k = 0; k < ARRAY_LEN(lamella_keys) && !known; k++)
-			known = strcmp(entry->key, lamella_keys[k]) == 0;
-		if (!known)
+	for (size_t i = 0; (entry = lm_conf_at(conf, i)); i++)
+		if (lm_str_starts(entry->key, "LAMELLA_") && !lm_setting_find(entry->key) &&
+			!lm_setting_find_elsewhere(entry->key))
 			return lm_err_set(
 				err, -EINVAL, "%s:%u: there is no setting %s", entry->file, entry->line, entry->key);
-	}
 	return 0;
 }
 
-static int require(const struct lm_conf *conf, const char *key, const char **ret, struct lm_err *err)
-{
-	const char *value = lm_conf_get(conf, key);
-	if (!value || !*value)
-		return lm_err_set(err, -EINVAL, "%s must be set", key);
-	*ret = value;
-	return 0;
-}
+/* One repository. */
 
-static int parse_repositories(struct lm_settings *s, struct lm_err *err)
-{
-	const char *list = NULL;
-	int r = require(s->conf, "CVMFS_REPOSITORIES", &list, err);
-	if (r < 0)
-		return r;
-	CLEANUP(lm_freep) char *copy = strdup(list);
-	if (!copy)
-		return lm_err_oom(err);
-	char *save = NULL;
-	for (char *name = strtok_r(copy, ", ", &save); name; name = strtok_r(NULL, ", ", &save)) {
-		if (!lm_fqrn_valid(name))
-			return lm_err_set(err, -EINVAL, "CVMFS_REPOSITORIES: \"%s\" is no repository name", name);
-		for (size_t i = 0; i < s->repository_count; i++)
-			if (strcmp(s->repositories[i], name) == 0)
-				return lm_err_set(err, -EINVAL, "CVMFS_REPOSITORIES: %s is named twice", name);
-		if (s->repository_count == LM_SETTINGS_REPOSITORIES_MAX)
-			return lm_err_set(err, -EINVAL, "CVMFS_REPOSITORIES: more than %d repositories",
-				LM_SETTINGS_REPOSITORIES_MAX);
-		if (!(s->repositories[s->repository_count] = strdup(name)))
-			return lm_err_oom(err);
-		s->repository_count++;
-	}
-	return s->repository_count ? 0 : lm_err_set(err, -EINVAL, "CVMFS_REPOSITORIES names no repository");
-}
-
-static int add_key(struct lm_settings *s, const char *path, struct lm_err *err)
+static int add_key(struct lm_repository_settings *s, const char *path, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf pem = LM_BUF(KEY_FILE_MAX);
 	if (s->key_count == LM_SETTINGS_KEYS_MAX)
@@ -177,7 +447,7 @@ static int add_key(struct lm_settings *s, const char *path, struct lm_err *err)
 	return 0;
 }
 
-static int add_key_list(struct lm_settings *s, const char *list, struct lm_err *err)
+static int add_key_list(struct lm_repository_settings *s, const char *list, struct lm_err *err)
 {
 	CLEANUP(lm_freep) char *copy = strdup(list);
 	if (!copy)
@@ -194,10 +464,10 @@ static int is_pub(const struct dirent *entry)
 	return lm_str_ends(entry->d_name, ".pub");
 }
 
-static int add_key_dir(struct lm_settings *s, const char *dir, struct lm_err *err)
+static int add_key_dir(struct lm_repository_settings *s, const char *dir, struct lm_err *err)
 {
 	struct dirent **names;
-	int count = scandir(dir, &names, is_pub, alphasort);
+	int count = scandir(dir, &names, is_pub, by_bytes);
 	if (count < 0)
 		return lm_err_sys(err, -errno, "CVMFS_KEYS_DIR %s", dir);
 	int r = 0;
@@ -211,27 +481,29 @@ static int add_key_dir(struct lm_settings *s, const char *dir, struct lm_err *er
 	return r;
 }
 
-static int load_keys(struct lm_settings *s, struct lm_err *err)
+/* The directory counts, as with the stock client, unless the list stands in a file that is read later. */
+static int load_keys(struct lm_repository_settings *s, struct lm_err *err)
 {
-	const char *list = lm_conf_get(s->conf, "CVMFS_PUBLIC_KEY"), *dir = lm_conf_get(s->conf, "CVMFS_KEYS_DIR");
-	int r = 0;
-	if (list && *list)
-		r = add_key_list(s, list, err);
-	else if (dir && *dir)
-		r = add_key_dir(s, dir, err);
-	else
-		return lm_err_set(err, -EINVAL, "CVMFS_PUBLIC_KEY or CVMFS_KEYS_DIR must be set");
+	const struct lm_conf_entry *list = lm_conf_entry(s->conf, "CVMFS_PUBLIC_KEY");
+	const struct lm_conf_entry *dir = lm_conf_entry(s->conf, "CVMFS_KEYS_DIR");
+	bool by_list = *s->public_key && (!*s->keys_dir || list->source > dir->source);
+	if (!by_list && !*s->keys_dir)
+		return lm_err_set(err, -EINVAL, "CVMFS_PUBLIC_KEY or CVMFS_KEYS_DIR must be set for %s", s->fqrn);
+	int r = by_list ? add_key_list(s, s->public_key, err) : add_key_dir(s, s->keys_dir, err);
 	if (r == 0 && s->key_count == 0)
-		return lm_err_set(err, -EINVAL, "%s has no public key", list && *list ? list : dir);
+		return lm_err_set(err, -EINVAL, "%s has no public key", by_list ? s->public_key : s->keys_dir);
 	return r;
 }
 
-static int load_blacklist(struct lm_settings *s, struct lm_err *err)
+static int load_blacklist(struct lm_repository_settings *s, const char *dir, struct lm_err *err)
 {
-	const char *set = lm_conf_get(s->conf, "CVMFS_BLACKLIST");
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(BLACKLIST_MAX);
-	int r = lm_file_read(AT_FDCWD, set ? set : "/etc/cvmfs/blacklist", &text, err);
-	if (r == -ENOENT && !set)
+	CLEANUP(lm_freep)
+	char *path = *s->blacklist_path ? strdup(s->blacklist_path) : lm_str_printf("%s/blacklist", dir);
+	if (!path)
+		return lm_err_oom(err);
+	int r = lm_file_read(AT_FDCWD, path, &text, err);
+	if (r == -ENOENT && !*s->blacklist_path)
 		return 0;
 	if (r < 0)
 		return lm_err_prefix(err, r, "CVMFS_BLACKLIST");
@@ -239,50 +511,38 @@ static int load_blacklist(struct lm_settings *s, struct lm_err *err)
 	return s->blacklist ? 0 : lm_err_oom(err);
 }
 
-static const char *get_nonempty(const struct lm_conf *conf, const char *key)
+static int parse_pinned_hash(struct lm_repository_settings *s, struct lm_err *err)
 {
-	const char *value = lm_conf_get(conf, key);
-	return value && *value ? value : NULL;
-}
-
-static int parse_pinned_hash(struct lm_settings *s, const char *text, struct lm_err *err)
-{
-	if (s->repository_count > 1)
-		return lm_err_set(err, -EINVAL, "CVMFS_ROOT_HASH is for one repository, but %zu are configured",
-			s->repository_count);
-	if (lm_hash_parse(text, strlen(text), &s->pin.hash, NULL) < 0)
-		return lm_err_set(err, -EINVAL, "CVMFS_ROOT_HASH: \"%s\" is no hash of a catalog", text);
+	if (lm_hash_parse(s->root_hash, strlen(s->root_hash), &s->pin.hash, NULL) < 0)
+		return lm_err_set(err, -EINVAL, "CVMFS_ROOT_HASH: \"%s\" is no hash of a catalog", s->root_hash);
 	s->pin.kind = LM_PIN_HASH;
 	return 0;
 }
 
 /* What timegm() had to put right, such as the 30th of February, comes back as another text. */
-static int parse_pinned_date(struct lm_settings *s, const char *text, struct lm_err *err)
+static int parse_pinned_date(struct lm_repository_settings *s, struct lm_err *err)
 {
 	struct tm tm = {0};
 	char again[64];
-	const char *end = strptime(text, date_format, &tm);
+	const char *end = strptime(s->date, date_format, &tm);
 	time_t time = timegm(&tm);
 	if (!end || *end || !gmtime_r(&time, &tm) || !strftime(again, sizeof(again), date_format, &tm) ||
-		strcmp(again, text) != 0)
+		strcmp(again, s->date) != 0)
 		return lm_err_set(
-			err, -EINVAL, "CVMFS_REPOSITORY_DATE: \"%s\" is no time like 2026-11-01T00:00:00Z", text);
+			err, -EINVAL, "CVMFS_REPOSITORY_DATE: \"%s\" is no time like 2026-11-01T00:00:00Z", s->date);
 	s->pin.kind = LM_PIN_DATE;
 	s->pin.date_s = time;
 	return 0;
 }
 
-static int load_pin(struct lm_settings *s, struct lm_err *err)
+static int load_pin(struct lm_repository_settings *s, struct lm_err *err)
 {
-	const char *hash = get_nonempty(s->conf, "CVMFS_ROOT_HASH");
-	const char *tag = get_nonempty(s->conf, "CVMFS_REPOSITORY_TAG");
-	const char *date = get_nonempty(s->conf, "CVMFS_REPOSITORY_DATE");
-	if (hash)
-		return parse_pinned_hash(s, hash, err);
-	if (tag)
-		s->pin = (struct lm_pin){.kind = LM_PIN_TAG, .tag = tag};
-	else if (date)
-		return parse_pinned_date(s, date, err);
+	if (*s->root_hash)
+		return parse_pinned_hash(s, err);
+	if (*s->tag)
+		s->pin = (struct lm_pin){.kind = LM_PIN_TAG, .tag = s->tag};
+	else if (*s->date)
+		return parse_pinned_date(s, err);
 	return 0;
 }
 
@@ -304,117 +564,143 @@ char *lm_pin_text(const struct lm_pin *pin)
 	}
 }
 
-static int load_numbers(struct lm_settings *s, struct lm_err *err)
+static int load_mountpoint(const struct lm_settings *node, struct lm_repository_settings *s, struct lm_err *err)
 {
-	/* 0 lets the origin take its own default. */
-	const struct {
-		const char *key;
-		unsigned *ret_ms;
-	} seconds[] = {
-		{"CVMFS_TIMEOUT", &s->timeout_ms},
-		{"CVMFS_TIMEOUT_DIRECT", &s->timeout_direct_ms},
-		{"CVMFS_BACKOFF_INIT", &s->backoff_init_ms},
-		{"CVMFS_BACKOFF_MAX", &s->backoff_max_ms},
-		{"CVMFS_PROXY_RESET_AFTER", &s->proxy_reset_ms},
-		{"CVMFS_HOST_RESET_AFTER", &s->host_reset_ms},
-	};
-	uint64_t value;
-	for (size_t i = 0; i < ARRAY_LEN(seconds); i++) {
-		int r = lm_conf_u64(s->conf, seconds[i].key, 0, SECONDS_MAX, &value, err);
-		if (r < 0)
-			return r;
-		*seconds[i].ret_ms = (unsigned)value * 1000;
-	}
-	int r = lm_conf_u64(s->conf, "CVMFS_MAX_RETRIES", 1, 100, &value, err);
-	if (r < 0)
-		return r;
-	s->max_retries = (unsigned)value;
-	r = lm_conf_u64(s->conf, "CVMFS_MAX_TTL", 0, MINUTES_MAX, &value, err);
-	if (r < 0)
-		return r;
-	s->max_ttl_s = value * 60;
-	r = lm_conf_u64(s->conf, "LAMELLA_CATALOG_MAX", CATALOG_MIB, CATALOG_MIB_MAX, &value, err);
-	if (r < 0)
-		return r;
-	s->catalog_max = (value ? value : CATALOG_MIB) << 20;
-	return 0;
+	const char *base = *node->mount_base ? node->mount_base : node->stock_mount_dir;
+	s->mountpoint = *s->wanted_mountpoint ? strdup(s->wanted_mountpoint) : lm_str_printf("%s/%s", base, s->fqrn);
+	return s->mountpoint ? 0 : lm_err_oom(err);
 }
 
-static const char *get_or(const struct lm_conf *conf, const char *key, const char *fallback)
+static int load_repository(
+	const struct options *o, const struct lm_settings *node, struct lm_repository_settings *s, struct lm_err *err)
 {
-	const char *value = lm_conf_get(conf, key);
-	return value ? value : fallback;
-}
-
-static int load_places(struct lm_settings *s, struct lm_err *err)
-{
-	s->cache_base = get_or(s->conf, "CVMFS_CACHE_BASE", "/var/lib/cvmfs");
-	s->mount_base = get_or(s->conf, "LAMELLA_MOUNT_BASE", "/cvmfs");
-	s->socket = get_or(s->conf, "LAMELLA_SOCKET", "/run/lamella/fetcher.sock");
-	s->mountpoint = lm_conf_get(s->conf, "LAMELLA_MOUNTPOINT");
-	if (*s->cache_base != '/' || *s->mount_base != '/')
-		return lm_err_set(err, -EINVAL, "CVMFS_CACHE_BASE and LAMELLA_MOUNT_BASE must be absolute paths");
-	if (s->mountpoint && *s->mountpoint != '/')
-		return lm_err_set(err, -EINVAL, "LAMELLA_MOUNTPOINT must be an absolute path");
-	if (s->mountpoint && s->repository_count > 1)
-		return lm_err_set(err, -EINVAL, "LAMELLA_MOUNTPOINT is for one repository, but %zu are configured",
-			s->repository_count);
-	return 0;
-}
-
-static int load(int argc, char **argv, struct lm_settings *s, struct lm_err *err)
-{
-	s->log_level = LM_LOG_INFO;
-	int r = lm_conf_new(&s->conf, err);
-	if (r == 0)
-		r = read_options(argc, argv, s, true, err);
-	if (r == 0)
-		r = read_options(argc, argv, s, false, err);
+	int r = read_all(o, s->fqrn, &s->conf, err);
 	if (r == 0)
 		r = check_keys(s->conf, err);
 	if (r == 0)
-		r = parse_repositories(s, err);
+		r = parse_scope(s->conf, LM_SCOPE_REPOSITORY, s, s->fqrn, err);
 	if (r == 0)
-		r = require(s->conf, "CVMFS_SERVER_URL", &s->servers, err);
-	if (r == 0)
-		r = require(s->conf, "CVMFS_HTTP_PROXY", &s->proxies, err);
-	if (r == 0)
-		r = load_places(s, err);
-	if (r == 0)
-		r = load_numbers(s, err);
+		r = load_mountpoint(node, s, err);
 	if (r == 0)
 		r = load_keys(s, err);
 	if (r == 0)
 		r = load_pin(s, err);
 	if (r == 0)
-		r = load_blacklist(s, err);
+		r = load_blacklist(s, config_dir(o) ? config_dir(o) : stock_dir, err);
 	return r;
 }
 
-int lm_settings_load(int argc, char **argv, struct lm_settings *ret, struct lm_err *err)
+/* The node. */
+
+static int add_repository(struct lm_settings *s, const char *name, struct lm_err *err)
 {
-	struct lm_settings s = {0};
-	int r = load(argc, argv, &s, err);
-	if (r != 0) {
-		lm_settings_done(&s);
-		return r;
-	}
-	*ret = s;
+	bool complete = strchr(name, '.') || !*s->default_domain;
+	CLEANUP(lm_freep) char *fqrn = complete ? strdup(name) : lm_str_printf("%s.%s", name, s->default_domain);
+	if (!fqrn)
+		return lm_err_oom(err);
+	if (!lm_fqrn_valid(fqrn))
+		return lm_err_set(err, -EINVAL, "CVMFS_REPOSITORIES: \"%s\" is no repository name", fqrn);
+	if (lm_settings_find(s, fqrn))
+		return lm_err_set(err, -EINVAL, "CVMFS_REPOSITORIES: %s is named twice", fqrn);
+	if (s->repository_count == LM_SETTINGS_REPOSITORIES_MAX)
+		return lm_err_set(
+			err, -EINVAL, "CVMFS_REPOSITORIES: more than %d repositories", LM_SETTINGS_REPOSITORIES_MAX);
+	s->repositories[s->repository_count++].fqrn = STEAL(fqrn);
 	return 0;
 }
 
-void lm_settings_done(struct lm_settings *settings)
+static int list_repositories(struct lm_settings *s, struct lm_err *err)
 {
-	for (size_t i = 0; i < settings->repository_count; i++)
-		free(settings->repositories[i]);
-	for (size_t i = 0; i < settings->key_count; i++)
-		lm_key_free(settings->keys[i]);
-	free(settings->blacklist);
-	lm_conf_free(settings->conf);
-	*settings = (struct lm_settings){0};
+	CLEANUP(lm_freep) char *copy = strdup(s->names);
+	s->repositories = calloc(LM_SETTINGS_REPOSITORIES_MAX, sizeof(*s->repositories));
+	if (!copy || !s->repositories)
+		return lm_err_oom(err);
+	char *save = NULL;
+	int r = 0;
+	for (char *name = strtok_r(copy, ", ", &save); name && r == 0; name = strtok_r(NULL, ", ", &save))
+		r = add_repository(s, name, err);
+	if (r == 0 && s->repository_count == 0)
+		return lm_err_set(err, -EINVAL, "CVMFS_REPOSITORIES names no repository");
+	return r;
 }
 
-char *lm_settings_mountpoint(const struct lm_settings *settings, const char *fqrn)
+/* What is one repository's can't be two's. */
+static int compare(const struct lm_repository_settings *a, const struct lm_repository_settings *b, struct lm_err *err)
 {
-	return settings->mountpoint ? strdup(settings->mountpoint) : lm_str_printf("%s/%s", settings->mount_base, fqrn);
+	const char *key = strcmp(a->mountpoint, b->mountpoint) == 0		     ? "LAMELLA_MOUNTPOINT"
+			  : *a->root_hash && strcmp(a->root_hash, b->root_hash) == 0 ? "CVMFS_ROOT_HASH"
+										     : NULL;
+	return key ? lm_err_set(err, -EINVAL, "%s is for one repository, but set for %s and %s", key, a->fqrn, b->fqrn)
+		   : 0;
+}
+
+static int load_repositories(const struct options *o, struct lm_settings *s, struct lm_err *err)
+{
+	int r = list_repositories(s, err);
+	for (size_t i = 0; i < s->repository_count && r == 0; i++)
+		r = load_repository(o, s, &s->repositories[i], err);
+	for (size_t i = 0; i < s->repository_count; i++)
+		for (size_t k = 0; k < i && r == 0; k++)
+			r = compare(&s->repositories[k], &s->repositories[i], err);
+	return r;
+}
+
+static int load(int argc, char **argv, struct lm_settings *s, struct lm_err *err)
+{
+	struct options options = {0}, *o = &options;
+	int r = read_options(argc, argv, s, o, err);
+	if (r == 0)
+		r = read_all(o, NULL, &s->conf, err);
+	if (r == 0)
+		r = check_keys(s->conf, err);
+	if (r == 0)
+		r = parse_scope(s->conf, LM_SCOPE_NODE, s, "", err);
+	return r == 0 ? load_repositories(o, s, err) : r;
+}
+
+int lm_settings_load(int argc, char **argv, struct lm_settings **ret, struct lm_err *err)
+{
+	CLEANUP(lm_settings_unrefp) struct lm_settings *s = calloc(1, sizeof(*s));
+	if (!s)
+		return lm_err_oom(err);
+	s->refs = 1;
+	int r = load(argc, argv, s, err);
+	if (r == 0)
+		*ret = STEAL(s);
+	return r;
+}
+
+struct lm_settings *lm_settings_ref(struct lm_settings *settings)
+{
+	atomic_fetch_add(&settings->refs, 1);
+	return settings;
+}
+
+static void repository_done(struct lm_repository_settings *s)
+{
+	for (size_t i = 0; i < s->key_count; i++)
+		lm_key_free(s->keys[i]);
+	free(s->blacklist);
+	free(s->mountpoint);
+	lm_conf_free(s->conf);
+	free((char *)s->fqrn);
+}
+
+void lm_settings_unref(struct lm_settings *settings)
+{
+	if (!settings || atomic_fetch_sub(&settings->refs, 1) > 1)
+		return;
+	for (size_t i = 0; i < settings->repository_count; i++)
+		repository_done(&settings->repositories[i]);
+	free(settings->repositories);
+	lm_conf_free(settings->conf);
+	free(settings);
+}
+
+const struct lm_repository_settings *lm_settings_find(const struct lm_settings *settings, const char *fqrn)
+{
+	for (size_t i = 0; i < settings->repository_count; i++)
+		if (strcmp(settings->repositories[i].fqrn, fqrn) == 0)
+			return &settings->repositories[i];
+	return NULL;
 }

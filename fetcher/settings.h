@@ -1,30 +1,28 @@
 /*
  * What lamella-fetcher is told: files of KEY=VALUE lines (base/conf.h) and --set options, checked as a whole.
  *
- * Keys are the stock client's where it has them. LAMELLA_ keys are ours; one that nobody knows is an error, since a
- * misspelt key would otherwise be silently without effect. Other unknown keys are left alone: a site's files hold
- * settings for other programs, too.
+ * Keys are the stock client's where it has them; each key is one line of lm_settings_table, from which also
+ * --check-config, --help-settings and reloading work. Some settings are the node's, the others a repository's: these
+ * may differ from one to the next. Files, later ones win:
  *
- *   CVMFS_REPOSITORIES      names, separated by commas (required)
- *   CVMFS_SERVER_URL        servers, separated by ";", @fqrn@ and @org@ are put in (required)
- *   CVMFS_HTTP_PROXY        proxy groups, or DIRECT (required: there is no silent direct connection)
- *   CVMFS_PUBLIC_KEY        master public keys, separated by ":"; or
- *   CVMFS_KEYS_DIR          a directory whose *.pub files are the keys (one of the two is required)
- *   CVMFS_CACHE_BASE        /var/lib/cvmfs; ours is the folder "lamella" in it
- *   CVMFS_TIMEOUT, CVMFS_TIMEOUT_DIRECT, CVMFS_MAX_RETRIES, CVMFS_BACKOFF_INIT, CVMFS_BACKOFF_MAX    (seconds)
- *   CVMFS_PROXY_RESET_AFTER, CVMFS_HOST_RESET_AFTER                                                (seconds)
- *   CVMFS_MAX_TTL           minutes; 0 or unset: the repository's own
- *   CVMFS_BLACKLIST         /etc/cvmfs/blacklist, read where it exists
- *   CVMFS_ROOT_HASH         mount this root catalog (one repository only), or
- *   CVMFS_REPOSITORY_TAG    the one that a tag names, or
- *   CVMFS_REPOSITORY_DATE   that of the newest tag of this time, YYYY-MM-DDThh:mm:ssZ: the first of the three that is
- *                           set; such a root is never replaced by a newer one
- *   LAMELLA_CATALOG_MAX     MiB; 0 or unset: 1024; a catalog or tag database that inflates to more is refused
- *   LAMELLA_MOUNT_BASE      /cvmfs: repository NAME is mounted at BASE/NAME
- *   LAMELLA_MOUNTPOINT      the directory itself; for one repository only
- *   LAMELLA_SOCKET          /run/lamella/fetcher.sock; empty: no control socket
+ *   CONFIG/default.conf, CONFIG/default.d/ *.conf by name, [REPO/default.conf,] CONFIG/default.local
+ *   for a repository also
+ *   [REPO/domain.d/DOMAIN.conf,] CONFIG/domain.d/DOMAIN.conf, CONFIG/domain.d/DOMAIN.local
+ *   [REPO/config.d/FQRN.conf,] CONFIG/config.d/FQRN.conf, CONFIG/config.d/FQRN.local
+ *   then
+ *   /etc/lamella/lamella.conf, /etc/lamella/lamella.conf.d/ *.conf, for a repository /etc/lamella/config.d/FQRN.conf
+ *   --set options
  *
- * Constant once loaded; any thread may read.
+ * CONFIG is /etc/cvmfs, or what --config-dir says; REPO what --config-repository says: a copy, since a configuration
+ * repository is never read through a mount; what the settings are may not depend on what is mounted already. --config
+ * FILE takes the place of /etc/lamella, and, without --config-dir, of CONFIG, too: only what is named is read. None of
+ * the files has to exist, but the one named by --config. No environment variable is looked at.
+ *
+ * A LAMELLA_ key that nobody knows is an error, since a misspelt key would otherwise be silently without effect. About
+ * CVMFS_ keys that are unknown, or known and not used here, lm_settings_warn() tells. Others are left alone: a site's
+ * files hold settings for other programs, too.
+ *
+ * Settings are constant once loaded and counted; any thread may read, ref and unref them.
  */
 #ifndef LM_FETCHER_SETTINGS_H
 #define LM_FETCHER_SETTINGS_H
@@ -34,6 +32,9 @@
 #include "repo/signature.h"
 
 enum { LM_SETTINGS_REPOSITORIES_MAX = 64, LM_SETTINGS_KEYS_MAX = 64 };
+#define LM_SETTINGS_DEFAULT_FILE "/etc/lamella/lamella.conf"
+#define LM_SETTINGS_UNLIMITED UINT64_MAX
+
 /* A root that is fixed by the settings. */
 struct lm_pin {
 	enum lm_pin_kind { LM_PIN_NONE, LM_PIN_HASH, LM_PIN_TAG, LM_PIN_DATE } kind;
@@ -42,38 +43,107 @@ struct lm_pin {
 	int64_t date_s;
 };
 
-#define LM_SETTINGS_DEFAULT_FILE "/etc/lamella/lamella.conf"
+/* Of one repository. Texts are never NULL: "" is "not set". */
+struct lm_repository_settings {
+	const char *fqrn;
+	struct lm_conf *conf; /* where each value comes from */
 
-struct lm_settings {
-	struct lm_conf *conf;				  /* owns the strings below that are not said to be owned */
-	char *repositories[LM_SETTINGS_REPOSITORIES_MAX]; /* owned */
-	size_t repository_count;
-	const char *servers, *proxies;
-	struct lm_key *keys[LM_SETTINGS_KEYS_MAX]; /* owned */
-	size_t key_count;
-	const char *cache_base;
+	/* as the table says */
+	const char *servers, *proxies, *fallback_proxies, *dns_server;
+	const char *public_key, *keys_dir, *blacklist_path, *ca_dir, *ca_file;
+	const char *root_hash, *tag, *date, *wanted_mountpoint;
 	unsigned timeout_ms, timeout_direct_ms, max_retries, backoff_init_ms, backoff_max_ms;
-	unsigned proxy_reset_ms, host_reset_ms;
+	unsigned proxy_reset_ms, host_reset_ms; /* 0: never */
+	unsigned low_speed_limit;		/* bytes/s */
+	unsigned max_addresses, max_servers;	/* per proxy; 0: all */
+	unsigned address_family;		/* which is preferred: 4, 6 */
+	unsigned dns_timeout_ms, dns_retries, dns_min_ttl_s, dns_max_ttl_s;
+	bool proxy_shard, use_geoapi, follow_redirects, send_info_header, use_system_ca;
 	uint64_t max_ttl_s;   /* 0: no limit */
 	uint64_t catalog_max; /* bytes */
-	char *blacklist;      /* text, owned; NULL: none */
+	unsigned read_timeout_ms;
+
+	/* made of these */
+	struct lm_key *keys[LM_SETTINGS_KEYS_MAX];
+	size_t key_count;
+	char *blacklist; /* text; NULL: none */
 	struct lm_pin pin;
-	const char *mount_base, *mountpoint /* or NULL */, *socket /* "": none */;
-	enum lm_log_level log_level;
-	bool check_only, require_mounts;
+	char *mountpoint;
+};
+
+/* Of the node. */
+struct lm_settings {
+	struct lm_conf *conf;
+	struct lm_repository_settings *repositories;
+	size_t repository_count;
+
+	/* as the table says */
+	const char *names, *default_domain, *cache_base, *stock_mount_dir, *mount_base, *socket /* "": none */;
+	const char *metrics;	/* "": none */
+	uint64_t quota;		/* bytes, or LM_SETTINGS_UNLIMITED */
+	unsigned cache_reserve; /* percent of the file system to be left free */
+	unsigned descriptors;
+	unsigned watchdog_ms; /* 0: none */
+	unsigned log_level;   /* enum lm_log_level */
+
+	/* options */
+	bool check_only, json, require_mounts;
+
+	_Atomic(unsigned) refs;
 };
 
 /*
- * Reads options and the files they name; the default file is read, where it exists, when no --config is given.
- * Returns 0; 1 when --help or --version was answered on standard output; -EINVAL and others with the message.
+ * Reads options and files. Returns 0; 1 when --help, --version or --help-settings was answered on standard output;
+ * -EINVAL and others with the message. May be called again with the same arguments, to read the files anew.
  */
-int lm_settings_load(int argc, char **argv, struct lm_settings *ret, struct lm_err *err) MUST_CHECK;
-void lm_settings_done(struct lm_settings *settings);
+int lm_settings_load(int argc, char **argv, struct lm_settings **ret, struct lm_err *err) MUST_CHECK;
+struct lm_settings *lm_settings_ref(struct lm_settings *settings);
+void lm_settings_unref(struct lm_settings *settings); /* NULL is fine */
+LM_DEFINE_CLEANUP(struct lm_settings, lm_settings_unref, lm_settings_unrefp)
+
+/* NULL when there is none of that name. */
+const struct lm_repository_settings *lm_settings_find(const struct lm_settings *settings, const char *fqrn);
 
 /* "tag v1", "date 2026-11-01T00:00:00Z", "root 4cf1..."; "" for none. The caller frees. NULL when out of memory. */
 char *lm_pin_text(const struct lm_pin *pin);
 
-/* Where a repository is to be mounted; the caller frees. NULL when out of memory. */
-char *lm_settings_mountpoint(const struct lm_settings *settings, const char *fqrn);
+/* The table. */
+
+struct lm_setting {
+	const char *key;
+	enum lm_setting_scope { LM_SCOPE_NODE, LM_SCOPE_REPOSITORY } scope;
+	size_t offset; /* of its field in the struct of its scope */
+	enum lm_setting_kind {
+		LM_SETTING_TEXT,     /* const char * */
+		LM_SETTING_PATH,     /* const char *; absolute, or empty */
+		LM_SETTING_BOOL,     /* bool */
+		LM_SETTING_UNSIGNED, /* unsigned */
+		LM_SETTING_U64,	     /* uint64_t */
+		LM_SETTING_CHOICE,   /* unsigned: which of words */
+	} kind;
+	const char *unit;     /* of the number in the file; NULL: none */
+	uint64_t scale;	      /* the field is the number times this */
+	uint64_t min, max;    /* of the number in the file */
+	bool minus_one;	      /* -1 stands for LM_SETTINGS_UNLIMITED */
+	const char *words;    /* separated by blanks */
+	const char *fallback; /* as in a file; "": not set, or what help says */
+	bool required;	      /* must be set, and not to "" */
+	bool live;	      /* a reload changes it; else the next start does */
+	const char *help;
+};
+extern const struct lm_setting lm_settings_table[]; /* ends with key NULL */
+
+/* Keys of the stock client that have no effect here, and the snapshotter's. */
+struct lm_setting_elsewhere {
+	const char *key, *why;
+};
+extern const struct lm_setting_elsewhere lm_settings_elsewhere[]; /* ends with key NULL */
+
+/* NULL when there is none. */
+const struct lm_setting *lm_setting_find(const char *key);
+const struct lm_setting_elsewhere *lm_setting_find_elsewhere(const char *key);
+
+/* The value in force, as in a file, passwords in URLs replaced by ***. The caller frees. NULL when out of memory. */
+char *lm_setting_shown(const struct lm_conf *conf, const struct lm_setting *setting);
 
 #endif

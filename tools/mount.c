@@ -90,7 +90,7 @@ static int parse_options(int argc, char **argv, struct options *o, int *ret_code
 		.synopsis = "NAME DIR [OPTION]...",
 		.about = "Mounts the CVMFS repository NAME at DIR, until it is unmounted (umount DIR, or fusermount3 "
 			 "-u DIR).\n"
-			 "What is not given is taken from /etc/lamella/lamella.conf.",
+			 "What is not given is taken from the settings of lamella-fetcher (see lamella.conf(5)).",
 		.options = options,
 		.min_words = 2,
 		.max_words = 2,
@@ -182,7 +182,7 @@ static int make_args(const struct options *o, struct args *args, struct lm_err *
 	set(args, "CVMFS_SERVER_URL", o->url);
 	set(args, "CVMFS_HTTP_PROXY", o->proxy ? o->proxy : o->url ? "DIRECT" : NULL);
 	set(args, "CVMFS_PUBLIC_KEY", key_dir ? "" : o->key);
-	set(args, "CVMFS_KEYS_DIR", key_dir ? o->key : NULL);
+	set(args, "CVMFS_KEYS_DIR", key_dir ? o->key : o->key ? "" : NULL);
 	if (o->tag || o->date || o->root) { /* also against what a file of settings says */
 		set(args, "CVMFS_REPOSITORY_TAG", o->tag ? o->tag : "");
 		set(args, "CVMFS_REPOSITORY_DATE", o->date ? o->date : "");

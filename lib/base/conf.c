@@ -8,11 +8,18 @@
 #include <string.h>
 #include <strings.h>
 
-enum { FILE_MAX = 1 << 20, VALUE_MAX = 64 << 10, KEY_MAX = 256, ENTRIES_MAX = 4096 };
+enum { FILE_MAX = 1 << 20, VALUE_MAX = 64 << 10, KEY_MAX = 256, ENTRIES_MAX = 4096, TEMPLATES_MAX = 4 };
 
 struct lm_conf {
 	struct lm_conf_entry *entries; /* all strings owned */
 	size_t count, cap;
+	unsigned sources; /* read so far */
+	struct template
+	{
+		char *mark, *text; /* "@NAME@" */
+	}
+	templates[TEMPLATES_MAX];
+	size_t template_count;
 };
 
 int lm_conf_new(struct lm_conf **ret, struct lm_err *err)
@@ -38,6 +45,10 @@ void lm_conf_free(struct lm_conf *conf)
 	for (size_t i = 0; i < conf->count; i++)
 		entry_done(&conf->entries[i]);
 	free(conf->entries);
+	for (size_t i = 0; i < conf->template_count; i++) {
+		free(conf->templates[i].mark);
+		free(conf->templates[i].text);
+	}
 	free(conf);
 }
 
@@ -52,16 +63,50 @@ static struct lm_conf_entry *find(const struct lm_conf *conf, const char *key, s
 static int entry_make(
 	struct lm_conf_entry *ret, const char *key, size_t key_len, const char *value, const char *file, unsigned line)
 {
-	*ret = (struct lm_conf_entry){lm_str_ndup(key, key_len), strdup(value), strdup(file), line};
+	*ret = (struct lm_conf_entry){lm_str_ndup(key, key_len), strdup(value), strdup(file), line, 0};
 	if (ret->key && ret->value && ret->file)
 		return 0;
 	entry_done(ret);
 	return -ENOMEM;
 }
 
+int lm_conf_template(struct lm_conf *conf, const char *name, const char *text, struct lm_err *err)
+{
+	if (conf->template_count == TEMPLATES_MAX)
+		return lm_err_set(err, -EINVAL, "more than %d templates", TEMPLATES_MAX);
+	struct template *t = &conf->templates[conf->template_count++]; /* also when incomplete: freed with conf */
+	t->mark = lm_str_printf("@%s@", name);
+	t->text = strdup(text);
+	return t->mark && t->text ? 0 : lm_err_oom(err);
+}
+
+static const struct template *template_at(const struct lm_conf *conf, const char *text)
+{
+	for (size_t i = 0; i < conf->template_count; i++)
+		if (lm_str_starts(text, conf->templates[i].mark))
+			return &conf->templates[i];
+	return NULL;
+}
+
+static int expand_templates(const struct lm_conf *conf, const char *value, struct lm_buf *out)
+{
+	int r = 0;
+	while (*value && r == 0) {
+		const struct template *t = *value == '@' ? template_at(conf, value) : NULL;
+		r = t ? lm_buf_str(out, t->text) : lm_buf_append(out, value, 1);
+		value += t ? strlen(t->mark) : 1;
+	}
+	return r;
+}
+
 static int set_entry(struct lm_conf *conf, const char *key, size_t key_len, const char *value, const char *file,
 	unsigned line, struct lm_err *err)
 {
+	CLEANUP(lm_buf_done) struct lm_buf expanded = LM_BUF(VALUE_MAX);
+	int r = expand_templates(conf, value, &expanded);
+	if (r < 0)
+		return r == -EMSGSIZE ? lm_err_set(err, -EPROTO, "%s:%u: value too long", file, line) : lm_err_oom(err);
+	value = lm_buf_cstr(&expanded);
 	struct lm_conf_entry *old = find(conf, key, key_len);
 	if (!old && conf->count >= ENTRIES_MAX)
 		return lm_err_set(err, -EPROTO, "%s:%u: more than %d settings", file, line, ENTRIES_MAX);
@@ -76,6 +121,7 @@ static int set_entry(struct lm_conf *conf, const char *key, size_t key_len, cons
 	struct lm_conf_entry entry;
 	if (entry_make(&entry, key, key_len, value, file, line) < 0)
 		return lm_err_oom(err);
+	entry.source = conf->sources;
 	if (old) {
 		entry_done(old);
 		*old = entry;
@@ -209,6 +255,7 @@ static int parse_line(struct lm_conf *conf, struct cursor *c, struct lm_err *err
 int lm_conf_parse(struct lm_conf *conf, const char *name, const char *text, size_t len, struct lm_err *err)
 {
 	struct cursor c = {.conf = conf, .file = name};
+	conf->sources++;
 	if (memchr(text, '\0', len))
 		return lm_err_set(err, -EPROTO, "%s: a NUL byte in a configuration file", name);
 	for (const char *at = text, *end = text + len; at < end;) {
@@ -236,6 +283,7 @@ int lm_conf_set(struct lm_conf *conf, const char *key, const char *value, const 
 	size_t len = strlen(key);
 	if (key_length(key, key + len) != len || len == 0 || len > KEY_MAX)
 		return lm_err_set(err, -EINVAL, "%s: \"%s\" is no name of a setting", origin, key);
+	conf->sources++;
 	return set_entry(conf, key, len, value, origin, 0, err);
 }
 

@@ -21,6 +21,7 @@ struct lm_conf_entry {
 	const char *value;
 	const char *file; /* where the value in force was set; "command line" and the like for lm_conf_set() */
 	unsigned line;
+	unsigned source; /* counts files and single settings: the greater one was read later */
 };
 
 int lm_conf_new(struct lm_conf **ret, struct lm_err *err) MUST_CHECK;
@@ -35,6 +36,9 @@ int lm_conf_parse(struct lm_conf *conf, const char *name, const char *text, size
 
 int lm_conf_set(
 	struct lm_conf *conf, const char *key, const char *value, const char *origin, struct lm_err *err) MUST_CHECK;
+
+/* From now on @NAME@ in any value stands for text. */
+int lm_conf_template(struct lm_conf *conf, const char *name, const char *text, struct lm_err *err) MUST_CHECK;
 
 const char *lm_conf_get(
 	const struct lm_conf *conf, const char *key); /* NULL when not set; valid while conf is not changed */

@@ -12,7 +12,7 @@ struct rig {
 	struct lm_http *http;
 	struct lm_cache *cache;
 	struct lm_work *work;
-	struct lm_settings settings;
+	struct lm_settings *settings;
 	struct lm_repository *repository;
 	struct latch roots, looks;
 	uint32_t from, to; /* of the last root */
@@ -40,7 +40,7 @@ static void load_settings(struct rig *rig, const char *key_fixture)
 	const char *argv[] = {"test", "--config=/dev/null", "--set=CVMFS_REPOSITORIES=" FQRN,
 		"--set=CVMFS_HTTP_PROXY=DIRECT", "--set=CVMFS_TIMEOUT_DIRECT=3", "--set=CVMFS_BACKOFF_INIT=1",
 		"--set=CVMFS_BACKOFF_MAX=1", "--set=CVMFS_MAX_RETRIES=0", key_option, url, NULL};
-	lm_settings_done(&rig->settings);
+	lm_settings_unref(STEAL(rig->settings));
 	assert_ok(lm_settings_load(ARRAY_LEN(argv) - 1, (char **)argv, &rig->settings, &err), &err);
 }
 
@@ -58,7 +58,7 @@ static void more_settings(struct rig *rig, const char *option)
 	const char *argv[] = {"test", "--config", config, set, NULL};
 	struct lm_err err = LM_ERR_INIT;
 	write_file(config, text, strlen(text));
-	lm_settings_done(&rig->settings);
+	lm_settings_unref(STEAL(rig->settings));
 	assert_ok(lm_settings_load(4, (char **)argv, &rig->settings, &err), &err);
 }
 
@@ -87,9 +87,9 @@ static void start_at(struct rig *rig, const char *url_of)
 	assert_ok(lm_cache_new(cache, &rig->cache, &err), &err);
 	assert_ok(lm_work_new("test", 2, 100, &rig->work, &err), &err);
 	if (url_of)
-		rig->settings.servers = url_of;
+		rig->settings->repositories[0].servers = url_of;
 	const struct lm_repository_config config = {.fqrn = FQRN,
-		.settings = &rig->settings,
+		.settings = rig->settings,
 		.http = rig->http,
 		.cache = rig->cache,
 		.work = rig->work,
@@ -119,7 +119,7 @@ static void rig_close(struct rig *rig)
 {
 	halt(rig);
 	web_stop(&rig->web);
-	lm_settings_done(&rig->settings);
+	lm_settings_unref(STEAL(rig->settings));
 	temp_dir_remove(&rig->dir);
 }
 
@@ -503,9 +503,9 @@ static void test_stop_in_the_middle(void **state)
 		skip();
 	CLEANUP(lm_freep) char *silent = lm_str_printf("%s/stall-head/@fqrn@", rig.web->liar->url);
 	rig.web->liar->hook = NULL;
-	lm_settings_done(&rig.settings);
+	lm_settings_unref(STEAL(rig.settings));
 	load_settings(&rig, "keys/" FQRN ".pub");
-	rig.settings.timeout_direct_ms = 60000;
+	rig.settings->repositories[0].timeout_direct_ms = 60000;
 	start_at(&rig, silent);
 	assert_int_equal(lm_repository_look(rig.repository, false, on_look, &rig), 0);
 	liar_wait_requests(rig.web->liar, 1);

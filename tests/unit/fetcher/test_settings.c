@@ -37,8 +37,8 @@ static void place_remove(struct place *p)
 }
 
 /* Loads with the place's file and up to three more arguments. */
-static int load(
-	const struct place *p, struct lm_settings *ret, struct lm_err *err, const char *a, const char *b, const char *c)
+static int load(const struct place *p, struct lm_settings **ret, struct lm_err *err, const char *a, const char *b,
+	const char *c)
 {
 	const char *argv[] = {"lamella-fetcher", "--config", p->conf, a, b, c, NULL};
 	int argc = 3;
@@ -50,57 +50,54 @@ static int load(
 static void test_all_keys(void **state)
 {
 	CLEANUP(place_remove) struct place p = {0};
-	CLEANUP(lm_settings_done) struct lm_settings s = {0};
+	CLEANUP(lm_settings_unrefp) struct lm_settings *s = NULL;
 	struct lm_err err = LM_ERR_INIT;
 	place_make(&p, "CVMFS_TIMEOUT=7\nCVMFS_MAX_RETRIES=3\nCVMFS_MAX_TTL=2\nCVMFS_CACHE_BASE=/c\n"
 		       "LAMELLA_MOUNT_BASE=/m\nLAMELLA_SOCKET=/run/x.sock\nSOMETHING_ELSE=1\n");
 	assert_ok(load(&p, &s, &err, NULL, NULL, NULL), &err);
-	assert_int_equal(s.repository_count, 2);
-	assert_string_equal(s.repositories[1], "b.example.org");
-	assert_string_equal(s.servers, "http://s/cvmfs/@fqrn@");
-	assert_string_equal(s.proxies, "DIRECT");
-	assert_int_equal(s.key_count, 1);
-	assert_int_equal(s.timeout_ms, 7000);
-	assert_int_equal(s.timeout_direct_ms, 0);
-	assert_int_equal(s.max_retries, 3);
-	assert_int_equal(s.max_ttl_s, 120);
-	assert_string_equal(s.socket, "/run/x.sock");
-	assert_false(s.require_mounts);
-	CLEANUP(lm_freep) char *mountpoint = lm_settings_mountpoint(&s, "a.example.org");
-	assert_string_equal(mountpoint, "/m/a.example.org");
+	assert_int_equal(s->repository_count, 2);
+	assert_string_equal(s->repositories[1].fqrn, "b.example.org");
+	assert_string_equal(s->repositories[0].servers, "http://s/cvmfs/a.example.org");
+	assert_string_equal(s->repositories[0].proxies, "DIRECT");
+	assert_int_equal(s->repositories[0].key_count, 1);
+	assert_int_equal(s->repositories[0].timeout_ms, 7000);
+	assert_int_equal(s->repositories[0].timeout_direct_ms, 10000);
+	assert_int_equal(s->repositories[0].max_retries, 3);
+	assert_int_equal(s->repositories[0].max_ttl_s, 120);
+	assert_string_equal(s->socket, "/run/x.sock");
+	assert_false(s->require_mounts);
+	assert_string_equal(s->repositories[0].mountpoint, "/m/a.example.org");
 }
 
 static void test_command_line_wins(void **state)
 {
 	CLEANUP(place_remove) struct place p = {0};
-	CLEANUP(lm_settings_done) struct lm_settings s = {0};
+	CLEANUP(lm_settings_unrefp) struct lm_settings *s = NULL;
 	struct lm_err err = LM_ERR_INIT;
 	place_make(&p, "CVMFS_TIMEOUT=7\n");
 	assert_ok(load(&p, &s, &err, "--set=CVMFS_TIMEOUT=9", "--set=CVMFS_REPOSITORIES=c.example.org",
 			  "--set=LAMELLA_MOUNTPOINT=/mnt/c"),
 		&err);
-	assert_int_equal(s.timeout_ms, 9000);
-	assert_int_equal(s.repository_count, 1);
-	CLEANUP(lm_freep) char *mountpoint = lm_settings_mountpoint(&s, "c.example.org");
-	assert_string_equal(mountpoint, "/mnt/c");
+	assert_int_equal(s->repositories[0].timeout_ms, 9000);
+	assert_int_equal(s->repository_count, 1);
+	assert_string_equal(s->repositories[0].mountpoint, "/mnt/c");
 }
 
 static void test_defaults(void **state)
 {
 	CLEANUP(place_remove) struct place p = {0};
-	CLEANUP(lm_settings_done) struct lm_settings s = {0};
+	CLEANUP(lm_settings_unrefp) struct lm_settings *s = NULL;
 	struct lm_err err = LM_ERR_INIT;
 	place_make(&p, "");
 	assert_ok(load(&p, &s, &err, "--log-level=debug", "--require-mounts", "--foreground"), &err);
-	assert_string_equal(s.cache_base, "/var/lib/cvmfs");
-	assert_string_equal(s.mount_base, "/cvmfs");
-	assert_string_equal(s.socket, "/run/lamella/fetcher.sock");
-	assert_int_equal(s.max_retries, 1);
-	assert_int_equal(s.log_level, LM_LOG_DEBUG);
-	assert_true(s.require_mounts);
-	assert_null(s.mountpoint);
-	assert_int_equal(s.pin.kind, LM_PIN_NONE);
-	assert_int_equal(s.catalog_max, 1 << 30);
+	assert_string_equal(s->cache_base, "/var/lib/cvmfs");
+	assert_string_equal(s->socket, "/run/lamella/fetcher.sock");
+	assert_int_equal(s->repositories[0].max_retries, 1);
+	assert_int_equal(s->log_level, LM_LOG_DEBUG);
+	assert_true(s->require_mounts);
+	assert_string_equal(s->repositories[1].mountpoint, "/cvmfs/b.example.org");
+	assert_int_equal(s->repositories[0].pin.kind, LM_PIN_NONE);
+	assert_int_equal(s->repositories[0].catalog_max, 1 << 30);
 }
 
 /* Root hash before tag before date; the empty value is none. */
@@ -121,7 +118,7 @@ static void test_pins(void **state)
 	CLEANUP(place_remove) struct place p = {0};
 	place_make(&p, "LAMELLA_CATALOG_MAX=7\n");
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-		CLEANUP(lm_settings_done) struct lm_settings s = {0};
+		CLEANUP(lm_settings_unrefp) struct lm_settings *s = NULL;
 		struct lm_err err = LM_ERR_INIT;
 		CLEANUP(lm_freep)
 		char *text = lm_str_printf("CVMFS_REPOSITORIES=a.example.org\nCVMFS_ROOT_HASH=%s\n"
@@ -130,21 +127,21 @@ static void test_pins(void **state)
 		CLEANUP(lm_freep) char *more = lm_str_printf("%s/more.conf", p.dir);
 		assert_ok(lm_file_replace(AT_FDCWD, more, text, strlen(text), 0644, 0, &err), &err);
 		assert_ok(load(&p, &s, &err, "--config", more, NULL), &err);
-		CLEANUP(lm_freep) char *said = lm_pin_text(&s.pin);
+		CLEANUP(lm_freep) char *said = lm_pin_text(&s->repositories[0].pin);
 		assert_string_equal(said, cases[i].text);
-		assert_int_equal(s.catalog_max, 7 << 20);
+		assert_int_equal(s->repositories[0].catalog_max, 7 << 20);
 	}
 }
 
 static void test_key_dir(void **state)
 {
 	CLEANUP(place_remove) struct place p = {0};
-	CLEANUP(lm_settings_done) struct lm_settings s = {0};
+	CLEANUP(lm_settings_unrefp) struct lm_settings *s = NULL;
 	struct lm_err err = LM_ERR_INIT;
 	place_make(&p, "CVMFS_PUBLIC_KEY=\n");
 	CLEANUP(lm_freep) char *dir = lm_str_printf("--set=CVMFS_KEYS_DIR=%s", p.dir);
 	assert_ok(load(&p, &s, &err, dir, NULL, NULL), &err);
-	assert_int_equal(s.key_count, 1); /* *.pub only, not the settings file beside it */
+	assert_int_equal(s->repositories[0].key_count, 1); /* *.pub only, not the settings file beside it */
 }
 
 /* Each argument makes the settings wrong; the words must be in the message. */
@@ -183,7 +180,7 @@ static void test_refused(void **state)
 	CLEANUP(place_remove) struct place p = {0};
 	place_make(&p, "");
 	for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
-		struct lm_settings s = {0};
+		struct lm_settings *s = NULL;
 		struct lm_err err = LM_ERR_INIT;
 		int r = load(&p, &s, &err, wrong[i].argument, NULL, NULL);
 		if (r >= 0)
@@ -196,7 +193,7 @@ static void test_refused(void **state)
 static void test_key_that_is_none(void **state)
 {
 	CLEANUP(place_remove) struct place p = {0};
-	struct lm_settings s = {0};
+	struct lm_settings *s = NULL;
 	struct lm_err err = LM_ERR_INIT;
 	place_make(&p, "");
 	assert_ok(lm_file_replace(AT_FDCWD, p.key, "no key", 6, 0644, 0, &err), &err);
