@@ -97,6 +97,11 @@ void lm_origin_free(struct lm_origin *origin)
 	free(origin);
 }
 
+struct lm_http *lm_origin_http(const struct lm_origin *origin)
+{
+	return origin->http;
+}
+
 static void request_free(struct lm_origin_request *request)
 {
 	if (!request)

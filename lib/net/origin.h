@@ -106,6 +106,8 @@ struct lm_origin_consumer {
 	const char *info;	  /* what is wanted, for the header of send_info_header; NULL: the path */
 };
 
+struct lm_http *lm_origin_http(const struct lm_origin *origin);
+
 /* path: below the server's base URL, e.g. "data/c3/9b…". Any thread. After an error nothing is called. */
 int lm_origin_get(struct lm_origin *origin, const char *path, enum lm_http_priority priority, bool no_cache,
 	const struct lm_origin_consumer *consumer, struct lm_err *err) MUST_CHECK;
