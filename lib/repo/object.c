@@ -13,6 +13,7 @@ enum {
 	PACK_LEVEL = 6, /* of libdeflate: smaller than zlib's 6 at more than twice its speed */
 	PIECE = 64 << 10,
 	PACK_WHOLE_MAX = 16 << 20, /* files up to here are packed in one piece of memory */
+	IDLE_MAX = 1 << 20,	   /* stored bytes in a row that bring no content: more are no object, but a flood */
 };
 
 const char *lm_object_path(const struct lm_hash *hash, enum lm_object_kind kind, char ret[LM_OBJECT_PATH_MAX])
@@ -33,7 +34,7 @@ const char *lm_object_alternative_path(
 
 /*
  * States of an unpack: RUNNING -> ENDED (the zlib stream's end was seen) -> TRAILING; RUNNING -> BROKEN. In all of them
- * further bytes are only hashed. A `failed` code (too much content, sink, memory) ends everything at once.
+ * further bytes are only hashed, up to IDLE_MAX. A `failed` code (too much content, sink, memory) ends everything at once.
  */
 enum unpack_state { RUNNING, ENDED, TRAILING, BROKEN };
 
@@ -47,7 +48,7 @@ struct lm_unpack {
 	z_stream z;
 	bool z_open;
 	enum unpack_state state;
-	uint64_t content_size;
+	uint64_t content_size, idle; /* idle: stored bytes since content came */
 	int failed;
 	uint8_t out[PIECE];
 };
@@ -189,13 +190,26 @@ static int refeed(const struct lm_unpack *unpack, struct lm_err *err)
 	return lm_err_set(err, unpack->failed, "object %s: unpacking failed before", lm_hash_text(&unpack->expected).s);
 }
 
+/* Whoever sends what is no zlib stream, or one of empty blocks, could go on for ever. */
+static int limit_idle(struct lm_unpack *unpack, bool content_came, size_t len, struct lm_err *err)
+{
+	unpack->idle = content_came ? 0 : unpack->idle + len;
+	if (unpack->idle <= IDLE_MAX)
+		return 0;
+	return lm_err_set(err, -EPROTO, "object %s: more than %d bytes that hold no content",
+		lm_hash_text(&unpack->expected).s, IDLE_MAX);
+}
+
 int lm_unpack_feed(struct lm_unpack *unpack, const void *data, size_t len, struct lm_err *err)
 {
 	if (unpack->failed)
 		return refeed(unpack, err);
+	uint64_t before = unpack->content_size;
 	lm_hasher_update(unpack->hasher, data, len);
 	unpack->failed = unpack->compression == LM_COMPRESSION_ZLIB ? feed_zlib(unpack, data, len, err)
 								    : emit(unpack, data, len, err);
+	if (unpack->failed == 0)
+		unpack->failed = limit_idle(unpack, unpack->content_size > before, len, err);
 	return unpack->failed;
 }
 

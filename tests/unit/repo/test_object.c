@@ -198,6 +198,34 @@ static void test_plain_too_long(void **state)
 	assert_int_equal(out.len, 0);
 }
 
+/* What follows the stream, is none, or is empty blocks only, is not taken without end. */
+static void test_floods(void **state)
+{
+	static const uint8_t empty_block[] = {0, 0, 0, 0xff, 0xff};
+	struct lm_hash hash;
+	assert_int_equal(lm_hash_data(LM_HASH_SHA1, "", 0, &hash, NULL), 0);
+	for (int kind = 0; kind < 3; kind++) {
+		CLEANUP(lm_unpack_freep) struct lm_unpack *u = NULL;
+		CLEANUP(lm_buf_done) struct lm_buf out = LM_BUF(100), block = LM_BUF(65535);
+		struct lm_err err = LM_ERR_INIT;
+		uint8_t start[64];
+		uLongf start_len = sizeof(start);
+		assert_int_equal(compress(start, &start_len, (const uint8_t *)"text", 4), Z_OK);
+		assert_ok(lm_unpack_new(&hash, LM_COMPRESSION_ZLIB, 100, sink_buf, &out, &u, &err), &err);
+		assert_ok(lm_unpack_feed(u, start, kind == 0 ? start_len : kind == 1 ? 0 : 2, &err), &err);
+		while (block.len + sizeof(empty_block) <= block.max)
+			assert_ok(lm_buf_append(&block, kind == 2 ? (const void *)empty_block : "flood", 5), &err);
+		uint64_t fed = 0;
+		int r = 0;
+		while (fed < 16 << 20 && (r = lm_unpack_feed(u, block.data, block.len, &err)) == 0)
+			fed += block.len;
+		assert_int_equal(r, -EPROTO);
+		assert_non_null(strstr(err.msg, "no content"));
+		assert_in_range(fed, 900 << 10, 1 << 20);
+		assert_int_equal(lm_unpack_finish(u, NULL, NULL), -EPROTO);
+	}
+}
+
 static void test_trailing_bytes(void **state)
 {
 	CLEANUP(object_done) struct object o;
@@ -408,6 +436,7 @@ int main(void)
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_bomb),
 		cmocka_unit_test(test_plain_too_long),
+		cmocka_unit_test(test_floods),
 		cmocka_unit_test(test_trailing_bytes),
 		cmocka_unit_test(test_cut_streams),
 		cmocka_unit_test(test_not_zlib),
