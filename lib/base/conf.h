@@ -2,8 +2,12 @@
  * Configuration: files of KEY=VALUE lines, as CVMFS has them in /etc/cvmfs, read without a shell.
  *
  * Accepted per line: blanks, a # comment, optional `export` or `readonly`, KEY=VALUE where VALUE is bare,
- * 'single' or "double" quoted (in pieces, as a shell would join them); $NAME and ${NAME} of keys set earlier
- * are put in outside single quotes. Anything else of shell grammar (command substitution, `if`, ...) is an error that
+ * 'single' or "double" quoted (in pieces, as a shell would join them); $NAME and ${NAME} of keys set earlier are put in
+ * outside single quotes, also ${NAME:-WORD}, ${NAME:=WORD} and ${NAME:+WORD}; a line goes on after a backslash at its
+ * end. `if CONDITION; then`, `elif`, `else`, `fi` stand alone on their lines (`then` may have one of its own); a
+ * CONDITION is made of [ -z W ], -n, -e, -f, -d, [ W = W ], ==, != and grep -q PATTERN FILE, with !, && and ||. Lines
+ * of a branch that is not taken may be anything. `. FILE` reads another file. `:` does nothing. That is what the files
+ * use that come with CVMFS. Anything else of shell grammar (command substitution, loops, ...) is an error that
  * names file and line. Files are read in the order given; a later value replaces an earlier one, and each value knows
  * where it came from. A conf is built by one thread and may then be read by many.
  */

@@ -66,6 +66,43 @@ static void reads_what_a_shell_would(void **state)
 		{"\n\n# x\n\nK=v", "v"},
 		{"K==", "="},
 		{"export=5\nK=$export", "5"},
+		{"K=${A:-b}", "b"},
+		{"K=${A-b}", "b"},
+		{"A=\nK=${A:-b}", "b"},
+		{"A=\nK=${A-b}", ""},
+		{"A=1\nK=${A:-b}", "1"},
+		{"K=${A:=b}$A", "bb"},
+		{"K=${K:=b}", "b"},
+		{"A=1\nK=${A:=b}", "1"},
+		{"A=1\nK=x${A:+b c}x", "xb cx"},
+		{"K=x${A:+b}", "x"},
+		{"K=${A:-}", ""},
+		{"K=${A:-${B:-${C:-d}}}", "d"},
+		{"B=2\nK=\"${A:-\"b $B\" 'c'}\"", "b 2 'c'"},
+		{"K=${A:-'}'\\}\"}\"}", "}}}"},
+		{"K='a;'\\\nb", "a;b"},
+		{"K=a\\\n\\\nb\\\\", "ab\\"},
+		{"# \\\nK=v", "v"},
+		{"K=v;", "v"},
+		{"K=v\nexport K", "v"},
+		{":\nK=v", "v"},
+		{"if [ \"x$A\" = \"x\" ]; then\n  K=1\nfi", "1"},
+		{"A=1\nif [ \"x$A\" = x ]; then\n  K=1\nelse\n  K=2\nfi # end", "2"},
+		{"if [ -z \"$A\" ]\nthen\nK=1\nfi", "1"},
+		{"if [ -z \"$A\" ];\n # why\n\n then # now\n:\nK=1\nfi;", "1"},
+		{"K=0\nif [ -n \"$A\" ] ; then\nK=$(date)\nfi", "0"},
+		{"K=0\nif [ a == a ] && [ a != b ] && ! [ a = b ]; then\nK=1\nfi", "1"},
+		{"if [ a = b ] || [ \"a;b\" = 'a;b' ]; then\nK=1\nfi", "1"},
+		{"if [ ! a = b ]; then\nK=1\nfi", "1"},
+		{"if [ a ] && [ ! \"\" ]; then\nK=1\nfi", "1"},
+		{"if [ a = b ]; then\nK=1\nelif [ a = a ]; then\nK=2\nelif [ a = a ]; then\nK=3\nelse\nK=4\nfi", "2"},
+		{"if [ a = b ]; then\nwhile true; do\n if [ whatever; then\n else\n K=1\n fi\nelse\nK=5\nfi", "5"},
+		{"if [ a = a ]; then\nif [ a = b ]; then\nK=1\nelse\nK=2\nfi\nelse\nK=3\nfi", "2"},
+		{"if [ -d / ] && [ -e /dev/null ] && [ ! -f / ]; then\nK=1\nfi", "1"},
+		{"if [ -f /proc/version ] && grep -q \"Linu[x]\\|none\" /proc/version;\nthen\n :\nK=1\nfi", "1"},
+		{"K=0\nif grep -q x /nonexistent; then\nK=1\nfi", "0"},
+		{"K=0\nif grep -q x /dev/zero; then\nK=1\nfi", "0"},
+		{"if=1\nK=$if", "1"},
 	};
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
 		CLEANUP(lm_conf_freep) struct lm_conf *conf = NULL;
@@ -94,7 +131,38 @@ static void refuses_the_rest_of_shell(void **state)
 		"K=`date`",
 		"K=\"`date`\"",
 		"K=${A",
-		"K=${A:-b}",
+		"K=${A:-b",
+		"K=${A:?b}",
+		"K=${A:}",
+		"K=${A%b}",
+		"K=${A:-$(date)}",
+		"K=${A:-\"b}",
+		"K=$((1 + 1))",
+		"if [ a = a ]; then",
+		"if [ a = a ]; then; fi",
+		"if [ a = a ]; then K=1; fi",
+		"if [ a = ]; then\nfi",
+		"if [ a -eq a ]; then\nfi",
+		"if [ -q a ]; then\nfi",
+		"if [ a = a b ]; then\nfi",
+		"if [ a = a; then\nfi",
+		"if [ a = a ] & then\nfi",
+		"if [ a = a ] &&; then\nfi",
+		"if [ \"$(date)\" ]; then\nfi",
+		"if test a = a; then\nfi",
+		"if grep x /proc/version; then\nfi",
+		"if grep -q '[' /proc/version; then\nfi",
+		"if grep -q 'a\\{9\\}' /proc/version; then\nfi",
+		"if grep -q x; then\nfi",
+		"if",
+		"fi",
+		"else",
+		"then",
+		". /nonexistent.conf",
+		".",
+		"while true; do",
+		"unset K",
+		"[ a = a ] && K=1",
 		"K=$",
 		"K=$1",
 		"K=a;b",
@@ -106,7 +174,6 @@ static void refuses_the_rest_of_shell(void **state)
 		"K=a\\",
 		"K-L=v",
 		"export",
-		"export K",
 		". other.conf",
 		"K='a'; L=b",
 		"\xc3\xa4=v",
@@ -247,6 +314,55 @@ static void files(void **state)
 	assert_int_equal(lm_remove_tree(AT_FDCWD, dir, &err), 0);
 }
 
+/* Each file reads the next; the eighth is one too many. */
+static void files_of_files(void **state)
+{
+	char dir[] = "/tmp/lamella-conf.XXXXXX", path[64], text[64];
+	struct lm_err err = LM_ERR_INIT;
+	assert_non_null(mkdtemp(dir));
+	for (int i = 0; i < 9; i++) {
+		snprintf(path, sizeof(path), "%s/%d.conf", dir, i);
+		snprintf(text, sizeof(text), "A%d=1\n%s ./%d.conf\nB=%d", i, i % 2 ? "." : "source", i + 1, i);
+		assert_int_equal(lm_file_replace(AT_FDCWD, path, text, strlen(text), 0600, 0, &err), 0);
+	}
+	snprintf(path, sizeof(path), "%s/1.conf", dir);
+	assert_int_equal(lm_conf_read(*state, path, &err), -EPROTO);
+	assert_non_null(strstr(err.msg, "8.conf:2: too many"));
+	snprintf(path, sizeof(path), "%s/6.conf", dir);
+	assert_int_equal(lm_conf_read(*state, path, &err), -EPROTO);
+	assert_non_null(strstr(err.msg, "8.conf:2: the file to be read is not there"));
+	snprintf(path, sizeof(path), "%s/9.conf", dir);
+	assert_int_equal(lm_file_replace(AT_FDCWD, path, "A9=9", 4, 0600, 0, &err), 0);
+	snprintf(path, sizeof(path), "%s/6.conf", dir);
+	err = (struct lm_err){0};
+	assert_int_equal(lm_conf_read(*state, path, &err), 0);
+	assert_string_equal(lm_conf_get(*state, "B"), "6");
+	assert_string_equal(strrchr(lm_conf_entry(*state, "A9")->file, '/'), "/9.conf");
+	assert_true(lm_conf_entry(*state, "B")->source >= lm_conf_entry(*state, "A9")->source);
+	assert_int_equal(lm_remove_tree(AT_FDCWD, dir, &err), 0);
+}
+
+static void templates(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	assert_int_equal(lm_conf_template(*state, "fqrn", "a.example.org", &err), 0);
+	assert_int_equal(lm_conf_template(*state, "org", "a", &err), 0);
+	assert_int_equal(parse(*state, "K='http://s/@fqrn@;@org@@org@@orgs@'\nL=\"$K@\"", &err), 0);
+	assert_string_equal(lm_conf_get(*state, "K"), "http://s/a.example.org;aa@orgs@");
+	assert_string_equal(lm_conf_get(*state, "L"), "http://s/a.example.org;aa@orgs@@");
+}
+
+/* Messages name the line where it went wrong, also behind lines that were joined or left out. */
+static void lines_are_counted(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	assert_int_equal(parse(*state, "A=1\\\n2\\\n3\nif [ a ]; then\n:\nelse\nx\nfi\nB=1\nC=$(x)", &err), -EPROTO);
+	assert_memory_equal(err.msg, "test.conf:10: ", 14);
+	assert_int_equal(lm_conf_entry(*state, "B")->line, 9);
+	assert_int_equal(parse(*state, "A=1\nif [ a ]; then\nif [ b ]; then\nfi\n", &err), -EPROTO);
+	assert_memory_equal(err.msg, "test.conf:2: ", 13);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -262,6 +378,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(values_cannot_explode, new_conf, free_conf),
 		cmocka_unit_test_setup_teardown(entries_are_limited, new_conf, free_conf),
 		cmocka_unit_test_setup_teardown(files, new_conf, free_conf),
+		cmocka_unit_test_setup_teardown(files_of_files, new_conf, free_conf),
+		cmocka_unit_test_setup_teardown(templates, new_conf, free_conf),
+		cmocka_unit_test_setup_teardown(lines_are_counted, new_conf, free_conf),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
