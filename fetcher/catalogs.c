@@ -6,9 +6,12 @@
 #include "base/str.h"
 
 #include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <search.h>
 #include <string.h>
 #include <sys/queue.h>
+#include <sys/stat.h>
 #include <zlib.h>
 
 /*
@@ -19,10 +22,12 @@ struct disk_record {
 	uint32_t crc; /* little-endian, like all below */
 	uint32_t number;
 	uint16_t path_len, prefix_len;
-	uint8_t algo, zero[3];
+	uint8_t algo, view, zero[2];
 	uint8_t digest[LM_HASH_BYTES];
 };
 _Static_assert(sizeof(struct disk_record) == 36, "no padding");
+
+enum { RENEW_BYTES = 8 << 20 }; /* of a table: some 70,000 numbers */
 
 struct opened {
 	struct lm_open_catalog open;
@@ -34,10 +39,11 @@ TAILQ_HEAD(opened_list, opened);
 
 struct record { /* never freed or moved before the end: strings may be used without the lock */
 	struct lm_hash hash;
-	char *mountpoint;
-	size_t prefix_len;
+	enum lm_view view;
 	uint32_t number;
+	uint16_t prefix_len;
 	struct opened *opened; /* under lock; NULL: closed */
+	char *mountpoint;
 };
 
 struct lm_catalogs {
@@ -61,7 +67,9 @@ static int cmp_record(const void *a, const void *b)
 	int r = lm_hash_cmp(&x->hash, &y->hash);
 	if (r == 0)
 		r = strcmp(x->mountpoint, y->mountpoint);
-	return r ? r : (x->prefix_len > y->prefix_len) - (x->prefix_len < y->prefix_len);
+	if (r == 0)
+		r = x->prefix_len - y->prefix_len;
+	return r ? r : (int)x->view - (int)y->view;
 }
 
 static void record_free(struct record *record)
@@ -72,13 +80,15 @@ static void record_free(struct record *record)
 }
 LM_DEFINE_CLEANUP(struct record, record_free, record_freep)
 
-static struct record *record_new(const struct lm_hash *hash, const char *mountpoint, size_t len, size_t prefix_len)
+static struct record *record_new(
+	const struct lm_hash *hash, const char *mountpoint, size_t len, size_t prefix_len, enum lm_view view)
 {
 	CLEANUP(record_freep) struct record *record = calloc(1, sizeof(*record));
 	if (!record || !(record->mountpoint = lm_str_ndup(mountpoint, len)))
 		return NULL;
 	record->hash = *hash;
-	record->prefix_len = prefix_len;
+	record->prefix_len = (uint16_t)prefix_len;
+	record->view = view;
 	return STEAL(record);
 }
 
@@ -111,7 +121,7 @@ static int parse_record(const uint8_t *data, size_t len, size_t *at, uint32_t nu
 	memcpy(&head, data + *at, sizeof(head));
 	size_t path_len = le16toh(head.path_len), total = sizeof(head) + path_len;
 	if (len - *at < total || le32toh(head.number) != number || path_len > LM_REPO_PATH_MAX ||
-		le16toh(head.prefix_len) > path_len || head.algo > LM_HASH_SHAKE128)
+		le16toh(head.prefix_len) > path_len || head.algo > LM_HASH_SHAKE128 || head.view >= LM_VIEW_COUNT)
 		return -EPROTO;
 	const uint8_t *path = data + *at + sizeof(head);
 	uint32_t crc = (uint32_t)crc32(0, data + *at + sizeof(head.crc), (uInt)(total - sizeof(head.crc)));
@@ -119,39 +129,100 @@ static int parse_record(const uint8_t *data, size_t len, size_t *at, uint32_t nu
 		return -EPROTO;
 	struct lm_hash hash = {.algo = head.algo, .set = true};
 	memcpy(hash.bytes, head.digest, sizeof(hash.bytes));
-	*ret = record_new(&hash, (const char *)path, path_len, le16toh(head.prefix_len));
+	*ret = record_new(&hash, (const char *)path, path_len, le16toh(head.prefix_len), head.view);
 	*at += total;
 	return *ret ? 0 : -ENOMEM;
 }
 
-static int load_table(struct lm_catalogs *catalogs, const char *table, struct lm_err *err)
+/* The file's lock is per open file, so it also keeps two users in one process apart. Nobody holds it for longer than it
+ * takes to append a few bytes. */
+static int lock_table(struct lm_catalogs *catalogs, short type, struct lm_err *err)
 {
+	struct flock whole = {.l_type = type, .l_whence = SEEK_SET};
+	while (fcntl(catalogs->fd, F_OFD_SETLKW, &whole) < 0)
+		if (errno != EINTR)
+			return lm_err_sys(err, -errno, "lock the table of catalog numbers");
+	return 0;
+}
+
+static void table_unlockp(struct lm_catalogs **catalogs)
+{
+	if (*catalogs)
+		(void)!lock_table(*catalogs, F_UNLCK, NULL);
+}
+
+static int read_table(struct lm_catalogs *catalogs, size_t len, struct lm_buf *ret, struct lm_err *err)
+{
+	int r = lm_buf_reserve(ret, len);
+	if (r < 0)
+		return lm_err_oom(err);
+	while (ret->len < len) {
+		ssize_t n = pread(catalogs->fd, ret->data + ret->len, len - ret->len, catalogs->end + (off_t)ret->len);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return lm_err_sys(err, n < 0 ? -errno : -EIO, "read the table of catalog numbers");
+		ret->len += (size_t)n;
+	}
+	return 0;
+}
+
+/* Takes in what the table has beyond what is known; with its lock held. What can't be read is cut off: whoever wrote it
+ * died over it, since others can't be writing now. */
+static int follow_table(struct lm_catalogs *catalogs, struct lm_err *err)
+{
+	struct stat st;
+	if (fstat(catalogs->fd, &st) < 0)
+		return lm_err_sys(err, -errno, "the table of catalog numbers");
+	if (st.st_size == catalogs->end)
+		return 0;
+	if (st.st_size < catalogs->end)
+		return lm_err_set(err, -EIO, "the table of catalog numbers has become shorter");
 	CLEANUP(lm_buf_done)
 	struct lm_buf data = LM_BUF((size_t)LM_CATALOG_NUMBER_MAX * (sizeof(struct disk_record) + 64));
-	int r = lm_file_read(AT_FDCWD, table, &data, err);
+	int r = read_table(catalogs, (size_t)(st.st_size - catalogs->end), &data, err);
 	if (r < 0)
 		return r;
 	size_t at = 0;
 	for (;;) {
 		CLEANUP(record_freep) struct record *record = NULL;
-		r = parse_record(data.data, data.len, &at, (uint32_t)catalogs->count + 1, &record);
+		size_t next = at;
+		r = parse_record(data.data, data.len, &next, (uint32_t)catalogs->count + 1, &record);
 		if (r == 0)
 			r = add_record(catalogs, record);
 		if (r < 0)
 			break;
 		(void)STEAL(record);
+		at = next;
 	}
+	catalogs->end += (off_t)at;
 	if (r == -ENOMEM)
 		return lm_err_oom(err);
 	if (r == -EPROTO) {
 		lm_log(LM_LOG_WARN, "table of catalog numbers is cut at its first bad record",
-			LM_KV("file", "%s", table), LM_KV("kept", "%zu", catalogs->count),
-			LM_KV("bytes_lost", "%zu", data.len - at));
-		if (ftruncate(catalogs->fd, (off_t)at) < 0)
-			return lm_err_sys(err, -errno, "truncate %s", table);
+			LM_KV("kept", "%zu", catalogs->count), LM_KV("bytes_lost", "%zu", data.len - at));
+		if (ftruncate(catalogs->fd, catalogs->end) < 0)
+			return lm_err_sys(err, -errno, "truncate the table of catalog numbers");
 	}
-	catalogs->end = (off_t)at;
 	return 0;
+}
+
+static int follow_table_locked(struct lm_catalogs *catalogs, struct lm_err *err)
+{
+	CLEANUP(table_unlockp) struct lm_catalogs *locked = NULL;
+	int r = lock_table(catalogs, F_WRLCK, err);
+	if (r < 0)
+		return r;
+	locked = catalogs;
+	return follow_table(locked, err);
+}
+
+void lm_catalogs_renew(const char *table)
+{
+	struct stat st;
+	if (stat(table, &st) == 0 && st.st_size > RENEW_BYTES && unlink(table) == 0)
+		lm_log(LM_LOG_INFO, "catalog numbers begin anew", LM_KV("table", "%s", table),
+			LM_KV("bytes", "%lld", (long long)st.st_size));
 }
 
 int lm_catalogs_new(
@@ -167,9 +238,9 @@ int lm_catalogs_new(
 	catalogs->fd = open(table, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (catalogs->fd < 0)
 		return lm_err_sys(err, -errno, "open %s", table);
-	int r = load_table(catalogs, table, err);
+	int r = follow_table_locked(catalogs, err);
 	if (r < 0)
-		return lm_err_prefix(err, r, "catalog numbers");
+		return lm_err_prefix(err, r, "%s", table);
 	*ret = STEAL(catalogs);
 	return 0;
 }
@@ -205,7 +276,7 @@ void lm_catalogs_free(struct lm_catalogs *catalogs)
 	free(catalogs);
 }
 
-/* Appends the record that has just got its number. */
+/* Appends a record; with the table's lock held. */
 static int write_record(struct lm_catalogs *catalogs, const struct record *record, uint32_t number, struct lm_err *err)
 {
 	size_t path_len = strlen(record->mountpoint);
@@ -213,8 +284,9 @@ static int write_record(struct lm_catalogs *catalogs, const struct record *recor
 	struct disk_record head = {
 		.number = htole32(number),
 		.path_len = htole16((uint16_t)path_len),
-		.prefix_len = htole16((uint16_t)record->prefix_len),
+		.prefix_len = htole16(record->prefix_len),
 		.algo = record->hash.algo,
+		.view = (uint8_t)record->view,
 	};
 	memcpy(head.digest, record->hash.bytes, sizeof(head.digest));
 	int r = lm_buf_append(&out, &head, sizeof(head));
@@ -231,45 +303,75 @@ static int write_record(struct lm_catalogs *catalogs, const struct record *recor
 	return 0;
 }
 
+/* Takes ownership of the record on success; with the table's lock held. */
 static int give_number(struct lm_catalogs *catalogs, struct record *record, struct lm_err *err)
 {
 	if (catalogs->count == LM_CATALOG_NUMBER_MAX)
 		return lm_err_set(err, -ENOSPC, "all %d catalog numbers are used", LM_CATALOG_NUMBER_MAX);
 	off_t before = catalogs->end;
 	int r = write_record(catalogs, record, (uint32_t)catalogs->count + 1, err);
-	if (r < 0)
-		return r;
-	r = add_record(catalogs, record);
-	if (r < 0) {
-		catalogs->end = before; /* the next record takes its place */
-		return lm_err_oom(err);
+	if (r == 0 && add_record(catalogs, record) < 0)
+		r = lm_err_oom(err);
+	if (r < 0) { /* what was written must not be taken for a number that was given out */
+		catalogs->end = before;
+		(void)!ftruncate(catalogs->fd, before);
 	}
-	return 0;
+	return r;
 }
 
-int lm_catalogs_number(struct lm_catalogs *catalogs, const struct lm_hash *hash, const char *mountpoint,
-	size_t prefix_len, uint32_t *ret, struct lm_err *err)
+static struct record *find_key(struct lm_catalogs *catalogs, const struct record *key)
 {
-	struct record key = {.hash = *hash, .mountpoint = (char *)mountpoint, .prefix_len = prefix_len};
-	LM_LOCKED(&catalogs->lock);
-	struct record *const *found = tfind(&key, &catalogs->by_key, cmp_record);
+	lm_lock_assert(&catalogs->lock);
+	struct record *const *found = tfind(key, &catalogs->by_key, cmp_record);
+	return found ? *found : NULL;
+}
+
+static int new_number(struct lm_catalogs *catalogs, const struct record *key, uint32_t *ret, struct lm_err *err)
+{
+	CLEANUP(table_unlockp) struct lm_catalogs *locked = NULL;
+	int r = lock_table(catalogs, F_WRLCK, err);
+	if (r < 0)
+		return r;
+	locked = catalogs;
+	r = follow_table(locked, err);
+	if (r < 0)
+		return r;
+	const struct record *found = find_key(locked, key); /* by the other process, meanwhile */
 	if (found) {
-		*ret = (*found)->number;
+		*ret = found->number;
 		return 0;
 	}
-	CLEANUP(record_freep) struct record *record = record_new(hash, mountpoint, strlen(mountpoint), prefix_len);
+	CLEANUP(record_freep)
+	struct record *record =
+		record_new(&key->hash, key->mountpoint, strlen(key->mountpoint), key->prefix_len, key->view);
 	if (!record)
 		return lm_err_oom(err);
-	int r = give_number(catalogs, record, err);
+	r = give_number(locked, record, err);
 	if (r < 0)
 		return r;
 	*ret = STEAL(record)->number;
 	return 0;
 }
 
+int lm_catalogs_number(struct lm_catalogs *catalogs, const struct lm_hash *hash, const char *mountpoint,
+	size_t prefix_len, enum lm_view view, uint32_t *ret, struct lm_err *err)
+{
+	const struct record key = {
+		.hash = *hash, .mountpoint = (char *)mountpoint, .prefix_len = (uint16_t)prefix_len, .view = view};
+	LM_LOCKED(&catalogs->lock);
+	const struct record *found = find_key(catalogs, &key);
+	if (!found)
+		return new_number(catalogs, &key, ret, err);
+	*ret = found->number;
+	return 0;
+}
+
+/* A number that is not known here may be one that another process has given out. */
 static struct record *find_record(struct lm_catalogs *catalogs, uint32_t number)
 {
 	lm_lock_assert(&catalogs->lock);
+	if (number > catalogs->count && follow_table_locked(catalogs, NULL) < 0)
+		return NULL;
 	return number >= 1 && number <= catalogs->count ? catalogs->records[number - 1] : NULL;
 }
 
@@ -336,7 +438,11 @@ static int open_record(struct lm_catalogs *catalogs, struct record *record, stru
 		return lm_err_oom(err);
 	opened->record = record;
 	opened->open = (struct lm_open_catalog){
-		.number = record->number, .mountpoint = record->mountpoint, .prefix_len = record->prefix_len};
+		.number = record->number,
+		.mountpoint = record->mountpoint,
+		.prefix_len = record->prefix_len,
+		.view = record->view,
+	};
 	int r = lm_catalog_open(path, record->mountpoint + record->prefix_len, &opened->open.catalog, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "catalog %s", lm_hash_text(&ref.hash).s);

@@ -1,11 +1,21 @@
 /*
  * The catalogs of one repository: their numbers, and those that are open.
  *
- * NUMBERS. A catalog number (24 bits, from 1) stands for (catalog hash, where it hangs in the tree). It is given out
- * once and never means anything else, also not after a restart: the kernel remembers node numbers for as long as a
- * mount lives. The file TABLE holds one record per number, each with a checksum, and only grows; what a crash tore off
- * at its end is cut away at the next start (numbers lost by a power cut are lost together with the kernel that knew
- * them).
+ * NUMBERS. A catalog number (24 bits, from 1) stands for (catalog hash, where it hangs in the tree, how it is shown).
+ * It is given out once and never means anything else, also not after a restart: the kernel remembers node numbers for
+ * as long as a mount lives. The file TABLE holds one record per number, each with a checksum, and only grows; what a
+ * crash tore off at its end is cut away (numbers lost by a power cut are lost together with the kernel that knew them).
+ *
+ * Two processes may use one table, as they do for a moment when a new one takes a mount over: whoever appends holds the
+ * file's lock and has read first what the other appended, so that both mean the same by every number. A number that
+ * one does not know is looked for in the file.
+ *
+ * Only catalogs that somebody looks into get a number: a new revision costs one for each catalog that changed, about
+ * five for an image. At a revision every five minutes they last for 30 years. What they cost before is memory, about
+ * 200 bytes each; so lm_catalogs_renew() begins anew when a mount does.
+ *
+ * VIEWS. LM_VIEW_LAYERS shows the same catalog with what stands for whiteouts in it turned into what overlayfs knows
+ * (tree.h); it is a catalog of its own in all that follows.
  *
  * Catalogs are listings of full paths. Below a bind mountpoint hangs a root catalog whose paths begin at "" again:
  * there `prefix_len` bytes of the mountpoint belong to the tree only, the rest is what the catalog knows itself by.
@@ -25,6 +35,7 @@
 struct lm_catalogs;
 
 enum { LM_CATALOG_NUMBER_MAX = (1 << 24) - 1 };
+enum lm_view { LM_VIEW_PLAIN, LM_VIEW_LAYERS, LM_VIEW_COUNT };
 enum { LM_NEED = 1 }; /* the result of operations that lack an object */
 
 struct lm_open_catalog {
@@ -32,7 +43,12 @@ struct lm_open_catalog {
 	uint32_t number;
 	const char *mountpoint; /* in the tree */
 	size_t prefix_len;	/* the catalog's own paths are the tree's without that many bytes */
+	enum lm_view view;
 };
+
+/* Begins the numbers anew where many are given out: removes the file. Only before lm_catalogs_new(), and only when no
+ * kernel knows any number of it, since the mount is a new one. Failure is no harm. */
+void lm_catalogs_renew(const char *table);
 
 /* table: path of the file of numbers (made if absent; its directory must exist). open_max: catalogs kept open. */
 int lm_catalogs_new(struct lm_cache *cache, const char *table, size_t open_max, struct lm_catalogs **ret,
@@ -42,7 +58,7 @@ LM_DEFINE_CLEANUP(struct lm_catalogs, lm_catalogs_free, lm_catalogs_freep)
 
 /* The number of this catalog at this place, a new one where it has none. -ENOSPC when all numbers are used. */
 int lm_catalogs_number(struct lm_catalogs *catalogs, const struct lm_hash *hash, const char *mountpoint,
-	size_t prefix_len, uint32_t *ret, struct lm_err *err) MUST_CHECK;
+	size_t prefix_len, enum lm_view view, uint32_t *ret, struct lm_err *err) MUST_CHECK;
 
 /*
  * 0; LM_NEED with *ret_need: fetch that and call again; -ESTALE no such number; -EPROTO the catalog is malformed.

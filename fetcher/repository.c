@@ -383,7 +383,7 @@ static int open_root(struct lm_repository *repository, const struct root *root, 
 	struct lm_open_catalog **ret, struct lm_err *err)
 {
 	struct lm_object_ref need;
-	int r = lm_catalogs_number(repository->catalogs, &root->catalog, "", 0, ret_number, err);
+	int r = lm_catalogs_number(repository->catalogs, &root->catalog, "", 0, LM_VIEW_PLAIN, ret_number, err);
 	if (r < 0)
 		return r;
 	r = lm_catalogs_get(repository->catalogs, *ret_number, ret, &need, err);

@@ -80,8 +80,9 @@ static void ref(struct resolve *resolve)
 static char *layer_path(const struct lm_resolver *resolver, const struct layer *layer)
 {
 	const char *hex = layer->digest + strlen("sha256:");
-	return lm_str_printf(
-		"%s/.layers/%.2s/%s/layerfs", resolver->config->repositories[layer->repository].mountpoint, hex, hex);
+	/* What stock tools wrote needs the view in which its deletions are those of overlayfs. */
+	return lm_str_printf("%s/%s/%.2s/%s/layerfs", resolver->config->repositories[layer->repository].mountpoint,
+		layer->state == STATE(LOSSY) ? LM_TREE_LAYERS : ".layers", hex, hex);
 }
 
 static bool is_served(const struct layer *layer)
@@ -280,7 +281,7 @@ static void walk_on(struct walk *walk)
 		}
 		if (r == 0 && walk->step == STEPS_TO_MARKER) {
 			settle(walk, STATE(LOSSY), current_revision(walk),
-				strdup("written by a converter that drops owners and extended attributes"));
+				strdup("written by stock tools, which drop owners, extended attributes and hard links"));
 			return;
 		}
 		if (r == -ENOENT && walk->step == STEPS_TO_LAYER) {

@@ -2,6 +2,7 @@
 
 #include "base/lock.h"
 #include "base/str.h"
+#include "fetcher/whiteout.h"
 #include "repo/symlink.h"
 #include "repo/xattr.h"
 
@@ -10,10 +11,13 @@
 enum {
 	ROW_BITS = 40,
 	BLOCK = 4096,
-	PATH_SLOTS = 4096, /* directories whose path is remembered */
-	CURSOR_DOT = 1,	   /* readdir cursors: after ".", after "..", then 2 + row id */
+	PATH_SLOTS = 4096,  /* directories whose path is remembered */
+	BARE_SLOTS = 32768, /* nodes seen lately that are known to have no extended attributes */
+	CURSOR_DOT = 1,	    /* readdir cursors: after ".", after "..", then 2 + row id */
 	CURSOR_ROWS = 2,
 };
+
+#define LAYERS_SOURCE ".layers"
 
 struct path_slot {
 	uint64_t node;
@@ -23,6 +27,7 @@ struct path_slot {
 struct lm_tree {
 	struct lm_catalogs *catalogs;
 	_Atomic(uint32_t) root;
+	_Atomic(uint64_t) bare[BARE_SLOTS]; /* nodes; overlayfs asks for an attribute right after each look-up */
 
 	struct lm_lock lock;
 	struct path_slot paths[PATH_SLOTS]; /* under lock; a newer directory takes the place of an older one */
@@ -95,9 +100,54 @@ static int enter(struct lm_tree *tree, uint64_t node, struct place *ret, struct 
 	return 0;
 }
 
+/* Extended attributes that a node does not have: nothing of it ever changes, so this is true for ever. */
+
+static _Atomic(uint64_t) *bare_slot(struct lm_tree *tree, uint64_t node)
+{
+	return &tree->bare[(node * 0x9e3779b97f4a7c15ULL >> 32) % BARE_SLOTS];
+}
+
+static void note_bare(struct lm_tree *tree, uint64_t node)
+{
+	atomic_store_explicit(bare_slot(tree, node), node, memory_order_relaxed);
+}
+
+static bool is_bare(struct lm_tree *tree, uint64_t node)
+{
+	return atomic_load_explicit(bare_slot(tree, node), memory_order_relaxed) == node;
+}
+
+/* The layers' view. */
+
+static enum lm_whiteout whiteout_kind(const struct place *place, const struct lm_row *row, const char **ret_deleted)
+{
+	return place->open->view == LM_VIEW_LAYERS ? lm_whiteout_kind(row->name, row->mode, ret_deleted)
+						   : LM_WHITEOUT_NONE;
+}
+
+/* The row of .wh.NAME becomes one of a device NAME. deleted points into the row's name. */
+static void make_whiteout(struct lm_row *row, const char *deleted)
+{
+	memmove(row->name, deleted, strlen(deleted) + 1);
+	free(row->xattr);
+	row->xattr = NULL;
+	row->xattr_len = 0;
+	free(row->symlink);
+	row->symlink = NULL;
+	row->mode = S_IFCHR;
+	row->flags = LM_ROW_FILE | LM_ROW_SPECIAL;
+	row->size = row->rdev = 0;
+	row->link_group = 0;
+	row->link_count = 1;
+	row->hash = (struct lm_hash){0};
+}
+
 static int get_row(const struct place *place, struct lm_row *ret, struct lm_err *err)
 {
+	const char *deleted;
 	int r = lm_catalog_row(place->catalog, place->rowid, ret, err);
+	if (r == 0 && whiteout_kind(place, ret, &deleted) == LM_WHITEOUT_NAME)
+		make_whiteout(ret, deleted);
 	return r == -ENOENT ? lm_err_set(err, -ESTALE, "catalog %s has no row %llu", place->open->mountpoint,
 				      (unsigned long long)place->rowid)
 			    : r;
@@ -266,7 +316,8 @@ static int cross_mountpoint(
 		return lm_err_set(err, r == -EMSGSIZE ? -ENAMETOOLONG : r, "path of mountpoint %s", path);
 	/* A bind mountpoint leads to a root catalog, whose own paths begin anew. */
 	size_t prefix_len = row->flags & LM_ROW_BIND ? outer.len : place->open->prefix_len;
-	r = lm_catalogs_number(place->tree->catalogs, &nested.hash, lm_buf_cstr(&outer), prefix_len, &number, err);
+	r = lm_catalogs_number(
+		place->tree->catalogs, &nested.hash, lm_buf_cstr(&outer), prefix_len, place->open->view, &number, err);
 	if (r == 0)
 		*ret = make_node(number, 1);
 	return r;
@@ -288,6 +339,8 @@ static int make_entry(
 	if (r < 0)
 		return r;
 	ret->node = make_node(place->open->number, rowid);
+	if (!row->xattr && !(place->open->view == LM_VIEW_LAYERS && S_ISDIR(row->mode)))
+		note_bare(place->tree, ret->node);
 	return fill_attr(row, ret->node, links, &ret->attr, err);
 }
 
@@ -299,6 +352,62 @@ static int child_path(struct lm_buf *path, const char *name, struct lm_err *err)
 	return r < 0 ? lm_err_set(err, r == -EMSGSIZE ? -ENAMETOOLONG : r, "path of %s", name) : 0;
 }
 
+/* The row of a name, as it is stored. path: of the directory; with the name behind it when the row was found. */
+static int find_name(const struct place *place, struct lm_buf *path, struct lm_path_hash parent, const char *prefix,
+	const char *name, struct lm_row *ret, struct lm_err *err)
+{
+	size_t len = path->len, prefix_len = strlen(prefix);
+	int r = child_path(path, prefix, err);
+	if (r == 0 && lm_buf_str(path, name) < 0)
+		r = lm_err_set(err, -ENAMETOOLONG, "path of %s", name);
+	if (r == 0)
+		r = lm_catalog_lookup(place->catalog, lm_path_hash(lm_buf_cstr(path), path->len), ret, err);
+	if (r == 0 && (strncmp(ret->name, prefix, prefix_len) != 0 || strcmp(ret->name + prefix_len, name) != 0 ||
+			      !lm_path_hash_equal(ret->parent, parent)))
+		r = lm_err_set(err, -EPROTO, "the row of %s is for another name or directory", lm_buf_cstr(path));
+	if (r < 0)
+		path->len = len;
+	return r;
+}
+
+/* In the layers' view: what is there, or else what is deleted. */
+static int find_shown(const struct place *place, struct lm_buf *path, struct lm_path_hash parent, const char *name,
+	struct lm_row *ret, struct lm_err *err)
+{
+	const char *deleted;
+	size_t len = path->len;
+	int r = find_name(place, path, parent, "", name, ret, err);
+	if (r == 0 && whiteout_kind(place, ret, &deleted) == LM_WHITEOUT_NONE)
+		return 0;
+	if (r < 0 && r != -ENOENT)
+		return r;
+	lm_row_done(ret);
+	path->len = len;
+	if (strlen(name) + strlen(LM_WHITEOUT_PREFIX) > LM_NAME_MAX)
+		return -ENOENT;
+	r = find_name(place, path, parent, LM_WHITEOUT_PREFIX, name, ret, err);
+	if (r == 0 && whiteout_kind(place, ret, &deleted) != LM_WHITEOUT_NAME)
+		return -ENOENT;
+	if (r == 0)
+		make_whiteout(ret, deleted);
+	return r;
+}
+
+/* The root directory in the layers' view, where only .layers can be reached. */
+static int layers_root(struct lm_tree *tree, uint64_t *ret, struct lm_err *err)
+{
+	struct lm_hash hash;
+	const char *mountpoint;
+	uint32_t number;
+	int r = lm_catalogs_describe(tree->catalogs, lm_tree_root(tree), &hash, &mountpoint);
+	if (r < 0)
+		return lm_err_set(err, -EIO, "there is no root catalog");
+	r = lm_catalogs_number(tree->catalogs, &hash, mountpoint, 0, LM_VIEW_LAYERS, &number, err);
+	if (r == 0)
+		*ret = make_node(number, 1);
+	return r;
+}
+
 int lm_tree_lookup(struct lm_tree *tree, uint64_t parent, const char *name, struct lm_entry *ret,
 	struct lm_object_ref *ret_need, struct lm_err *err)
 {
@@ -307,20 +416,22 @@ int lm_tree_lookup(struct lm_tree *tree, uint64_t parent, const char *name, stru
 	CLEANUP(place_done) struct place place = {0};
 	CLEANUP(lm_buf_done) struct lm_buf path = LM_BUF(LM_REPO_PATH_MAX);
 	CLEANUP(lm_row_done) struct lm_row row = {0};
-	int r = enter(tree, parent, &place, ret_need, err);
+	int r = 0;
+	if (parent == LM_NODE_ROOT && strcmp(name, LM_TREE_LAYERS) == 0) {
+		r = layers_root(tree, &parent, err);
+		name = LAYERS_SOURCE;
+	}
+	if (r == 0)
+		r = enter(tree, parent, &place, ret_need, err);
 	if (r == 0)
 		r = path_of(&place, &path, err);
 	if (r != 0)
 		return r;
 	struct lm_path_hash parent_hash = lm_path_hash(lm_buf_cstr(&path), path.len);
-	r = child_path(&path, name, err);
+	r = place.open->view == LM_VIEW_LAYERS ? find_shown(&place, &path, parent_hash, name, &row, err)
+					       : find_name(&place, &path, parent_hash, "", name, &row, err);
 	if (r == 0)
-		r = lm_catalog_lookup(place.catalog, lm_path_hash(lm_buf_cstr(&path), path.len), &row, err);
-	if (r < 0)
-		return r;
-	if (strcmp(row.name, name) != 0 || !lm_path_hash_equal(row.parent, parent_hash))
-		return lm_err_set(err, -EPROTO, "the row of %s is for another name or directory", lm_buf_cstr(&path));
-	r = make_entry(&place, &row, lm_buf_cstr(&path), ret, err);
+		r = make_entry(&place, &row, lm_buf_cstr(&path), ret, err);
 	if (r == 0 && S_ISDIR(row.mode) && !(row.flags & (LM_ROW_MOUNTPOINT | LM_ROW_BIND)))
 		remember_path(tree, ret->node, lm_buf_cstr(&path)); /* it is most likely walked into next */
 	return r;
@@ -358,6 +469,7 @@ int lm_tree_readlink(
 struct listing {
 	const struct place *place;
 	struct lm_buf path; /* of the directory; has an entry's name behind it for a moment */
+	struct lm_path_hash hash;
 	lm_tree_dirent_fn *fn;
 	void *arg;
 	uint64_t cursor;
@@ -365,13 +477,55 @@ struct listing {
 	struct lm_err *err;
 };
 
-static int row_entry(struct listing *l, const struct lm_row *row, struct lm_entry *ret, struct lm_err *err)
+/* Whether the layers' view has something of its own by this name, which the row of a deletion gives way to. */
+static int is_shown(struct listing *l, const char *name, bool *ret, struct lm_err *err)
+{
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	const char *deleted;
+	size_t len = l->path.len;
+	int r = find_name(l->place, &l->path, l->hash, "", name, &row, err);
+	*ret = r == 0 && whiteout_kind(l->place, &row, &deleted) == LM_WHITEOUT_NONE;
+	l->path.len = len;
+	return r == -ENOENT ? 0 : r;
+}
+
+/* Turns the row into what the layers' view shows, if anything. */
+static int show_row(struct listing *l, struct lm_row *row, bool *ret_shown, struct lm_err *err)
+{
+	const char *deleted;
+	bool own;
+	enum lm_whiteout kind = whiteout_kind(l->place, row, &deleted);
+	*ret_shown = kind == LM_WHITEOUT_NONE;
+	if (kind != LM_WHITEOUT_NAME)
+		return 0;
+	int r = is_shown(l, deleted, &own, err);
+	if (r == 0 && !own) {
+		make_whiteout(row, deleted);
+		*ret_shown = true;
+	}
+	return r;
+}
+
+static int check_row(struct listing *l, const struct lm_row *row, struct lm_err *err)
 {
 	size_t len = l->path.len;
 	int r = child_path(&l->path, row->name, err);
 	if (r == 0 && !lm_path_hash_equal(row->path, lm_path_hash(lm_buf_cstr(&l->path), l->path.len)))
 		r = lm_err_set(err, -EPROTO, "row %llu: its path hash is not that of %s",
 			(unsigned long long)row->rowid, lm_buf_cstr(&l->path));
+	l->path.len = len;
+	return r;
+}
+
+static int row_entry(struct listing *l, struct lm_row *row, struct lm_entry *ret, bool *ret_shown, struct lm_err *err)
+{
+	size_t len = l->path.len;
+	int r = check_row(l, row, err);
+	if (r == 0)
+		r = show_row(l, row, ret_shown, err);
+	if (r < 0 || !*ret_shown)
+		return r;
+	r = child_path(&l->path, row->name, err);
 	if (r == 0)
 		r = make_entry(l->place, row, lm_buf_cstr(&l->path), ret, err);
 	l->path.len = len;
@@ -384,7 +538,10 @@ static int list_row(void *arg, struct lm_row *row)
 	struct lm_entry entry;
 	if (row->flags & LM_ROW_HIDDEN)
 		return 0;
-	int r = row_entry(l, row, &entry, l->code ? NULL : l->err);
+	bool shown = true;
+	int r = row_entry(l, row, &entry, &shown, l->code ? NULL : l->err);
+	if (r == 0 && !shown)
+		return 0;
 	if (r == -EPROTO || r == -ENAMETOOLONG) {
 		l->code = l->code ? l->code : -EPROTO;
 		return 0;
@@ -442,11 +599,11 @@ int lm_tree_readdir(struct lm_tree *tree, uint64_t node, uint64_t cursor, lm_tre
 		r = path_of(&place, &owned->path, err);
 	if (r != 0)
 		return r;
-	struct lm_path_hash hash = lm_path_hash(lm_buf_cstr(&l.path), l.path.len);
+	l.hash = lm_path_hash(lm_buf_cstr(&l.path), l.path.len);
 	if (cursor < CURSOR_ROWS)
 		r = list_dots(&l, node, err);
 	if (r == 0)
-		r = lm_catalog_list(place.catalog, hash, l.cursor - CURSOR_ROWS, list_row, &l, err);
+		r = lm_catalog_list(place.catalog, l.hash, l.cursor - CURSOR_ROWS, list_row, &l, err);
 	return r > 0 ? 0 : r < 0 ? r : l.code;
 }
 
@@ -470,8 +627,11 @@ static int compare_name(void *arg, struct lm_row *row)
 {
 	const struct root_names *names = arg;
 	uint64_t before = root_child(names->tree, names->from, row->name);
-	if (names->only_new ? before == 0 : before != root_child(names->tree, names->to, row->name))
+	bool changed = names->only_new ? before == 0 : before != root_child(names->tree, names->to, row->name);
+	if (changed)
 		names->fn(names->arg, row->name);
+	if (changed && strcmp(row->name, LAYERS_SOURCE) == 0)
+		names->fn(names->arg, LM_TREE_LAYERS);
 	return 0;
 }
 
@@ -601,32 +761,52 @@ int lm_tree_read_plan(struct lm_tree *tree, uint64_t node, uint64_t offset, size
 
 /* Extended attributes. A blob that makes no sense reads as none at all, as with the stock client. */
 
+/* Whether a directory of the layers' view is opaque. */
+static int is_opaque(const struct place *place, const struct lm_row *row, bool *ret, struct lm_err *err)
+{
+	*ret = false;
+	if (place->open->view != LM_VIEW_LAYERS || !S_ISDIR(row->mode))
+		return 0;
+	CLEANUP(lm_buf_done) struct lm_buf path = LM_BUF(LM_REPO_PATH_MAX);
+	CLEANUP(lm_row_done) struct lm_row mark = {0};
+	const char *deleted;
+	int r = path_of(place, &path, err);
+	if (r == 0)
+		r = find_name(place, &path, row->path, "", LM_WHITEOUT_OPAQUE, &mark, err);
+	*ret = r == 0 && whiteout_kind(place, &mark, &deleted) == LM_WHITEOUT_ALL;
+	return r == -ENOENT || r == -ENAMETOOLONG ? 0 : r;
+}
+
 int lm_tree_getxattr(struct lm_tree *tree, uint64_t node, const char *name, struct lm_buf *ret,
 	struct lm_object_ref *ret_need, struct lm_err *err)
 {
+	if (is_bare(tree, node))
+		return -ENODATA; /* what overlayfs hears about nearly every file: not worth a message */
 	CLEANUP(place_done) struct place place = {0};
 	CLEANUP(lm_row_done) struct lm_row row = {0};
 	struct lm_xattr attr;
+	bool opaque = false;
 	int r = enter_row(tree, node, &place, &row, ret_need, err);
 	if (r != 0)
 		return r;
-	if (!row.xattr || lm_xattr_find(row.xattr, row.xattr_len, name, &attr) < 0)
-		return -ENODATA; /* what overlayfs hears about nearly every file: not worth a message */
+	if (strcmp(name, LM_OPAQUE_XATTR) == 0)
+		r = is_opaque(&place, &row, &opaque, err);
+	if (r < 0)
+		return r;
+	if (opaque)
+		attr = (struct lm_xattr){.value = (const uint8_t *)"y", .value_len = 1};
+	else if (!row.xattr || lm_xattr_find(row.xattr, row.xattr_len, name, &attr) < 0)
+		return -ENODATA;
 	return lm_buf_append(ret, attr.value, attr.value_len) < 0 ? lm_err_oom(err) : 0;
 }
 
-int lm_tree_listxattr(struct lm_tree *tree, uint64_t node, bool trusted, struct lm_buf *ret,
-	struct lm_object_ref *ret_need, struct lm_err *err)
+static int stored_names(const struct lm_row *row, bool trusted, struct lm_buf *ret, struct lm_err *err)
 {
 	static const char trusted_prefix[] = "trusted.";
-	CLEANUP(place_done) struct place place = {0};
-	CLEANUP(lm_row_done) struct lm_row row = {0};
 	struct lm_xattr attr;
-	int r = enter_row(tree, node, &place, &row, ret_need, err);
-	if (r != 0 || !row.xattr)
-		return r;
 	size_t at = 0, before = ret->len;
-	while ((r = lm_xattr_next(row.xattr, row.xattr_len, &at, &attr)) > 0) {
+	int r;
+	while ((r = lm_xattr_next(row->xattr, row->xattr_len, &at, &attr)) > 0) {
 		size_t prefix = sizeof(trusted_prefix) - 1;
 		if (!trusted && attr.key_len >= prefix && memcmp(attr.key, trusted_prefix, prefix) == 0)
 			continue;
@@ -636,6 +816,27 @@ int lm_tree_listxattr(struct lm_tree *tree, uint64_t node, bool trusted, struct 
 	if (r < 0)
 		ret->len = before;
 	return 0;
+}
+
+int lm_tree_listxattr(struct lm_tree *tree, uint64_t node, bool trusted, struct lm_buf *ret,
+	struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	if (is_bare(tree, node))
+		return 0;
+	CLEANUP(place_done) struct place place = {0};
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	struct lm_xattr attr;
+	bool opaque = false;
+	int r = enter_row(tree, node, &place, &row, ret_need, err);
+	if (r == 0 && row.xattr)
+		r = stored_names(&row, trusted, ret, err);
+	if (r == 0 && trusted)
+		r = is_opaque(&place, &row, &opaque, err);
+	if (r != 0 || !opaque)
+		return r;
+	if (row.xattr && lm_xattr_find(row.xattr, row.xattr_len, LM_OPAQUE_XATTR, &attr) == 0)
+		return 0; /* named already */
+	return lm_buf_append(ret, LM_OPAQUE_XATTR, sizeof(LM_OPAQUE_XATTR)) < 0 ? lm_err_oom(err) : 0;
 }
 
 void lm_tree_path(struct lm_tree *tree, uint64_t node, struct lm_buf *ret)

@@ -7,6 +7,11 @@
  * A nested catalog's directory is row 1 of the nested catalog, not the mountpoint row of its parent. The members of a
  * hard-link group share one number, that of the lowest row.
  *
+ * LAYERS. Below the name LM_TREE_LAYERS of the root, which no directory lists, the repository's directory .layers is
+ * seen a second time, for overlayfs, by LM_VIEW_LAYERS of its catalogs: deletions as archives spell them (whiteout.h)
+ * become character devices 0:0 and trusted.overlay.opaque, publishers' markers are hidden, all else is as it is. These
+ * are nodes of their own. A name of the repository's own in that place can't be reached.
+ *
  * Operations never wait: one that lacks a catalog returns LM_NEED and says in *ret_need which object; it has done
  * nothing, and is called again when the object is in the cache. Other results: 0, or
  *
@@ -24,6 +29,7 @@
 #include <sys/stat.h>
 
 enum { LM_NODE_ROOT = 1 };
+#define LM_TREE_LAYERS ".lamella-layers"
 
 struct lm_tree;
 
@@ -88,7 +94,8 @@ void lm_tree_path(struct lm_tree *tree, uint64_t node, struct lm_buf *ret);
 
 /*
  * Which names in the root directory lead somewhere else in root catalog `to` than in `from` (hidden ones count, too):
- * what the kernel must be told to forget. All else keeps its node and stays valid.
+ * what the kernel must be told to forget. All else keeps its node and stays valid: what an old root led to can still
+ * be used by whoever is in there.
  */
 typedef void lm_tree_name_fn(void *arg, const char *name);
 int lm_tree_root_changes(struct lm_tree *tree, uint32_t from, uint32_t to, lm_tree_name_fn *fn, void *arg,

@@ -222,7 +222,7 @@ say "the control service"
 layer=$(cd "$WORK/base/unpacked.$R/.layers" && echo ??/* | tr ' ' '\n' | head -n 1)
 digest=${layer#*/}
 "$CONTROL" "$FETCHER_SOCKET" resolve "sha256:$digest" "sha256:$(printf '0%.0s' {1..64})" >"$WORK/out"
-grep -q "^sha256:$digest LAYER_LOSSY $WORK/base/unpacked.$R/.layers/$layer/layerfs ." "$WORK/out" || fail "resolve: $(cat "$WORK/out")"
+grep -q "^sha256:$digest LAYER_LOSSY $WORK/base/unpacked.$R/.lamella-layers/$layer/layerfs ." "$WORK/out" || fail "resolve: $(cat "$WORK/out")"
 grep -q "^sha256:0000.* LAYER_ABSENT - ." "$WORK/out" || fail "resolve: $(cat "$WORK/out")"
 [ -d "$(awk '/LOSSY/ { print $3 }' "$WORK/out")" ] || fail "resolve: not a directory"
 ! "$CONTROL" "$FETCHER_SOCKET" resolve "sha256:../../etc" 2>"$WORK/err" || fail "resolve: no digest"

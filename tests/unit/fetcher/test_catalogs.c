@@ -1,5 +1,7 @@
 #include "tree_test.h"
 
+#include <fcntl.h>
+
 #include "repo/manifest.h"
 
 static struct lm_hash hash_of(uint8_t n)
@@ -12,7 +14,7 @@ static uint32_t number(struct tree_rig *rig, uint8_t hash, const char *mountpoin
 	struct lm_err err = LM_ERR_INIT;
 	struct lm_hash h = hash_of(hash);
 	uint32_t ret = 0;
-	assert_ok(lm_catalogs_number(rig->catalogs, &h, mountpoint, prefix_len, &ret, &err), &err);
+	assert_ok(lm_catalogs_number(rig->catalogs, &h, mountpoint, prefix_len, LM_VIEW_PLAIN, &ret, &err), &err);
 	return ret;
 }
 
@@ -81,6 +83,122 @@ static void test_torn_table(void **state)
 	}
 }
 
+/* The view is part of what a number stands for. */
+static void test_views(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_hash hash = hash_of(1);
+	uint32_t plain, layers, again;
+	tree_rig_open(&rig, NULL);
+	assert_ok(lm_catalogs_number(rig.catalogs, &hash, "/a", 0, LM_VIEW_PLAIN, &plain, &err), &err);
+	assert_ok(lm_catalogs_number(rig.catalogs, &hash, "/a", 0, LM_VIEW_LAYERS, &layers, &err), &err);
+	assert_int_not_equal(plain, layers);
+	tree_rig_reopen(&rig, 16);
+	assert_ok(lm_catalogs_number(rig.catalogs, &hash, "/a", 0, LM_VIEW_LAYERS, &again, &err), &err);
+	assert_int_equal(layers, again);
+}
+
+/* Two processes with one table, the old and the new one while a mount is handed over. */
+static void test_two_appenders(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	CLEANUP(lm_catalogs_freep) struct lm_catalogs *other = NULL;
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_hash hash;
+	const char *mountpoint;
+	tree_rig_open(&rig, NULL);
+	CLEANUP(lm_freep) char *table = lm_str_printf("%s/catalogs", rig.dir);
+	assert_int_equal(number(&rig, 1, "/a", 0), 1);
+	assert_ok(lm_catalogs_new(rig.cache, table, 16, &other, &err), &err);
+	struct tree_rig second = {.catalogs = other};
+	for (uint8_t i = 2; i < 200; i++) {
+		struct tree_rig *one = i % 3 ? &rig : &second, *two = i % 3 ? &second : &rig;
+		assert_int_equal(number(one, i, "/a", 0), i);
+		if (i % 2) { /* a number that only the other one has given out */
+			struct lm_hash expected = hash_of(i);
+			assert_int_equal(lm_catalogs_describe(two->catalogs, i, &hash, &mountpoint), 0);
+			assert_true(lm_hash_equal(&hash, &expected));
+		}
+		assert_int_equal(number(two, i, "/a", 0), i);
+	}
+	/* One of them dies while it appends: what is torn is cut off, the other goes on. */
+	CLEANUP(lm_closep) int fd = open(table, O_WRONLY | O_APPEND | O_CLOEXEC);
+	assert_int_equal(write(fd, "torn", 4), 4);
+	assert_int_equal(number(&second, 200, "/a", 0), 200);
+	assert_int_equal(number(&rig, 200, "/a", 0), 200);
+	tree_rig_reopen(&rig, 16);
+	assert_int_equal(lm_catalogs_count(rig.catalogs), 200);
+	assert_int_equal(number(&rig, 77, "/a", 0), 77);
+	/* Somebody cut the table: said, not survived by giving a number twice. */
+	assert_int_equal(truncate(table, 100), 0);
+	uint32_t n;
+	hash = hash_of(201);
+	assert_int_equal(lm_catalogs_number(rig.catalogs, &hash, "/a", 0, LM_VIEW_PLAIN, &n, &err), -EIO);
+	assert_int_equal(number(&rig, 77, "/a", 0), 77);
+}
+
+struct appender {
+	struct lm_catalogs *catalogs;
+	uint32_t numbers[250];
+};
+
+static void *append(void *arg)
+{
+	struct appender *appender = arg;
+	struct lm_err err = LM_ERR_INIT;
+	for (size_t i = 0; i < ARRAY_LEN(appender->numbers); i++) {
+		struct lm_hash hash = hash_of((uint8_t)i);
+		assert_ok(lm_catalogs_number(
+				  appender->catalogs, &hash, "/b", 0, LM_VIEW_PLAIN, &appender->numbers[i], &err),
+			&err);
+	}
+	return NULL;
+}
+
+static void test_appenders_race(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	struct appender appenders[4];
+	struct lm_catalogs *catalogs[2];
+	pthread_t threads[ARRAY_LEN(appenders)];
+	struct lm_err err = LM_ERR_INIT;
+	tree_rig_open(&rig, NULL);
+	CLEANUP(lm_freep) char *table = lm_str_printf("%s/race", rig.dir);
+	for (size_t i = 0; i < ARRAY_LEN(catalogs); i++)
+		assert_ok(lm_catalogs_new(rig.cache, table, 16, &catalogs[i], &err), &err);
+	for (size_t i = 0; i < ARRAY_LEN(threads); i++) {
+		appenders[i].catalogs = catalogs[i % 2];
+		assert_int_equal(pthread_create(&threads[i], NULL, append, &appenders[i]), 0);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(threads); i++)
+		pthread_join(threads[i], NULL);
+	for (size_t i = 1; i < ARRAY_LEN(threads); i++)
+		assert_memory_equal(appenders[0].numbers, appenders[i].numbers, sizeof(appenders[0].numbers));
+	for (size_t i = 0; i < ARRAY_LEN(catalogs); i++) {
+		assert_int_equal(lm_catalogs_count(catalogs[i]), ARRAY_LEN(appenders[0].numbers));
+		lm_catalogs_free(catalogs[i]);
+	}
+}
+
+/* A table of many numbers is left behind with the mount that knew them; a small one stays. */
+static void test_renew(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	tree_rig_open(&rig, NULL);
+	CLEANUP(lm_freep) char *table = lm_str_printf("%s/catalogs", rig.dir);
+	number(&rig, 1, "/a", 0);
+	lm_catalogs_renew(table);
+	tree_rig_reopen(&rig, 16);
+	assert_int_equal(lm_catalogs_count(rig.catalogs), 1);
+	assert_int_equal(truncate(table, 9 << 20), 0);
+	lm_catalogs_renew(table);
+	assert_int_equal(access(table, F_OK), -1);
+	lm_catalogs_renew(table);
+	tree_rig_reopen(&rig, 16);
+	assert_int_equal(lm_catalogs_count(rig.catalogs), 0);
+}
+
 static void test_need_and_open(void **state)
 {
 	if (!fixtures_present())
@@ -95,7 +213,7 @@ static void test_need_and_open(void **state)
 	tree_rig_open(&rig, "fixture.cern.ch");
 	read_fixture("published/fixture.cern.ch.cvmfspublished.rev3", &text);
 	assert_ok(lm_manifest_parse(lm_buf_cstr(&text), text.len, &manifest, &err), &err);
-	assert_ok(lm_catalogs_number(rig.catalogs, &manifest.catalog, "", 0, &n, &err), &err);
+	assert_ok(lm_catalogs_number(rig.catalogs, &manifest.catalog, "", 0, LM_VIEW_PLAIN, &n, &err), &err);
 	assert_int_equal(lm_catalogs_get(rig.catalogs, n, &open, &need, &err), LM_NEED);
 	assert_true(lm_hash_equal(&need.hash, &manifest.catalog));
 	assert_int_equal(need.kind, LM_OBJECT_CATALOG);
@@ -110,10 +228,10 @@ static void test_need_and_open(void **state)
 	assert_int_equal(lm_catalogs_get(rig.catalogs, n + 1, &open, &need, &err), -ESTALE);
 
 	/* The same database where it does not belong: its own root_prefix says otherwise. */
-	assert_ok(lm_catalogs_number(rig.catalogs, &manifest.catalog, "/elsewhere", 0, &n, &err), &err);
+	assert_ok(lm_catalogs_number(rig.catalogs, &manifest.catalog, "/elsewhere", 0, LM_VIEW_PLAIN, &n, &err), &err);
 	assert_int_equal(lm_catalogs_get(rig.catalogs, n, &open, &need, &err), -EPROTO);
 	/* As a bind mountpoint it does. */
-	assert_ok(lm_catalogs_number(rig.catalogs, &manifest.catalog, "/elsewhere", 10, &n, &err), &err);
+	assert_ok(lm_catalogs_number(rig.catalogs, &manifest.catalog, "/elsewhere", 10, LM_VIEW_PLAIN, &n, &err), &err);
 	assert_ok(lm_catalogs_get(rig.catalogs, n, &open, &need, &err), &err);
 	lm_catalogs_put(rig.catalogs, open);
 }
@@ -170,7 +288,9 @@ static void test_few_stay_open(void **state)
 		struct lm_manifest manifest;
 		read_fixture(name, &text);
 		assert_ok(lm_manifest_parse(lm_buf_cstr(&text), text.len, &manifest, &err), &err);
-		assert_ok(lm_catalogs_number(rig.catalogs, &manifest.catalog, "", 0, &user.numbers[i], &err), &err);
+		assert_ok(lm_catalogs_number(
+				  rig.catalogs, &manifest.catalog, "", 0, LM_VIEW_PLAIN, &user.numbers[i], &err),
+			&err);
 		struct lm_object_ref ref = {
 			.hash = manifest.catalog, .kind = LM_OBJECT_CATALOG, .size = LM_SIZE_UNKNOWN};
 		provide(&rig, &ref);
@@ -188,6 +308,10 @@ int main(void)
 		cmocka_unit_test(test_numbers),
 		cmocka_unit_test(test_numbers_survive),
 		cmocka_unit_test(test_torn_table),
+		cmocka_unit_test(test_views),
+		cmocka_unit_test(test_two_appenders),
+		cmocka_unit_test(test_appenders_race),
+		cmocka_unit_test(test_renew),
 		cmocka_unit_test(test_need_and_open),
 		cmocka_unit_test(test_no_catalog),
 		cmocka_unit_test(test_few_stay_open),

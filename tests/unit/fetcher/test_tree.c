@@ -13,7 +13,7 @@ static uint32_t root_of(struct tree_rig *rig, const char *published)
 	uint32_t number;
 	read_fixture(published, &text);
 	assert_ok(lm_manifest_parse(lm_buf_cstr(&text), text.len, &manifest, &err), &err);
-	assert_ok(lm_catalogs_number(rig->catalogs, &manifest.catalog, "", 0, &number, &err), &err);
+	assert_ok(lm_catalogs_number(rig->catalogs, &manifest.catalog, "", 0, LM_VIEW_PLAIN, &number, &err), &err);
 	return number;
 }
 
@@ -301,7 +301,7 @@ static void test_hidden_and_bound(void **state)
 	uint32_t number;
 	read_whole(current, &text);
 	assert_ok(lm_manifest_parse(lm_buf_cstr(&text), text.len, &manifest, &err), &err);
-	assert_ok(lm_catalogs_number(rig.catalogs, &manifest.catalog, "", 0, &number, &err), &err);
+	assert_ok(lm_catalogs_number(rig.catalogs, &manifest.catalog, "", 0, LM_VIEW_PLAIN, &number, &err), &err);
 	lm_tree_set_root(rig.tree, number);
 
 	list_dir(&rig, LM_NODE_ROOT, &names);
@@ -421,18 +421,29 @@ static void test_attributes(void **state)
 	assert_true(has_name(&value, "trusted.fixture"));
 }
 
+/* Into the cache as `hash`, whatever its content. */
+static void put_catalog(struct tree_rig *rig, const struct lm_hash *hash, const char *path)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_cache_txn_freep) struct lm_cache_txn *txn = NULL;
+	CLEANUP(lm_buf_done) struct lm_buf data = {0};
+	const struct lm_object_ref ref = {.hash = *hash, .kind = LM_OBJECT_CATALOG, .size = LM_SIZE_UNKNOWN};
+	read_whole(path, &data);
+	assert_int_equal(unlink(path), 0);
+	assert_ok(lm_cache_begin(rig->cache, &txn, &err), &err);
+	assert_ok(lm_cache_write(txn, data.data, data.len, &err), &err);
+	assert_ok(lm_cache_commit(txn, &ref, &err), &err);
+}
+
 /* A root catalog with /d, /d/f and /d/link, changed by SQL past all that guards the writer; in the cache, as `hash`. */
 static void put_forged(struct tree_rig *rig, const struct lm_hash *hash, const char *sql)
 {
 	struct lm_err err = LM_ERR_INIT;
 	CLEANUP(lm_freep) char *path = lm_str_printf("%s/forged", rig->dir);
 	CLEANUP(lm_catalog_writer_freep) struct lm_catalog_writer *w = NULL;
-	CLEANUP(lm_cache_txn_freep) struct lm_cache_txn *txn = NULL;
-	CLEANUP(lm_buf_done) struct lm_buf data = {0};
 	const struct lm_row dir = {.mode = S_IFDIR | 0755};
 	const struct lm_row link = {.mode = S_IFLNK | 0777, .symlink = (char *)"target"};
 	const struct lm_catalog_props props = {.revision = 1};
-	const struct lm_object_ref ref = {.hash = *hash, .kind = LM_OBJECT_CATALOG, .size = LM_SIZE_UNKNOWN};
 	struct lm_counters counters;
 	sqlite3 *db = NULL;
 	assert_ok(lm_catalog_create(path, "", &dir, &w, &err), &err);
@@ -443,11 +454,7 @@ static void put_forged(struct tree_rig *rig, const struct lm_hash *hash, const c
 	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
 	assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
 	sqlite3_close(db);
-	read_whole(path, &data);
-	assert_int_equal(unlink(path), 0);
-	assert_ok(lm_cache_begin(rig->cache, &txn, &err), &err);
-	assert_ok(lm_cache_write(txn, data.data, data.len, &err), &err);
-	assert_ok(lm_cache_commit(txn, &ref, &err), &err);
+	put_catalog(rig, hash, path);
 }
 
 static void use_forged(struct tree_rig *rig, uint8_t seed, const char *sql)
@@ -456,7 +463,7 @@ static void use_forged(struct tree_rig *rig, uint8_t seed, const char *sql)
 	struct lm_err err = LM_ERR_INIT;
 	uint32_t number;
 	put_forged(rig, &hash, sql);
-	assert_ok(lm_catalogs_number(rig->catalogs, &hash, "", 0, &number, &err), &err);
+	assert_ok(lm_catalogs_number(rig->catalogs, &hash, "", 0, LM_VIEW_PLAIN, &number, &err), &err);
 	lm_tree_set_root(rig->tree, number);
 }
 
@@ -562,6 +569,162 @@ static void test_misplaced_rows(void **state)
 	assert_int_equal(lm_tree_lookup(rig.tree, LM_NODE_ROOT, "f", &entry, &need, &err), -ENOENT);
 }
 
+/* The layers' view. */
+
+static bool has_line(const struct lm_buf *names, const char *name)
+{
+	CLEANUP(lm_freep) char *line = lm_str_printf("\n%s\n", name);
+	return strstr(lm_buf_cstr(names), line) != NULL;
+}
+
+static void check_opaque(struct tree_rig *rig, uint64_t node, bool opaque)
+{
+	CLEANUP(lm_buf_done) struct lm_buf value = LM_BUF(1000), names = LM_BUF(1000);
+	struct lm_object_ref need;
+	struct lm_err err = LM_ERR_INIT;
+	int r = lm_tree_getxattr(rig->tree, node, "trusted.overlay.opaque", &value, &need, NULL);
+	assert_int_equal(r, opaque ? 0 : -ENODATA);
+	if (opaque)
+		assert_string_equal(lm_buf_cstr(&value), "y");
+	assert_int_equal(lm_tree_getxattr(rig->tree, node, "user.other", &value, &need, NULL), -ENODATA);
+	assert_ok(lm_tree_listxattr(rig->tree, node, true, &names, &need, &err), &err);
+	assert_int_equal(has_name(&names, "trusted.overlay.opaque"), opaque);
+	lm_buf_clear(&names);
+	assert_ok(lm_tree_listxattr(rig->tree, node, false, &names, &need, &err), &err);
+	assert_int_equal(names.len, 0);
+}
+
+/* What stock tools wrote. */
+static void test_stock_layers(void **state)
+{
+#define LAYER "/cb/cb0010e88df5e7f422a78ce1207d7d6d51bb3cd8f3c8d8ac0be77eb69975fbc2/layerfs"
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	CLEANUP(lm_buf_done) struct lm_buf names = LM_BUF(1 << 20), text = LM_BUF(1 << 20);
+	struct lm_entry entry;
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_manifest manifest;
+	uint32_t root;
+	if (!fixtures_present())
+		skip();
+	tree_rig_open(&rig, "unpacked.fixture.cern.ch");
+	CLEANUP(lm_freep) char *current = lm_str_printf("%s/unpacked.fixture.cern.ch/.cvmfspublished", rig.dir);
+	read_whole(current, &text);
+	assert_ok(lm_manifest_parse(lm_buf_cstr(&text), text.len, &manifest, &err), &err);
+	assert_ok(lm_catalogs_number(rig.catalogs, &manifest.catalog, "", 0, LM_VIEW_PLAIN, &root, &err), &err);
+	assert_int_equal(walk(&rig, "/.lamella-layers", &entry), -EIO);
+	lm_tree_set_root(rig.tree, root);
+
+	list_dir(&rig, LM_NODE_ROOT, &names);
+	assert_true(has_line(&names, ".layers"));
+	assert_false(has_line(&names, ".lamella-layers"));
+	assert_int_equal(walk(&rig, "/.layers/.lamella-layers", &entry), -ENOENT);
+	assert_int_equal(walk(&rig, "/.lamella-layers/.layers", &entry), -ENOENT);
+
+	assert_int_equal(walk(&rig, "/.lamella-layers" LAYER "/etc/removed-later", &entry), 0);
+	assert_int_equal(entry.attr.st_mode, S_IFCHR);
+	assert_int_equal(entry.attr.st_rdev, 0);
+	struct stat again;
+	struct lm_object_ref need;
+	assert_ok(lm_tree_getattr(rig.tree, entry.node, &again, &need, &err), &err);
+	assert_memory_equal(&again, &entry.attr, sizeof(again));
+	assert_int_equal(walk(&rig, "/.lamella-layers" LAYER "/etc/.wh.removed-later", &entry), -ENOENT);
+	assert_int_equal(walk(&rig, "/.layers" LAYER "/etc/removed-later", &entry), -ENOENT);
+	assert_int_equal(walk(&rig, "/.layers" LAYER "/etc/.wh.removed-later", &entry), 0);
+	lm_buf_clear(&names);
+	list_dir(&rig, node_of(&rig, "/.lamella-layers" LAYER "/etc"), &names);
+	assert_string_equal(lm_buf_cstr(&names), ".\n..\nremoved-later\npasswd\n");
+
+	check_opaque(&rig, node_of(&rig, "/.lamella-layers" LAYER "/opt/old"), true);
+	check_opaque(&rig, node_of(&rig, "/.lamella-layers" LAYER "/opt"), false);
+	check_opaque(&rig, node_of(&rig, "/.lamella-layers" LAYER), false);
+	check_opaque(&rig, node_of(&rig, "/.layers" LAYER "/opt/old"), false);
+	lm_buf_clear(&names);
+	list_dir(&rig, node_of(&rig, "/.lamella-layers" LAYER "/opt/old"), &names);
+	assert_string_equal(lm_buf_cstr(&names), ".\n..\nnew\n");
+	lm_buf_clear(&names);
+	list_dir(&rig, node_of(&rig, "/.lamella-layers" LAYER), &names);
+	assert_false(has_line(&names, ".cvmfscatalog"));
+	assert_int_equal(walk(&rig, "/.lamella-layers" LAYER "/.cvmfscatalog", &entry), -ENOENT);
+	assert_int_equal(walk(&rig, "/.layers" LAYER "/.cvmfscatalog", &entry), 0);
+
+	/* Nodes of their own, the same in the next process; content is the same. */
+	uint64_t shown = node_of(&rig, "/.lamella-layers" LAYER "/app/main");
+	uint64_t plain = node_of(&rig, "/.layers" LAYER "/app/main");
+	assert_int_not_equal(shown, plain);
+	struct lm_read_plan plans[2];
+	assert_ok(lm_tree_read_plan(rig.tree, shown, 0, 100, false, &plans[0], &need, &err), &err);
+	assert_ok(lm_tree_read_plan(rig.tree, plain, 0, 100, false, &plans[1], &need, &err), &err);
+	assert_true(lm_hash_equal(&plans[0].pieces[0].ref.hash, &plans[1].pieces[0].ref.hash));
+	for (int i = 0; i < 2; i++)
+		lm_read_plan_done(&plans[i]);
+	tree_rig_reopen(&rig, 16);
+	lm_tree_set_root(rig.tree, root);
+	assert_int_equal(node_of(&rig, "/.lamella-layers" LAYER "/app/main"), shown);
+}
+
+/* What no stock tool would write, in an ordinary directory of the root catalog. */
+static void test_odd_layers(void **state)
+{
+	static const char *const files[] = {".wh.gone", ".wh.kept", "kept", ".wh..wh..opq", ".wh..wh.plnk", ".wh..",
+		".cvmfscatalog", ".wh..cvmfscatalog", "d/.cvmfsautocatalog", ".wh.folder/inside"};
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	CLEANUP(lm_buf_done) struct lm_buf names = LM_BUF(1 << 20);
+	CLEANUP(lm_catalog_writer_freep) struct lm_catalog_writer *w = NULL;
+	const struct lm_hash hash = {.bytes = {1}, .set = true};
+	const struct lm_row dir = {.mode = S_IFDIR | 0755}, file = {.mode = S_IFREG | 0644, .hash = hash};
+	const struct lm_catalog_props props = {.revision = 1};
+	struct lm_counters counters;
+	struct lm_entry entry;
+	struct lm_err err = LM_ERR_INIT;
+	uint32_t root;
+	tree_rig_open(&rig, NULL);
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/new", rig.dir);
+	assert_ok(lm_catalog_create(path, "", &dir, &w, &err), &err);
+	static const char *const dirs[] = {"/.layers", "/.layers/d", "/.layers/.wh.folder", "/.lamella-layers"};
+	for (size_t i = 0; i < ARRAY_LEN(dirs); i++)
+		assert_ok(lm_catalog_insert(w, dirs[i], &dir, NULL, 0, &err), &err);
+	for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+		CLEANUP(lm_freep) char *name = lm_str_printf("/.layers/%s", files[i]);
+		assert_ok(lm_catalog_insert(w, name, &file, NULL, 0, &err), &err);
+	}
+	/* As long as a name may be: nothing can be deleted by it, nor is there room to look for a deletion. */
+	char longest[LM_NAME_MAX + 1] = {0};
+	memset(longest, 'x', LM_NAME_MAX);
+	assert_ok(lm_catalog_writer_finish(w, &props, &counters, &counters, &err), &err);
+	put_catalog(&rig, &hash, path);
+	assert_ok(lm_catalogs_number(rig.catalogs, &hash, "", 0, LM_VIEW_PLAIN, &root, &err), &err);
+	lm_tree_set_root(rig.tree, root);
+
+	uint64_t layers = node_of(&rig, "/.lamella-layers");
+	list_dir(&rig, layers, &names); /* each entry is looked up as well */
+	assert_true(has_line(&names, "gone") && has_line(&names, "kept") && has_line(&names, "d"));
+	assert_true(has_line(&names, ".wh..") && has_line(&names, ".wh.folder"));
+	assert_true(has_line(&names, ".cvmfscatalog")); /* the marker is hidden, so the deletion is seen */
+	assert_int_equal(walk(&rig, "/.lamella-layers/.cvmfscatalog", &entry), 0);
+	assert_int_equal(entry.attr.st_mode, S_IFCHR);
+	assert_int_equal(walk(&rig, "/.lamella-layers/kept", &entry), 0);
+	assert_int_equal(entry.attr.st_mode, S_IFREG | 0644);
+	unsigned lines = 0;
+	for (const char *at = lm_buf_cstr(&names); (at = strchr(at, '\n')); at++)
+		lines++;
+	assert_int_equal(lines, 2 + 6);
+	struct lm_object_ref need;
+	assert_int_equal(lm_tree_lookup(rig.tree, layers, longest, &entry, &need, NULL), -ENOENT);
+	assert_int_equal(walk(&rig, "/.lamella-layers/.wh.folder/inside", &entry), 0);
+	assert_int_equal(walk(&rig, "/.lamella-layers/d/.cvmfsautocatalog", &entry), -ENOENT);
+	check_opaque(&rig, layers, true);
+	check_opaque(&rig, node_of(&rig, "/.lamella-layers/d"), false);
+
+	/* Another revision: whoever was told about the one name is told about the other, too. */
+	use_forged(&rig, 2, "SELECT 1");
+	lm_buf_clear(&names);
+	assert_ok(PROVIDED(&rig,
+			  lm_tree_root_changes(rig.tree, root, lm_tree_root(rig.tree), note_name, &names, &need, &err)),
+		&err);
+	assert_non_null(strstr(lm_buf_cstr(&names), ".lamella-layers "));
+	assert_int_equal(walk(&rig, "/.lamella-layers", &entry), -ENOENT);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -578,6 +741,8 @@ int main(void)
 		cmocka_unit_test(test_attributes),
 		cmocka_unit_test(test_circles),
 		cmocka_unit_test(test_misplaced_rows),
+		cmocka_unit_test(test_stock_layers),
+		cmocka_unit_test(test_odd_layers),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
