@@ -1,146 +1,221 @@
-#include "fetcher/cache.h"
+#include "fetcher/cache_internal.h"
 
+#include "base/clock.h"
 #include "base/file.h"
-#include "base/lock.h"
-#include "base/log.h"
 #include "base/str.h"
 
 #include <dirent.h>
+#include <search.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 
-enum { FOLDERS = 256 };
+enum { EPOCH_2020_S = 1577836800 };
 
-struct lm_cache {
-	char *dir;	/* constant after new */
-	int dir_fd;	/* DIR, locked; constant after new */
-	int objects_fd; /* DIR/cache; constant after new */
-	pthread_t counter;
-	bool counter_runs;
-
-	_Atomic(bool) stop;
-	_Atomic(uint64_t) memory; /* bytes held by transactions outside the disk */
-	_Atomic(uint64_t) uncached;
-	_Atomic(unsigned) names; /* for temporary names */
-
-	/* A name and its share in the sums change together, so that the count at start is exact. */
-	struct lm_lock lock;
-	uint64_t bytes, objects; /* under lock: of folders below `counted` */
-	unsigned counted;	 /* under lock */
-};
-
-struct lm_cache_txn {
-	struct lm_cache *cache;
-	int fd;
-	char *name;	 /* in DIR/txn, where the file system has no O_TMPFILE */
-	uint64_t len;	 /* written so far */
-	uint64_t memory; /* our part of cache->memory; 0 while on disk */
-	bool in_memory;
-};
-
-static const char *object_name(const struct lm_object_ref *ref, char ret[LM_OBJECT_PATH_MAX])
+const char *cache_object_name(const struct lm_object_ref *ref, char ret[LM_OBJECT_PATH_MAX])
 {
 	return lm_object_path(&ref->hash, ref->kind, ret) + strlen("data/");
 }
 
-static int lock_dir(struct lm_cache *cache, struct lm_err *err)
+/* --- time and size --- */
+
+uint64_t cache_now_ms(const struct lm_cache *cache)
 {
-	cache->dir_fd = open(cache->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (cache->dir_fd < 0)
-		return lm_err_sys(err, -errno, "open %s", cache->dir);
-	if (flock(cache->dir_fd, LOCK_EX | LOCK_NB) == 0)
-		return 0;
-	if (errno == EWOULDBLOCK)
-		return lm_err_set(err, -EBUSY, "%s is in use by another process", cache->dir);
-	return lm_err_sys(err, -errno, "lock %s", cache->dir);
+	return (uint64_t)(cache->start_wall_ms + (lm_now_ms() - cache->start_mono_ms));
 }
 
-/* Empties DIR/txn: what lies there was left by a process that died. */
-static int make_dirs(struct lm_cache *cache, struct lm_err *err)
+/* A file from the future (the clock was wrong then, or is now) counts as used at our start. */
+uint64_t cache_time_of(const struct lm_cache *cache, const struct timespec *wall)
 {
-	static const char *const subs[] = {"cache", "txn"};
-	int r = lm_mkdir_p(AT_FDCWD, cache->dir, 0700, err);
-	if (r == 0)
-		r = lock_dir(cache, err);
-	for (size_t i = 0; i < ARRAY_LEN(subs) && r == 0; i++) {
-		CLEANUP(lm_freep) char *path = lm_str_printf("%s/%s", cache->dir, subs[i]);
-		if (!path)
-			return lm_err_oom(err);
-		if (i == 1)
-			r = lm_remove_tree(AT_FDCWD, path, err);
-		if (r == 0)
-			r = lm_mkdir_p(AT_FDCWD, path, 0700, err);
-		if (r == 0 && i == 0) {
-			cache->objects_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-			if (cache->objects_fd < 0)
-				return lm_err_sys(err, -errno, "open %s", path);
-		}
+	int64_t ms = (wall->tv_sec - EPOCH_2020_S) * 1000 + wall->tv_nsec / 1000000;
+	return ms < 0 ? 0 : (uint64_t)LM_MIN(ms, cache->start_wall_ms);
+}
+
+uint32_t cache_blocks(const struct stat *st)
+{
+	uint64_t blocks = ((uint64_t)st->st_blocks * 512 + LM_INDEX_BLOCK - 1) / LM_INDEX_BLOCK;
+	return (uint32_t)LM_MIN(LM_MAX(blocks, UINT64_C(1)), (uint64_t)UINT32_MAX); /* an empty file has an inode */
+}
+
+/* --- faults --- */
+
+static enum lm_cache_state state_of(int code)
+{
+	switch (code) {
+	case -ENOSPC:
+	case -EDQUOT:
+		return LM_CACHE_FULL;
+	case -EROFS:
+	case -EACCES:
+	case -EPERM:
+		return LM_CACHE_READ_ONLY;
+	case -ENOENT:
+	case -ESTALE:
+	case -ENOTDIR:
+		return LM_CACHE_GONE;
+	default:
+		return LM_CACHE_BROKEN;
 	}
+}
+
+const char *lm_cache_state_text(enum lm_cache_state state)
+{
+	static const char *const texts[] = {"works", "full", "read-only", "gone", "broken"};
+	return texts[state];
+}
+
+int cache_fault(struct lm_cache *cache, int r, const char *what)
+{
+	enum lm_cache_state state = state_of(r);
+	unsigned missed;
+	atomic_fetch_add(&cache->faults, 1);
+	/* A full disk may have room for the next object; other faults do not end so quickly. */
+	if (state != LM_CACHE_FULL)
+		atomic_store(&cache->retry_ms, lm_now_ms() + LM_CACHE_RETRY_MS);
+	lm_lock_take(&cache->lock);
+	cache->state = state;
+	cache->state_errno = r;
+	lm_lock_release(&cache->lock);
+	if (lm_log_limit_pass(&cache->fault_log, CACHE_LOG_INTERVAL_MS, &missed))
+		lm_log(LM_LOG_WARN, "the cache's disk can't be used: served from memory meanwhile",
+			LM_KV("cache", "%s", cache->dir), LM_KV("state", "%s", lm_cache_state_text(state)),
+			LM_KV("what", "%s", what), LM_KV("cause", "%s", strerror(-r)), LM_KV("more", "%u", missed));
 	return r;
 }
 
-static void closedirp(DIR **dir)
+void cache_fine(struct lm_cache *cache)
 {
-	if (*dir)
-		closedir(*dir);
+	lm_lock_take(&cache->lock);
+	enum lm_cache_state before = cache->state;
+	cache->state = LM_CACHE_WORKS;
+	cache->state_errno = 0;
+	lm_lock_release(&cache->lock);
+	if (before == LM_CACHE_WORKS)
+		return;
+	atomic_store(&cache->retry_ms, 0);
+	if (lm_log_limit_pass(&cache->full_log, CACHE_LOG_INTERVAL_MS, NULL))
+		lm_log(LM_LOG_INFO, "the cache's disk takes objects again", LM_KV("cache", "%s", cache->dir),
+			LM_KV("was", "%s", lm_cache_state_text(before)));
 }
 
-static void count_folder(struct lm_cache *cache, unsigned folder)
+/* --- the directory --- */
+
+/* Moves what fd is to the number *at, so that nobody who uses that number notices. */
+static void put_fd(int fd, int *at)
 {
-	lm_lock_assert(&cache->lock);
-	char name[3];
-	snprintf(name, sizeof(name), "%02x", folder);
-	int fd = openat(cache->objects_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0 && errno == ENOENT)
-		return; /* made when something comes into it */
-	CLEANUP(closedirp) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-	if (!dir) {
-		lm_log(LM_LOG_WARN, "cache folder can't be counted", LM_KV("folder", "%s/cache/%s", cache->dir, name),
-			LM_KV("cause", "%s", strerror(errno)));
-		if (fd >= 0)
-			close(fd);
+	if (*at < 0) {
+		*at = fd;
 		return;
 	}
-	struct dirent *entry;
-	struct stat st;
-	while ((entry = readdir(dir)))
-		if (fstatat(fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode)) {
-			cache->objects++;
-			cache->bytes += (uint64_t)st.st_size;
-		}
+	(void)dup3(fd, *at, O_CLOEXEC);
+	close(fd);
 }
 
-static void *count_objects(void *arg)
+static int open_dir(int at, const char *path, int *ret, struct lm_err *err)
 {
-	struct lm_cache *cache = arg;
-	for (unsigned i = 0; i < FOLDERS && !atomic_load(&cache->stop); i++) {
-		LM_LOCKED(&cache->lock);
-		count_folder(cache, i);
-		cache->counted = i + 1;
-	}
-	return NULL;
+	int fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return lm_err_sys(err, -errno, "open %s", path);
+	put_fd(fd, ret);
+	return 0;
+}
+
+/* *ret_alone: nobody else is there; they wait then until we share. */
+static int lock_dir(struct lm_cache *cache, bool *ret_alone, struct lm_err *err)
+{
+	*ret_alone = flock(cache->dir_fd, LOCK_EX | LOCK_NB) == 0;
+	if (!*ret_alone && flock(cache->dir_fd, LOCK_SH) < 0)
+		return lm_err_sys(err, -errno, "lock %s", cache->dir);
+	return 0;
+}
+
+/* Where objects go that the disk does not take: named for DIR, so that what a killed process left is found. */
+static int name_memory_dir(struct lm_cache *cache, struct lm_err *err)
+{
+	struct stat st;
+	if (fstat(cache->dir_fd, &st) < 0)
+		return lm_err_sys(err, -errno, "stat %s", cache->dir);
+	cache->memory_dir = lm_str_printf("/dev/shm/lamella-%u-%llx-%llx", (unsigned)geteuid(),
+		(unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
+	return cache->memory_dir ? 0 : lm_err_oom(err);
+}
+
+static int make_dirs(struct lm_cache *cache, bool *ret_alone, struct lm_err *err)
+{
+	struct lm_err ignored = LM_ERR_INIT;
+	int made = lm_mkdir_p(AT_FDCWD, cache->dir, 0700, err);
+	if (made < 0)
+		return made;
+	int r = open_dir(AT_FDCWD, cache->dir, &cache->dir_fd, err);
+	if (r == 0)
+		r = lock_dir(cache, ret_alone, err);
+	/* Left by processes that died. On a read-only disk it stays. */
+	if (r == 0 && *ret_alone)
+		(void)!lm_remove_tree(cache->dir_fd, "txn", &ignored);
+	if (r == 0)
+		(void)!lm_mkdir_p(cache->dir_fd, "txn", 0700, &ignored);
+	if (r == 0)
+		r = lm_mkdir_p(cache->dir_fd, "cache", 0700, err);
+	return r == 0 ? open_dir(cache->dir_fd, "cache", &cache->objects_fd, err) : r;
+}
+
+int cache_revive(struct lm_cache *cache)
+{
+	struct lm_err err = LM_ERR_INIT;
+	struct stat st;
+	bool alone;
+	LM_LOCKED(&cache->revive_lock);
+	if (fstat(cache->objects_fd, &st) == 0 && st.st_nlink > 0)
+		return 0; /* another thread was quicker */
+	int r = make_dirs(cache, &alone, &err);
+	if (r == 0)
+		r = cache_boot_write(cache, "open", &err);
+	(void)flock(cache->dir_fd, LOCK_SH);
+	if (r < 0)
+		return r;
+	lm_log(LM_LOG_WARN, "the cache's directory was removed, and made again", LM_KV("cache", "%s", cache->dir));
+	atomic_store(&cache->rescan, true);
+	cache_wake(cache);
+	return 0;
+}
+
+static void init_locks(struct lm_cache *cache)
+{
+	lm_lock_init(&cache->lock);
+	lm_lock_init(&cache->memory_lock);
+	lm_lock_init(&cache->revive_lock);
+	lm_lock_init(&cache->ghost_lock);
+	TAILQ_INIT(&cache->stored);
 }
 
 int lm_cache_new(const char *dir, struct lm_cache **ret, struct lm_err *err)
 {
 	CLEANUP(lm_cache_freep) struct lm_cache *cache = calloc(1, sizeof(*cache));
+	bool alone;
 	if (!cache)
 		return lm_err_oom(err);
-	cache->dir_fd = cache->objects_fd = -1;
-	lm_lock_init(&cache->lock);
-	if (!(cache->dir = strdup(dir)))
+	cache->dir_fd = cache->objects_fd = cache->memory_fd = cache->wake_fd = cache->watch_fd = cache->leader_fd = -1;
+	init_locks(cache);
+	cache->start_mono_ms = lm_now_ms();
+	cache->start_wall_ms = LM_MAX(lm_wall_s() - EPOCH_2020_S, (int64_t)0) * 1000;
+	cache->index = lm_index_new(LM_CACHE_OBJECTS_MAX);
+	cache->layers = lm_used_layers_new();
+	cache->dir = strdup(dir);
+	if (!cache->index || !cache->layers || !cache->dir)
 		return lm_err_oom(err);
-	int r = make_dirs(cache, err);
+	int r = make_dirs(cache, &alone, err);
+	if (r == 0)
+		r = name_memory_dir(cache, err);
+	if (r == 0 && alone)
+		(void)!lm_remove_tree(AT_FDCWD, cache->memory_dir, NULL);
+	if (r == 0)
+		r = cache_boot_begin(cache, alone, err);
+	if (r == 0 && alone && flock(cache->dir_fd, LOCK_SH) < 0)
+		r = lm_err_sys(err, -errno, "lock %s", dir);
+	if (r == 0)
+		r = cache_evict_start(cache, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "cache");
-	r = -pthread_create(&cache->counter, NULL, count_objects, cache);
-	if (r < 0)
-		return lm_err_sys(err, r, "cache: thread");
-	cache->counter_runs = true;
-	pthread_setname_np(cache->counter, "cache count");
 	*ret = STEAL(cache);
 	return 0;
 }
@@ -149,211 +224,252 @@ void lm_cache_free(struct lm_cache *cache)
 {
 	if (!cache)
 		return;
-	atomic_store(&cache->stop, true);
-	if (cache->counter_runs)
-		pthread_join(cache->counter, NULL);
+	bool started = cache->housekeeper_runs;
+	cache_evict_stop(cache);
+	if (started && flock(cache->dir_fd, LOCK_EX | LOCK_NB) == 0)
+		cache_boot_end(cache);
+	cache_memory_clear(cache);
+	tdestroy(cache->pinned, free);
 	lm_closep(&cache->objects_fd);
 	lm_closep(&cache->dir_fd);
+	lm_index_free(cache->index);
+	lm_used_layers_free(cache->layers);
 	lm_lock_done(&cache->lock);
+	lm_lock_done(&cache->memory_lock);
+	lm_lock_done(&cache->revive_lock);
+	lm_lock_done(&cache->ghost_lock);
+	free(cache->ghosts);
+	free(cache->memory_dir);
 	free(cache->dir);
 	free(cache);
+}
+
+static void closedirp(DIR **dir)
+{
+	if (*dir)
+		closedir(*dir);
+}
+
+static int walk_folder(struct lm_cache *cache, const struct cache_walk *walk, uint8_t folder)
+{
+	char name[64];
+	snprintf(name, sizeof(name), "%02x", folder);
+	int fd = openat(cache->objects_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int code = fd < 0 ? -errno : 0;
+	CLEANUP(closedirp) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir && code != -ENOENT) { /* without the folder there is nothing in it */
+		code = code ? code : -errno;
+		lm_closep(&fd);
+		(void)cache_fault(cache, code, "read a folder");
+		return 0;
+	}
+	struct dirent *entry;
+	errno = 0;
+	while (dir && (entry = readdir(dir))) {
+		struct cache_place place = {.folder_fd = fd, .name = entry->d_name};
+		int len = snprintf(name, sizeof(name), "%02x%s", folder, entry->d_name);
+		if (len < (int)sizeof(name) && lm_object_name_parse(name, (size_t)len, &place.hash, &place.kind) == 0) {
+			place.key = lm_index_key(&place.hash, place.kind);
+			int r = walk->fn(walk->arg, &place);
+			if (r != 0)
+				return r;
+		}
+		errno = 0;
+	}
+	if (dir && errno)
+		(void)cache_fault(cache, -errno, "read a folder");
+	else if (walk->end)
+		walk->end(walk->arg, folder);
+	return 0;
+}
+
+int cache_walk(struct lm_cache *cache, const struct cache_walk *walk)
+{
+	int r = 0;
+	for (unsigned folder = 0; folder < LM_INDEX_FOLDERS && r == 0 && !atomic_load(&cache->stop); folder++) {
+		if (walk->begin)
+			walk->begin(walk->arg, (uint8_t)folder);
+		r = walk_folder(cache, walk, (uint8_t)folder);
+	}
+	return r == 0 && atomic_load(&cache->stop) ? -ECANCELED : r;
+}
+
+/* --- reading --- */
+
+static bool keep_layer(void *arg, uint16_t layer)
+{
+	return lm_used_layers_in_use(arg, layer);
+}
+
+/* Notes the use; whether the object may be used at all. */
+static bool admit(struct lm_cache *cache, const struct lm_object_ref *ref, int fd, const struct stat *st)
+{
+	struct lm_index_key key = cache_key(ref);
+	struct lm_index_item item;
+	uint64_t now = cache_now_ms(cache);
+	if (!lm_index_use(cache->index, key, now, ref->layer, keep_layer, cache->layers, &item)) {
+		item = (struct lm_index_item){
+			.used_ms = now,
+			.blocks = cache_blocks(st),
+			.layer = ref->layer,
+			.flags = LM_INDEX_SEEN | (lm_object_is_database(ref->kind) ? LM_INDEX_DATABASE : 0),
+		};
+		lm_index_put(cache->index, key, &item);
+	}
+	if (!(item.flags & LM_INDEX_KNOWN))
+		cache_learn(cache, key, fd, (uint64_t)st->st_size, &item);
+	if (!(item.flags & LM_INDEX_TRUSTED))
+		return false;
+	if (lm_wall_s() - st->st_atim.tv_sec > CACHE_USE_PERSIST_S) {
+		const struct timespec times[2] = {{.tv_nsec = UTIME_NOW}, {.tv_nsec = UTIME_OMIT}};
+		(void)futimens(fd, times); /* read-only: the order is lost with the process */
+	}
+	return true;
+}
+
+static int missed(struct lm_cache *cache, const struct lm_object_ref *ref, const char *name, int code)
+{
+	if (code == -EMFILE || code == -ENFILE || code == -ENOMEM)
+		return code;
+	if (code == -ENOENT)
+		(void)lm_index_remove(cache->index, cache_key(ref), UINT64_MAX);
+	else if (code != -ELOOP)
+		(void)cache_fault(cache, code, "open an object");
+	int fd = cache_memory_open(cache, name);
+	atomic_fetch_add_explicit(fd < 0 ? &cache->misses : &cache->hits, 1, memory_order_relaxed);
+	return fd;
 }
 
 int lm_cache_open(struct lm_cache *cache, const struct lm_object_ref *ref)
 {
 	char buf[LM_OBJECT_PATH_MAX];
 	struct stat st;
-	CLEANUP(lm_closep) int fd = openat(cache->objects_fd, object_name(ref, buf), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	if (fd < 0)
-		return -errno;
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	if (!S_ISREG(st.st_mode) || (ref->size != LM_SIZE_UNKNOWN && (uint64_t)st.st_size != ref->size))
+	const char *name = cache_object_name(ref, buf);
+	CLEANUP(lm_closep) int fd = openat(cache->objects_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return missed(cache, ref, name, -errno);
+	bool fits = S_ISREG(st.st_mode) && (ref->size == LM_SIZE_UNKNOWN || (uint64_t)st.st_size == ref->size);
+	if (!fits || !admit(cache, ref, fd, &st)) {
+		atomic_fetch_add_explicit(&cache->misses, 1, memory_order_relaxed);
 		return -ENOENT;
+	}
+	atomic_fetch_add_explicit(&cache->hits, 1, memory_order_relaxed);
 	return STEAL_FD(fd);
 }
 
 char *lm_cache_path(const struct lm_cache *cache, const struct lm_object_ref *ref)
 {
 	char buf[LM_OBJECT_PATH_MAX];
-	return lm_str_printf("%s/cache/%s", cache->dir, object_name(ref, buf));
+	const char *name = cache_object_name(ref, buf);
+	char *path = cache_memory_path((struct lm_cache *)cache, name);
+	return path ? path : lm_str_printf("%s/cache/%s", cache->dir, name);
 }
 
-static bool means_full(int code)
+uint16_t lm_cache_layer(struct lm_cache *cache, const char *path)
 {
-	return code == -ENOSPC || code == -EDQUOT;
+	return lm_used_layers_number(cache->layers, lm_layer_of_path(path));
 }
 
-/* Takes len more bytes of the memory that all transactions share. */
-static int take_memory(struct lm_cache_txn *txn, uint64_t len, struct lm_err *err)
+/* --- pins of this process --- */
+
+struct pin {
+	struct lm_index_key key;
+	unsigned count;
+};
+
+static int cmp_pin(const void *a, const void *b)
 {
-	struct lm_cache *cache = txn->cache;
-	uint64_t before = atomic_fetch_add(&cache->memory, len);
-	if (before + len > LM_CACHE_MEMORY_MAX) {
-		atomic_fetch_sub(&cache->memory, len);
-		return lm_err_set(err, -ENOSPC,
-			"the cache's disk is full, and so are the %d MiB of memory in its place",
-			LM_CACHE_MEMORY_MAX >> 20);
-	}
-	txn->memory += len;
-	return 0;
+	const struct lm_index_key *x = &((const struct pin *)a)->key, *y = &((const struct pin *)b)->key;
+	int r = (x->folder > y->folder) - (x->folder < y->folder);
+	return r ? r : (x->rest > y->rest) - (x->rest < y->rest);
 }
 
-static void drop_disk_file(struct lm_cache_txn *txn)
+int lm_cache_pin(struct lm_cache *cache, const struct lm_object_ref *ref, struct lm_err *err)
 {
-	lm_closep(&txn->fd);
-	if (txn->name)
-		unlink(txn->name);
-	free(STEAL(txn->name));
-}
-
-/* The disk is full: what was written moves to memory, and the disk gets its blocks back. */
-static int move_to_memory(struct lm_cache_txn *txn, struct lm_err *err)
-{
-	CLEANUP(lm_closep) int fd = memfd_create("lamella-object", MFD_CLOEXEC);
-	if (fd < 0)
-		return lm_err_sys(err, -errno, "memfd_create");
-	int r = take_memory(txn, txn->len, err);
-	if (r < 0)
-		return r;
-	uint8_t chunk[16 << 10];
-	for (uint64_t at = 0; at < txn->len && r == 0;) {
-		size_t len = (size_t)LM_MIN(txn->len - at, sizeof(chunk));
-		r = lm_pread_all(txn->fd, chunk, len, (off_t)at, err);
-		if (r == 0)
-			r = lm_pwrite_all(fd, chunk, len, (off_t)at, err);
-		at += len;
-	}
-	if (r < 0)
-		return r;
-	drop_disk_file(txn);
-	txn->fd = STEAL_FD(fd);
-	txn->in_memory = true;
-	return 0;
-}
-
-/* For file systems without O_TMPFILE: a named file, which commit renames. */
-static int open_named(struct lm_cache_txn *txn, struct lm_err *err)
-{
-	txn->name = lm_str_printf("%s/txn/%u", txn->cache->dir, atomic_fetch_add(&txn->cache->names, 1));
-	if (!txn->name)
+	CLEANUP(lm_freep) struct pin *fresh = calloc(1, sizeof(*fresh));
+	if (!fresh)
 		return lm_err_oom(err);
-	txn->fd = open(txn->name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	return txn->fd < 0 ? lm_err_sys(err, -errno, "create %s", txn->name) : 0;
-}
-
-int lm_cache_begin(struct lm_cache *cache, struct lm_cache_txn **ret, struct lm_err *err)
-{
-	CLEANUP(lm_cache_txn_freep) struct lm_cache_txn *txn = calloc(1, sizeof(*txn));
-	if (!txn)
-		return lm_err_oom(err);
-	txn->cache = cache;
-	txn->fd = openat(cache->objects_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	int r = txn->fd < 0 ? -errno : 0;
-	if (r == -EOPNOTSUPP || r == -EISDIR || r == -EINVAL)
-		r = open_named(txn, err);
-	if (means_full(r)) /* not even an inode is left */
-		r = move_to_memory(txn, err);
-	else if (r < 0)
-		r = lm_err_sys(err, r, "temporary file in %s", cache->dir);
-	if (r < 0)
-		return lm_err_prefix(err, r, "cache");
-	*ret = STEAL(txn);
-	return 0;
-}
-
-int lm_cache_write(struct lm_cache_txn *txn, const void *data, size_t len, struct lm_err *err)
-{
-	if (!txn->in_memory) {
-		int r = lm_pwrite_all(txn->fd, data, len, (off_t)txn->len, err);
-		if (r == 0) {
-			txn->len += len;
-			return 0;
-		}
-		if (means_full(r))
-			r = move_to_memory(txn, err);
-		if (r < 0)
-			return lm_err_prefix(err, r, "cache");
-	}
-	int r = take_memory(txn, len, err);
-	if (r == 0)
-		r = lm_pwrite_all(txn->fd, data, len, (off_t)txn->len, err);
-	if (r < 0)
-		return lm_err_prefix(err, r, "cache");
-	txn->len += len;
-	return 0;
-}
-
-int lm_cache_txn_fd(const struct lm_cache_txn *txn)
-{
-	return txn->fd;
-}
-
-static int link_or_rename(struct lm_cache_txn *txn, const char *name, struct lm_err *err)
-{
-	if (!txn->name)
-		return lm_file_link(txn->fd, txn->cache->objects_fd, name, true, err);
-	if (renameat(AT_FDCWD, txn->name, txn->cache->objects_fd, name) < 0)
-		return lm_err_sys(err, -errno, "rename %s to %s", txn->name, name);
-	free(STEAL(txn->name));
-	return 0;
-}
-
-/* Folders are made when they are needed: 256 at once would be a good part of a first start. */
-static int give_name(struct lm_cache_txn *txn, const char *name, struct lm_err *err)
-{
-	const char folder[3] = {name[0], name[1], '\0'};
-	int r = link_or_rename(txn, name, err);
-	if (r != -ENOENT)
-		return r;
-	if (mkdirat(txn->cache->objects_fd, folder, 0700) < 0 && errno != EEXIST)
-		return lm_err_sys(err, -errno, "mkdir %s/cache/%s", txn->cache->dir, folder);
-	return link_or_rename(txn, name, err);
-}
-
-int lm_cache_commit(struct lm_cache_txn *txn, const struct lm_object_ref *ref, struct lm_err *err)
-{
-	struct lm_cache *cache = txn->cache;
-	char buf[LM_OBJECT_PATH_MAX];
-	const char *name = object_name(ref, buf);
-	struct stat old;
-	if (txn->in_memory) {
-		atomic_fetch_add(&cache->uncached, 1);
-		return lm_err_set(err, -ENOSPC, "the cache's disk is full");
-	}
-	if (lm_object_is_database(ref->kind) && fsync(txn->fd) < 0)
-		return lm_err_sys(err, -errno, "cache: fsync %s", name);
-
+	fresh->key = cache_key(ref);
 	LM_LOCKED(&cache->lock);
-	bool replaces = fstatat(cache->objects_fd, name, &old, AT_SYMLINK_NOFOLLOW) == 0;
-	int r = give_name(txn, name, err);
-	if (means_full(r))
-		atomic_fetch_add(&cache->uncached, 1);
-	if (r < 0)
-		return lm_err_prefix(err, means_full(r) ? -ENOSPC : r, "cache");
-	if (ref->hash.bytes[0] < cache->counted) {
-		cache->bytes += txn->len - (replaces ? (uint64_t)old.st_size : 0);
-		cache->objects += !replaces;
+	struct pin **at = tsearch(fresh, &cache->pinned, cmp_pin);
+	if (!at)
+		return lm_err_oom(err);
+	if (*at == fresh) {
+		(void)STEAL(fresh);
+		cache->pinned_count++;
 	}
+	(*at)->count++;
 	return 0;
 }
 
-void lm_cache_txn_free(struct lm_cache_txn *txn)
+void lm_cache_unpin(struct lm_cache *cache, const struct lm_object_ref *ref)
 {
-	if (!txn)
+	const struct pin key = {.key = cache_key(ref)};
+	LM_LOCKED(&cache->lock);
+	struct pin **at = tfind(&key, &cache->pinned, cmp_pin), *pin = at ? *at : NULL;
+	if (!pin || --pin->count > 0)
 		return;
-	atomic_fetch_sub(&txn->cache->memory, txn->memory);
-	drop_disk_file(txn);
-	free(txn);
+	tdelete(pin, &cache->pinned, cmp_pin);
+	cache->pinned_count--;
+	free(pin);
+}
+
+bool cache_is_pinned(struct lm_cache *cache, struct lm_index_key key)
+{
+	const struct pin wanted = {.key = key};
+	lm_lock_assert(&cache->lock);
+	return tfind(&wanted, &cache->pinned, cmp_pin) != NULL;
+}
+
+/* --- limits and figures --- */
+
+void lm_cache_reconfigure(struct lm_cache *cache, const struct lm_cache_limits *limits)
+{
+	lm_lock_take(&cache->lock);
+	cache->limits = *limits;
+	lm_lock_release(&cache->lock);
+	cache_wake(cache);
+}
+
+void lm_cache_keep_bytes(struct lm_cache *cache, uint64_t bytes)
+{
+	LM_LOCKED(&cache->lock);
+	cache->kept_bytes = bytes;
 }
 
 void lm_cache_stats(struct lm_cache *cache, struct lm_cache_stats *ret)
 {
-	LM_LOCKED(&cache->lock);
+	bool scanned = atomic_load(&cache->scanned); /* asked first: the sums are then complete */
+	struct lm_index_sums sums = lm_index_sums(cache->index);
 	*ret = (struct lm_cache_stats){
-		.bytes = cache->bytes,
-		.objects = cache->objects,
-		.counting = cache->counted < FOLDERS,
+		.bytes = sums.blocks * LM_INDEX_BLOCK,
+		.objects = sums.objects,
+		.capacity = atomic_load(&cache->capacity),
+		.reserve = atomic_load(&cache->reserve),
+		.free = atomic_load(&cache->disk_free),
+		.running = atomic_load(&cache->running),
+		.memory = atomic_load(&cache->memory),
+		.index_memory = lm_index_memory(cache->index),
+		.layers_in_use = lm_used_layers_used(cache->layers),
+		.hits = atomic_load(&cache->hits),
+		.misses = atomic_load(&cache->misses),
+		.commits = atomic_load(&cache->commits),
+		.evicted = atomic_load(&cache->evicted),
+		.evicted_bytes = atomic_load(&cache->evicted_bytes),
 		.uncached = atomic_load(&cache->uncached),
+		.verified = atomic_load(&cache->verified),
+		.damaged = atomic_load(&cache->damaged),
+		.faults = atomic_load(&cache->faults),
+		.counting = !scanned,
+		.leads = atomic_load(&cache->leads),
+		.unclean = atomic_load(&cache->unclean),
 	};
+	lm_lock_take(&cache->lock);
+	ret->quota = cache->limits.quota;
+	ret->kept_bytes = cache->kept_bytes;
+	ret->pinned = cache->pinned_count;
+	ret->state = cache->state;
+	ret->state_errno = cache->state_errno;
+	lm_lock_release(&cache->lock);
+	cache_thrash(cache, ret);
 }

@@ -2,7 +2,7 @@
 
 #include "base/file.h"
 #include "fetcher/resolve.h"
-#include "lamella/fetcher.pb-c.h"
+#include "fetcher/status.h"
 #include "rpc/rpc.h"
 
 #include <libgen.h>
@@ -13,6 +13,11 @@
 enum { WORKERS = 4 };
 
 typedef Lamella__Fetcher__V1__RepositoryStatus RepositoryStatus;
+typedef Lamella__Fetcher__V1__StatusRequest StatusRequest;
+typedef Lamella__Fetcher__V1__StatusResponse StatusResponse;
+typedef Lamella__Fetcher__V1__UpdateRequest UpdateRequest;
+typedef Lamella__Fetcher__V1__UpdateResponse UpdateResponse;
+typedef Lamella__Fetcher__V1__UpdateResult UpdateResult;
 
 struct lm_control {
 	struct lm_control_config config;
@@ -22,132 +27,122 @@ struct lm_control {
 
 /* Status and Update. */
 
-struct report {
-	size_t count;
-	RepositoryStatus *messages, **pointers;
-	struct lm_repository_status *statuses;
-	struct lm_hash_text *roots;
-};
-
-static void report_done(struct report *report)
-{
-	free(report->messages);
-	free(report->pointers);
-	free(report->statuses);
-	free(report->roots);
-}
-
-/* fqrn: "" for all repositories. */
-static int fill_report(const struct lm_control *control, const char *fqrn, struct report *ret)
-{
-	const struct lm_control_config *config = &control->config;
-	ret->messages = calloc(config->repository_count, sizeof(*ret->messages));
-	ret->pointers = calloc(config->repository_count, sizeof(*ret->pointers));
-	ret->statuses = calloc(config->repository_count, sizeof(*ret->statuses));
-	ret->roots = calloc(config->repository_count, sizeof(*ret->roots));
-	if (!ret->messages || !ret->pointers || !ret->statuses || !ret->roots)
-		return -ENOMEM;
-	for (size_t i = 0; i < config->repository_count; i++) {
-		const char *name = lm_repository_fqrn(config->repositories[i].repository);
-		if (*fqrn && strcmp(fqrn, name) != 0)
-			continue;
-		struct lm_repository_status *s = &ret->statuses[ret->count];
-		RepositoryStatus *m = ret->pointers[ret->count] = &ret->messages[ret->count];
-		lm_repository_status(config->repositories[i].repository, s);
-		ret->roots[ret->count] = s->root.set ? lm_hash_text(&s->root) : (struct lm_hash_text){""};
-		lamella__fetcher__v1__repository_status__init(m);
-		m->fqrn = (char *)name;
-		m->mountpoint =
-			config->is_mounted(config->arg, i) ? (char *)config->repositories[i].mountpoint : (char *)"";
-		m->revision = s->revision;
-		m->root_hash = ret->roots[ret->count].s;
-		m->ttl_s = s->ttl_s;
-		m->offline = s->offline;
-		m->last_error = s->last_error.msg;
-		m->fixed = (char *)s->pin;
-		m->requests = s->origin.requests;
-		m->failed_requests = s->origin.failed;
-		m->bytes_fetched = s->origin.bytes;
-		m->files_fetched = s->fetch.files;
-		m->catalogs_fetched = s->fetch.catalogs;
-		ret->count++;
-	}
-	return 0;
-}
-
 static void handle_status(struct lm_rpc_call *call, void *service)
 {
 	struct lm_control *control = service;
-	CLEANUP(report_done) struct report report = {0};
-	if (fill_report(control, "", &report) < 0) {
+	const StatusRequest *request = (const StatusRequest *)lm_rpc_request(call);
+	CLEANUP(lm_status_freep) StatusResponse *status = lm_status_new(&control->config, request->layers);
+	if (!status)
 		lm_rpc_fail(call, LM_RPC_RESOURCE_EXHAUSTED, "out of memory");
-		return;
-	}
-	struct lm_cache_stats cache;
-	lm_cache_stats(control->config.cache, &cache);
-	Lamella__Fetcher__V1__StatusResponse response = LAMELLA__FETCHER__V1__STATUS_RESPONSE__INIT;
-	response.n_repositories = report.count;
-	response.repositories = report.pointers;
-	response.version = (char *)LM_VERSION;
-	response.cache_bytes = cache.bytes;
-	response.cache_objects = cache.objects;
-	lm_rpc_reply(call, &response.base);
+	else
+		lm_rpc_reply(call, &status->base);
 }
 
+/* An Update call: the repositories it is about look all at the same time. */
 struct update {
 	struct lm_control *control;
 	struct lm_rpc_call *call;
+	UpdateResponse *response;
+	size_t *indices; /* of the repositories in response, in its order */
 	_Atomic(unsigned) waiting;
 };
+
+static void update_free(struct update *update)
+{
+	if (!update)
+		return;
+	if (update->response)
+		protobuf_c_message_free_unpacked(&update->response->base, NULL);
+	free(update->indices);
+	free(update);
+}
+LM_DEFINE_CLEANUP(struct update, update_free, update_freep)
+
+static bool is_asked_for(const UpdateRequest *request, const struct lm_repository *repository)
+{
+	return !*request->fqrn || strcmp(request->fqrn, lm_repository_fqrn(repository)) == 0;
+}
+
+/* With the revisions as they are before. */
+static struct update *update_new(struct lm_control *control, struct lm_rpc_call *call)
+{
+	const struct lm_control_config *config = &control->config;
+	struct lm_message_builder b = {0};
+	CLEANUP(update_freep) struct update *update = calloc(1, sizeof(*update));
+	if (!update)
+		return NULL;
+	update->control = control;
+	update->call = call;
+	update->indices = calloc(config->repository_count + 1, sizeof(*update->indices));
+	UpdateResponse *m = update->response = lm_message_new(&b, &lamella__fetcher__v1__update_response__descriptor);
+	for (size_t i = 0; i < config->repository_count && !b.failed && update->indices; i++) {
+		struct lm_repository *repository = config->repositories[i].repository;
+		if (!is_asked_for((const UpdateRequest *)lm_rpc_request(call), repository))
+			continue;
+		update->indices[m->n_results] = i;
+		UpdateResult *result = lm_message_add(
+			&b, &lamella__fetcher__v1__update_result__descriptor, &m->results, &m->n_results);
+		if (!result)
+			break;
+		struct lm_repository_status status;
+		lm_repository_status(repository, &status);
+		result->old_revision = status.revision;
+		lm_message_text(&b, &result->fqrn, lm_repository_fqrn(repository));
+	}
+	return b.failed || !update->indices ? NULL : STEAL(update);
+}
+
+/* The revisions as they are after. */
+static bool finish_results(struct update *update)
+{
+	struct lm_message_builder b = {0};
+	UpdateResponse *m = update->response;
+	m->repositories = calloc(m->n_results + 1, sizeof(RepositoryStatus *));
+	for (size_t i = 0; i < m->n_results && m->repositories; i++) {
+		RepositoryStatus *r = lm_status_repository_new(&update->control->config, update->indices[i]);
+		if (!r)
+			return false;
+		m->repositories[m->n_repositories++] = r;
+		m->results[i]->new_revision = r->revision;
+		lm_message_text(&b, &m->results[i]->error, r->last_error);
+	}
+	return m->repositories && !b.failed;
+}
 
 static void update_looked(void *arg)
 {
 	struct update *update = arg;
 	if (atomic_fetch_sub(&update->waiting, 1) != 1)
 		return;
-	const Lamella__Fetcher__V1__UpdateRequest *request =
-		(const Lamella__Fetcher__V1__UpdateRequest *)lm_rpc_request(update->call);
-	CLEANUP(report_done) struct report report = {0};
-	Lamella__Fetcher__V1__UpdateResponse response = LAMELLA__FETCHER__V1__UPDATE_RESPONSE__INIT;
-	if (fill_report(update->control, request->fqrn, &report) < 0) {
+	if (finish_results(update))
+		lm_rpc_reply(update->call, &update->response->base);
+	else
 		lm_rpc_fail(update->call, LM_RPC_RESOURCE_EXHAUSTED, "out of memory");
-	} else {
-		response.n_repositories = report.count;
-		response.repositories = report.pointers;
-		lm_rpc_reply(update->call, &response.base);
-	}
-	free(update);
+	update_free(update);
 }
 
 static void handle_update(struct lm_rpc_call *call, void *service)
 {
 	struct lm_control *control = service;
-	const struct lm_control_config *config = &control->config;
-	const Lamella__Fetcher__V1__UpdateRequest *request =
-		(const Lamella__Fetcher__V1__UpdateRequest *)lm_rpc_request(call);
-	struct update *update = malloc(sizeof(*update));
+	struct update *update = update_new(control, call);
 	if (!update) {
 		lm_rpc_fail(call, LM_RPC_RESOURCE_EXHAUSTED, "out of memory");
 		return;
 	}
-	*update = (struct update){.control = control, .call = call};
-	atomic_store(&update->waiting, 1);
-	bool any = !*request->fqrn;
-	for (size_t i = 0; i < config->repository_count; i++) {
-		struct lm_repository *repository = config->repositories[i].repository;
-		if (*request->fqrn && strcmp(request->fqrn, lm_repository_fqrn(repository)) != 0)
-			continue;
-		any = true;
-		atomic_fetch_add(&update->waiting, 1);
+	size_t count = update->response->n_results;
+	const char *fqrn = ((const UpdateRequest *)lm_rpc_request(call))->fqrn;
+	if (count == 0 && *fqrn) {
+		lm_rpc_fail(call, LM_RPC_NOT_FOUND, "no repository %s is configured", fqrn);
+		update_free(update);
+		return;
+	}
+	atomic_store(&update->waiting, (unsigned)count + 1); /* one is ours, until all looks are asked for */
+	for (size_t i = 0; i < count; i++) {
+		struct lm_repository *repository = control->config.repositories[update->indices[i]].repository;
 		if (lm_repository_look(repository, true, update_looked, update) < 0)
 			update_looked(update);
 	}
-	if (any) {
-		update_looked(update);
-	} else {
-		lm_rpc_fail(call, LM_RPC_NOT_FOUND, "no repository %s is configured", request->fqrn);
-		free(update);
-	}
+	update_looked(update);
 }
 
 /* The service. */

@@ -11,12 +11,16 @@ struct lm_control_repository {
 	const char *mountpoint;
 };
 
+struct lm_layers;
+
 struct lm_control_config { /* everything must outlive the service */
 	const char *socket;
 	const struct lm_control_repository *repositories;
 	size_t repository_count;
 	struct lm_cache *cache;
+	struct lm_layers *layers;
 	struct lm_http *http; /* for its timer */
+	int64_t started_ms;   /* monotonic */
 	/* Whether the repository is mounted now. */
 	bool (*is_mounted)(void *arg, size_t repository);
 	void *arg;

@@ -1,11 +1,14 @@
 #include "fetcher/node.h"
 
+#include "base/clock.h"
 #include "base/lock.h"
 #include "base/log.h"
 #include "base/str.h"
 #include "fetcher/control.h"
 #include "fetcher/fuse.h"
+#include "fetcher/layers.h"
 #include "fetcher/repository.h"
+#include "fetcher/web.h"
 
 #include <string.h>
 #include <sys/eventfd.h>
@@ -31,7 +34,10 @@ struct lm_node {
 	struct lm_cache *cache;
 	struct lm_work *work;
 	struct lm_control *control;
+	struct lm_web *web;
+	struct lm_layers *layers;
 	struct lm_control_repository *for_control;
+	struct lm_control_config control_config;
 	int idle_fd;
 	_Atomic(unsigned) living; /* mounts */
 	size_t count;
@@ -122,7 +128,8 @@ static int open_mount(struct lm_node *node, const struct lm_repository_settings 
 	node->count++;
 	m->node = node;
 	m->mountpoint = strdup(settings->mountpoint);
-	CLEANUP(lm_freep) char *dir = lm_str_printf("%s/lamella/repositories/%s", node->settings->cache_base, settings->fqrn);
+	CLEANUP(lm_freep)
+	char *dir = lm_str_printf("%s/lamella/repositories/%s", node->settings->cache_base, settings->fqrn);
 	if (!m->mountpoint || !dir)
 		return lm_err_oom(err);
 	const struct lm_repository_config config = {
@@ -148,7 +155,9 @@ static int open_parts(struct lm_node *node, struct lm_err *err)
 	node->idle_fd = eventfd(0, EFD_CLOEXEC);
 	if (node->idle_fd < 0)
 		return lm_err_sys(err, -errno, "eventfd");
-	int r = lm_cache_new(dir, &node->cache, err);
+	int r = lm_layers_new(&node->layers, err);
+	if (r == 0)
+		r = lm_cache_new(dir, &node->cache, err);
 	if (r == 0)
 		r = lm_work_new(
 			"fetch work", LM_MAX(lm_work_cores(), (unsigned)WORKERS_MIN), QUEUE_MAX, &node->work, err);
@@ -180,26 +189,44 @@ static int wait_for_mounts(struct lm_node *node, struct lm_err *err)
 	return first;
 }
 
-static int open_control(struct lm_node *node, struct lm_err *err)
+static int describe_for_control(struct lm_node *node, struct lm_err *err)
 {
-	if (!*node->settings->socket)
-		return 0;
-	node->for_control = calloc(node->count, sizeof(*node->for_control));
+	node->for_control = calloc(node->count + 1, sizeof(*node->for_control));
 	if (!node->for_control)
 		return lm_err_oom(err);
 	for (size_t i = 0; i < node->count; i++)
 		node->for_control[i] = (struct lm_control_repository){
 			.repository = node->mounts[i].repository, .mountpoint = node->mounts[i].mountpoint};
-	const struct lm_control_config config = {
+	node->control_config = (struct lm_control_config){
 		.socket = node->settings->socket,
 		.repositories = node->for_control,
 		.repository_count = node->count,
 		.cache = node->cache,
+		.layers = node->layers,
 		.http = node->http,
+		.started_ms = lm_now_ms(),
 		.is_mounted = is_mounted,
 		.arg = node,
 	};
-	return lm_control_new(&config, &node->control, err);
+	return 0;
+}
+
+/* Open from the beginning, so that one sees what a start is waiting for. A node without metrics does its work, too. */
+static int open_web(struct lm_node *node, struct lm_err *err)
+{
+	struct lm_err why = LM_ERR_INIT;
+	const char *control = node->settings->socket;
+	CLEANUP(lm_freep) char *socket = *control ? lm_web_socket_beside(control) : strdup("");
+	if (!socket)
+		return lm_err_oom(err);
+	if (lm_web_new(socket, node->settings->metrics, &node->control_config, &node->web, &why) < 0)
+		lm_log(LM_LOG_ERROR, "no metrics", LM_KV("cause", "%s", lm_err_text(&why)));
+	return 0;
+}
+
+static int open_control(struct lm_node *node, struct lm_err *err)
+{
+	return *node->settings->socket ? lm_control_new(&node->control_config, &node->control, err) : 0;
 }
 
 int lm_node_start(struct lm_settings *settings, struct lm_node **ret, struct lm_err *err)
@@ -211,6 +238,10 @@ int lm_node_start(struct lm_settings *settings, struct lm_node **ret, struct lm_
 	node->settings = lm_settings_ref(settings);
 	node->idle_fd = -1;
 	int r = open_parts(node, err);
+	if (r == 0)
+		r = describe_for_control(node, err);
+	if (r == 0)
+		r = open_web(node, err);
 	for (size_t i = 0; i < node->count && r == 0; i++)
 		r = lm_repository_start(node->mounts[i].repository, err);
 	struct lm_err why = LM_ERR_INIT;
@@ -244,6 +275,7 @@ void lm_node_stop(struct lm_node *node)
 {
 	if (!node)
 		return;
+	lm_web_free(node->web);
 	for (size_t i = 0; i < node->count; i++)
 		stop_mount(&node->mounts[i]);
 	for (size_t i = 0; i < node->count; i++)
@@ -262,6 +294,7 @@ void lm_node_stop(struct lm_node *node)
 	}
 	lm_cache_free(node->cache);
 	lm_closep(&node->idle_fd);
+	lm_layers_free(node->layers);
 	free(node->for_control);
 	lm_settings_unref(node->settings);
 	free(node);

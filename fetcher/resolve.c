@@ -4,6 +4,7 @@
 #include "base/lock.h"
 #include "base/str.h"
 #include "fetcher/control.h"
+#include "fetcher/layers.h"
 
 #include <string.h>
 #include <sys/queue.h>
@@ -134,6 +135,7 @@ static void answer(struct resolve *resolve)
 	for (size_t i = 0; i < count; i++) {
 		fill_answer(resolve->resolver, &resolve->layers[i], &answers[i], &paths[i]);
 		pointers[i] = &answers[i];
+		lm_layers_note(resolve->resolver->config->layers, &answers[i]);
 	}
 	response.n_layers = count;
 	response.layers = pointers;

@@ -11,5 +11,8 @@ int lm_cmd_inspect(int argc, char **argv);
 int lm_cmd_mount(int argc, char **argv);
 int lm_cmd_repo(int argc, char **argv);
 int lm_cmd_serve(int argc, char **argv);
+int lm_cmd_status(int argc, char **argv);
+int lm_cmd_top(int argc, char **argv);
+int lm_cmd_update(int argc, char **argv);
 
 #endif

@@ -11,7 +11,7 @@
 #include <stdbool.h>
 
 #define LM_FETCHER_SOCKET "/run/lamella/fetcher.sock"
-#define LM_FETCHER_SOCKET_HELP "control socket of lamella-fetcher; default: $LAMELLA_SOCKET, or " LM_FETCHER_SOCKET
+#define LM_FETCHER_SOCKET_HELP "control socket of lamella-fetcher; default: $LAMELLA_SOCKET, or\n" LM_FETCHER_SOCKET
 
 struct lm_rpc_client;
 
@@ -29,6 +29,23 @@ static inline void lm_fetcher_freep(ProtobufCMessage **message)
 		protobuf_c_message_free_unpacked(*message, NULL);
 	*message = NULL;
 }
+
+/* What Status answers. layers: with the layers that were asked for lately. */
+int lm_fetcher_status(struct lm_rpc_client *client, bool layers, Lamella__Fetcher__V1__StatusResponse **ret,
+	struct lm_err *err) MUST_CHECK;
+static inline void lm_fetcher_status_freep(Lamella__Fetcher__V1__StatusResponse **status)
+{
+	lm_fetcher_freep((ProtobufCMessage **)status);
+}
+
+/* "online" and the like. */
+const char *lm_fetcher_state_name(Lamella__Fetcher__V1__RepositoryState state);
+
+/* "350 ms", "12 s", "3 min 20 s", "5 h 12 min", "3 d 4 h" */
+struct lm_fetcher_duration_text {
+	char s[32];
+};
+struct lm_fetcher_duration_text lm_fetcher_duration(uint64_t ms);
 
 /* The message as one line of JSON (rpc/json.h) on standard output; returns the exit code: LM_EXIT_OK, or
  * LM_EXIT_FAILED (said). */

@@ -19,6 +19,9 @@ static const struct command commands[] = {
 	{"mount", lm_cmd_mount, "mount a repository"},
 	{"repo", lm_cmd_repo, "make a repository, show one"},
 	{"serve", lm_cmd_serve, "serve repositories over HTTP, for trials and tests"},
+	{"status", lm_cmd_status, "what the fetcher of this machine says of itself"},
+	{"top", lm_cmd_top, "what it is doing right now"},
+	{"update", lm_cmd_update, "have it look for a new revision now"},
 	{NULL, NULL, NULL},
 };
 

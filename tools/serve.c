@@ -6,6 +6,7 @@
  * reached is the kernel's business (RESOLVE_BENEATH), whatever links there are.
  */
 #include "base/buf.h"
+#include "base/listen.h"
 #include "base/str.h"
 #include "base/work.h"
 #include "commands.h"
@@ -390,46 +391,10 @@ static size_t keep_escapes(void *arg, struct MHD_Connection *connection, char *t
 	return strlen(text);
 }
 
-/* "HOST:PORT", "[V6]:PORT". */
-static int split_address(const char *text, char *host, size_t size, const char **ret_port, struct lm_err *err)
-{
-	const char *colon = strrchr(text, ':');
-	uint64_t port;
-	if (!colon || lm_str_u64(colon + 1, strlen(colon + 1), &port) < 0 || port > UINT16_MAX)
-		return lm_err_set(err, -EINVAL, "--listen %s: not ADDRESS:PORT", text);
-	size_t len = (size_t)(colon - text);
-	if (len >= 2 && text[0] == '[' && text[len - 1] == ']') {
-		text++;
-		len -= 2;
-	} else if (memchr(text, ':', len)) {
-		return lm_err_set(err, -EINVAL, "--listen %s: an IPv6 address goes into brackets", text);
-	}
-	if (len == 0 || len >= size)
-		return lm_err_set(err, -EINVAL, "--listen: no address, or one too long");
-	memcpy(host, text, len);
-	host[len] = '\0';
-	*ret_port = colon + 1;
-	return 0;
-}
-
 static int listen_on(const char *text, struct lm_err *err)
 {
-	char host[NI_MAXHOST];
-	const char *port = NULL;
-	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list;
-	int r = split_address(text, host, sizeof(host), &port, err), one = 1;
-	if (r < 0)
-		return r;
-	r = getaddrinfo(host, port, &hints, &list);
-	if (r)
-		return lm_err_set(err, -EINVAL, "--listen %s: %s", text, gai_strerror(r));
-	CLEANUP(lm_closep) int fd = socket(list->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
-		bind(fd, list->ai_addr, list->ai_addrlen) < 0 || listen(fd, SOMAXCONN) < 0)
-		r = -errno;
-	freeaddrinfo(list);
-	/* The words were right, the machine refuses: not a question of usage. */
-	return r < 0 ? lm_err_sys(err, r == -EINVAL ? -EADDRNOTAVAIL : r, "listen on %s", text) : STEAL_FD(fd);
+	int fd = lm_listen_tcp(text, err);
+	return fd < 0 ? lm_err_prefix(err, fd, "--listen") : fd;
 }
 
 static int print_address(int fd)

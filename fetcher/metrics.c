@@ -1,0 +1,204 @@
+#include "fetcher/metrics.h"
+
+#include <inttypes.h>
+
+typedef Lamella__Fetcher__V1__StatusResponse StatusResponse;
+typedef Lamella__Fetcher__V1__RepositoryStatus RepositoryStatus;
+typedef Lamella__Fetcher__V1__CacheStatus CacheStatus;
+typedef Lamella__Fetcher__V1__Count Count;
+#define STATE(name) LAMELLA__FETCHER__V1__REPOSITORY_STATE__REPOSITORY_##name
+
+/* What a metric is about: the message its value stands in, and the labels that tell its instances apart. */
+enum scope { INFO, NODE, CACHE, REPOSITORY, LAYER_ANSWERS, SCOPES };
+static const char *const scope_labels[SCOPES] = {
+	[INFO] = "version", [NODE] = "", [CACHE] = "", [REPOSITORY] = "repository", [LAYER_ANSWERS] = "state"};
+
+struct metric {
+	const char *name;
+	enum type { COUNTER, GAUGE } type;
+	enum scope scope;
+	const char *help;
+	enum form { NUMBER, FLAG, MS, ONE, ONLINE, OFFLINE_MS, MOUNTED } form; /* of the value */
+	size_t offset;
+};
+
+#define AT(message, field) offsetof(message, field)
+static const struct metric metrics[] = {
+	{"info", GAUGE, INFO, "Always 1; the version is a label.", ONE, 0},
+	{"start_time_seconds", GAUGE, NODE, "When the worker started, in seconds since the epoch.", NUMBER,
+		AT(StatusResponse, started_s)},
+
+	{"repository_online", GAUGE, REPOSITORY,
+		"1 when the last look for a new revision succeeded, else 0 (starting, failed or offline).", ONLINE, 0},
+	{"repository_offline_seconds", GAUGE, REPOSITORY,
+		"How long the repository has been offline or failed; 0 when it is not.", OFFLINE_MS, 0},
+	{"repository_mounted", GAUGE, REPOSITORY, "1 when the repository is mounted, else 0.", MOUNTED, 0},
+	{"repository_revision", GAUGE, REPOSITORY, "The revision that is served; 0 before the first.", NUMBER,
+		AT(RepositoryStatus, revision)},
+	{"repository_ttl_seconds", GAUGE, REPOSITORY, "How long a revision is taken to be current.", NUMBER,
+		AT(RepositoryStatus, ttl_s)},
+	{"repository_looks_total", COUNTER, REPOSITORY, "Looks for a new revision.", NUMBER,
+		AT(RepositoryStatus, looks)},
+	{"repository_failed_looks_total", COUNTER, REPOSITORY, "Looks for a new revision that failed.", NUMBER,
+		AT(RepositoryStatus, failed_looks)},
+
+	{"http_requests_total", COUNTER, REPOSITORY, "HTTP requests on the wire, repeated ones counted again.", NUMBER,
+		AT(RepositoryStatus, requests)},
+	{"http_failed_requests_total", COUNTER, REPOSITORY,
+		"HTTP requests that failed; the next server or proxy may have answered.", NUMBER,
+		AT(RepositoryStatus, failed_requests)},
+	{"http_received_bytes_total", COUNTER, REPOSITORY, "Bytes of bodies received, compressed as they come.", NUMBER,
+		AT(RepositoryStatus, bytes_fetched)},
+	{"fetched_files_total", COUNTER, REPOSITORY, "Files and pieces of files that were fetched.", NUMBER,
+		AT(RepositoryStatus, files_fetched)},
+	{"fetched_catalogs_total", COUNTER, REPOSITORY, "Catalogs and tag databases that were fetched.", NUMBER,
+		AT(RepositoryStatus, catalogs_fetched)},
+	{"failed_objects_total", COUNTER, REPOSITORY,
+		"Objects that no server could give, which readers see as an input/output error.", NUMBER,
+		AT(RepositoryStatus, failed_objects)},
+
+	{"cache_bytes", GAUGE, CACHE, "Bytes of cached objects.", NUMBER, AT(CacheStatus, bytes)},
+	{"cache_objects", GAUGE, CACHE, "Cached objects.", NUMBER, AT(CacheStatus, objects)},
+	{"cache_counting", GAUGE, CACHE, "1 while what was cached at the start is still being counted, else 0.", FLAG,
+		AT(CacheStatus, counting)},
+	{"cache_uncached_objects_total", COUNTER, CACHE,
+		"Objects that were served from memory because there was no room for them.", NUMBER,
+		AT(CacheStatus, uncached)},
+
+	{"layer_answers_total", COUNTER, LAYER_ANSWERS, "Answers to the question where a layer is.", NUMBER,
+		AT(Count, count)},
+};
+
+/* Printing. */
+
+struct printer {
+	struct lm_buf *out;
+	const struct metric *metric;
+	int code;
+};
+
+/* A label's value: backslashes, quotes and line ends are escaped. */
+static int put_label(struct lm_buf *out, const char *name, const char *value)
+{
+	int r = lm_buf_printf(out, "%s=\"", name);
+	for (; *value && r == 0; value++) {
+		if (*value == '\\' || *value == '"')
+			r = lm_buf_printf(out, "\\%c", *value);
+		else if (*value == '\n')
+			r = lm_buf_str(out, "\\n");
+		else
+			r = lm_buf_append(out, value, 1);
+	}
+	return r < 0 ? r : lm_buf_str(out, "\"");
+}
+
+/* NAME{LABEL="VALUE",...}; the second label may be NULL. */
+static int put_name(
+	const struct printer *p, const char *label, const char *value, const char *label2, const char *value2)
+{
+	int r = lm_buf_printf(p->out, "lamella_fetcher_%s", p->metric->name);
+	if (!label || r < 0)
+		return r;
+	r = lm_buf_str(p->out, "{");
+	if (r == 0)
+		r = put_label(p->out, label, value);
+	if (r == 0 && label2)
+		r = lm_buf_str(p->out, ",");
+	if (r == 0 && label2)
+		r = put_label(p->out, label2, value2);
+	return r < 0 ? r : lm_buf_str(p->out, "}");
+}
+
+static int put_ms(struct lm_buf *out, uint64_t ms)
+{
+	return lm_buf_printf(out, " %" PRIu64 ".%03" PRIu64 "\n", ms / 1000, ms % 1000);
+}
+
+static int put_value(const struct printer *p, const void *message)
+{
+	const char *at = (const char *)message + p->metric->offset;
+	const RepositoryStatus *repository = message; /* where the form says so */
+	bool is_online = false;
+	switch (p->metric->form) {
+	case NUMBER:
+		return lm_buf_printf(p->out, " %" PRIu64 "\n", *(const uint64_t *)at);
+	case FLAG:
+		return lm_buf_printf(p->out, " %d\n", *(const protobuf_c_boolean *)at != 0);
+	case MS:
+		return put_ms(p->out, *(const uint64_t *)at);
+	case ONE:
+		return lm_buf_str(p->out, " 1\n");
+	case MOUNTED:
+		return lm_buf_printf(p->out, " %d\n", *repository->mountpoint != '\0');
+	case ONLINE:
+	case OFFLINE_MS:
+		is_online = repository->state == STATE(ONLINE);
+		break;
+	}
+	if (p->metric->form == ONLINE)
+		return lm_buf_printf(p->out, " %d\n", is_online);
+	return put_ms(p->out, is_online || repository->state == STATE(STARTING) ? 0 : repository->state_age_ms);
+}
+
+static void put(struct printer *p, const void *message, const char *label, const char *value, const char *label2,
+	const char *value2)
+{
+	if (p->code == 0)
+		p->code = put_name(p, label, value, label2, value2);
+	if (p->code == 0)
+		p->code = put_value(p, message);
+}
+
+static void put_instances(struct printer *p, const StatusResponse *status)
+{
+	switch (p->metric->scope) {
+	case INFO:
+		put(p, status, "version", status->version, NULL, NULL);
+		break;
+	case NODE:
+		put(p, status, NULL, NULL, NULL, NULL);
+		break;
+	case CACHE:
+		put(p, status->cache, NULL, NULL, NULL, NULL);
+		break;
+	case REPOSITORY:
+		for (size_t i = 0; i < status->n_repositories; i++)
+			put(p, status->repositories[i], "repository", status->repositories[i]->fqrn, NULL, NULL);
+		break;
+	case LAYER_ANSWERS:
+		for (size_t i = 0; i < status->n_layer_answers; i++)
+			put(p, status->layer_answers[i], "state", status->layer_answers[i]->name, NULL, NULL);
+		break;
+	case SCOPES:
+		break;
+	}
+}
+
+static const char *type_name(const struct metric *metric)
+{
+	return metric->type == COUNTER ? "counter" : "gauge";
+}
+
+int lm_metrics_print(const StatusResponse *status, struct lm_buf *out)
+{
+	struct printer p = {.out = out};
+	for (size_t i = 0; i < ARRAY_LEN(metrics) && p.code == 0; i++) {
+		p.metric = &metrics[i];
+		p.code = lm_buf_printf(out, "# HELP lamella_fetcher_%s %s\n# TYPE lamella_fetcher_%s %s\n",
+			p.metric->name, p.metric->help, p.metric->name, type_name(p.metric));
+		put_instances(&p, status);
+	}
+	return p.code;
+}
+
+const struct lm_metric_info *lm_metrics_info(size_t index, struct lm_metric_info *ret)
+{
+	if (index >= ARRAY_LEN(metrics))
+		return NULL;
+	const struct metric *metric = &metrics[index];
+	*ret = (struct lm_metric_info){.name = metric->name,
+		.type = type_name(metric),
+		.labels = scope_labels[metric->scope],
+		.help = metric->help};
+	return ret;
+}

@@ -1,0 +1,27 @@
+/*
+ * The metrics: one table says name, type, help, labels and where the value stands in the status (status.h), and all
+ * of them are printed from it in Prometheus' text format, version 0.0.4.
+ *
+ * Names are lamella_fetcher_WHAT[_UNIT][_total]; units are bytes and seconds. Labels name only what the settings name
+ * (repositories, servers, proxies) or what is fixed here (kinds, states), so their number is bounded. Counters begin
+ * anew with every worker, whose start is lamella_fetcher_start_time_seconds.
+ */
+#ifndef LM_FETCHER_METRICS_H
+#define LM_FETCHER_METRICS_H
+
+#include "base/buf.h"
+#include "lamella/fetcher.pb-c.h"
+
+#define LM_METRICS_CONTENT_TYPE "text/plain; version=0.0.4; charset=utf-8"
+enum { LM_METRICS_MAX = 16 << 20 };
+
+/* Appends all of them. -ENOMEM, -EMSGSIZE: out has a part of them. */
+int lm_metrics_print(const Lamella__Fetcher__V1__StatusResponse *status, struct lm_buf *out) MUST_CHECK;
+
+/* The table, for manuals and tests; NULL at its end. */
+struct lm_metric_info {
+	const char *name, *type /* "counter", "gauge" */, *labels /* "repository", ...; "" */, *help;
+};
+const struct lm_metric_info *lm_metrics_info(size_t index, struct lm_metric_info *ret);
+
+#endif

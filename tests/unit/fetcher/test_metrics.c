@@ -1,0 +1,107 @@
+#include "fetcher_test.h"
+
+#include "fetcher/metrics.h"
+#include "fetcher/status.h"
+
+#include <ctype.h>
+
+typedef Lamella__Fetcher__V1__StatusResponse StatusResponse;
+typedef Lamella__Fetcher__V1__RepositoryStatus RepositoryStatus;
+
+/* A status with one of everything that has a list. */
+static StatusResponse *make_status(void)
+{
+	struct lm_message_builder b = {0};
+	StatusResponse *s = lm_message_new(&b, &lamella__fetcher__v1__status_response__descriptor);
+	lm_message_text(&b, &s->version, "1.2.3");
+	s->started_s = 1234567890;
+	s->cache = lm_message_new(&b, &lamella__fetcher__v1__cache_status__descriptor);
+	s->cache->bytes = UINT64_MAX;
+	s->cache->counting = true;
+	RepositoryStatus *r = lm_message_add(
+		&b, &lamella__fetcher__v1__repository_status__descriptor, &s->repositories, &s->n_repositories);
+	lm_message_text(&b, &r->fqrn, "a\"b\\c\n.example.org\xff");
+	r->state = LAMELLA__FETCHER__V1__REPOSITORY_STATE__REPOSITORY_OFFLINE;
+	r->state_age_ms = 1005;
+	r->requests = 17;
+	lm_message_text(&b, &r->mountpoint, "/cvmfs/a");
+	Lamella__Fetcher__V1__Count *c =
+		lm_message_add(&b, &lamella__fetcher__v1__count__descriptor, &s->layer_answers, &s->n_layer_answers);
+	lm_message_text(&b, &c->name, "faithful");
+	c->count = 3;
+	assert_false(b.failed);
+	return s;
+}
+
+static void test_text(void **state)
+{
+	CLEANUP(lm_status_freep) StatusResponse *s = make_status();
+	CLEANUP(lm_buf_done) struct lm_buf out = LM_BUF(1 << 20);
+	assert_int_equal(lm_metrics_print(s, &out), 0);
+	static const char *const lines[] = {
+		"# TYPE lamella_fetcher_info gauge\nlamella_fetcher_info{version=\"1.2.3\"} 1\n",
+		"\nlamella_fetcher_start_time_seconds 1234567890\n",
+		"\nlamella_fetcher_http_requests_total{repository=\"a\\\"b\\\\c\\\\x0a.example.org\\\\xff\"} 17\n",
+		"# HELP lamella_fetcher_http_requests_total ",
+		"# TYPE lamella_fetcher_http_requests_total counter\n",
+		"\nlamella_fetcher_cache_bytes 18446744073709551615\n",
+		"\nlamella_fetcher_cache_counting 1\n",
+		"lamella_fetcher_repository_online{repository=\"a\\\"b\\\\c\\\\x0a.example.org\\\\xff\"} 0\n",
+		"lamella_fetcher_repository_offline_seconds{repository=\"a\\\"b\\\\c\\\\x0a.example.org\\\\xff\"} "
+		"1.005\n",
+		"lamella_fetcher_repository_mounted{repository=\"a\\\"b\\\\c\\\\x0a.example.org\\\\xff\"} 1\n",
+		"lamella_fetcher_layer_answers_total{state=\"faithful\"} 3\n",
+	};
+	for (size_t i = 0; i < ARRAY_LEN(lines); i++)
+		if (!strstr(lm_buf_cstr(&out), lines[i]))
+			fail_msg("not there: %s\nin: %s", lines[i], lm_buf_cstr(&out));
+	assert_int_equal(out.data[out.len - 1], '\n');
+}
+
+static void test_bound(void **state)
+{
+	CLEANUP(lm_status_freep) StatusResponse *s = make_status();
+	for (size_t max = 0; max < 2000; max += 7) {
+		CLEANUP(lm_buf_done) struct lm_buf out = LM_BUF(max);
+		assert_int_equal(lm_metrics_print(s, &out), -EMSGSIZE);
+	}
+}
+
+/* Names by Prometheus' conventions, each once, each with a sentence, and each in the manual. */
+static void test_table(void **state)
+{
+	CLEANUP(lm_buf_done) struct lm_buf manual = LM_BUF(1 << 20);
+	CLEANUP(lm_freep)
+	char *path = lm_str_printf("%s/deploy/man/lamella-fetcher.8", getenv("LM_SOURCE_ROOT"));
+	assert_int_equal(lm_file_read(AT_FDCWD, path, &manual, NULL), 0);
+	struct lm_metric_info info, other;
+	size_t count = 0;
+	for (; lm_metrics_info(count, &info); count++) {
+		bool counter = strcmp(info.type, "counter") == 0;
+		assert_true(counter || strcmp(info.type, "gauge") == 0 || strcmp(info.type, "histogram") == 0);
+		for (const char *c = info.name; *c; c++)
+			assert_true(islower((unsigned char)*c) || *c == '_');
+		if (lm_str_ends(info.name, "_total") != counter)
+			fail_msg("%s: only counters end in _total", info.name);
+		assert_true(isupper((unsigned char)info.help[0]));
+		assert_true(lm_str_ends(info.help, "."));
+		assert_null(strpbrk(info.help, "\n\\"));
+		for (size_t i = 0; i < count; i++)
+			assert_string_not_equal(lm_metrics_info(i, &other)->name, info.name);
+		CLEANUP(lm_freep) char *item = lm_str_printf(".It Li lamella_fetcher_%s\n", info.name);
+		if (!strstr(lm_buf_cstr(&manual), item))
+			fail_msg("not in lamella-fetcher(8): %s", info.name);
+	}
+	assert_true(count > 10);
+	assert_null(lm_metrics_info(count, &info));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_text),
+		cmocka_unit_test(test_bound),
+		cmocka_unit_test(test_table),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

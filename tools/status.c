@@ -1,0 +1,166 @@
+/* `lamella status`: what lamella-fetcher says of itself, on one screen or as JSON. */
+#include "commands.h"
+#include "common.h"
+#include "fetcher.h"
+#include "rpc/rpc.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef Lamella__Fetcher__V1__StatusResponse StatusResponse;
+typedef Lamella__Fetcher__V1__RepositoryStatus RepositoryStatus;
+typedef Lamella__Fetcher__V1__LayerStatus LayerStatus;
+typedef Lamella__Fetcher__V1__Problem Problem;
+
+struct options {
+	const char *socket, *name;
+	bool json, layers;
+};
+
+static void print_node(const StatusResponse *status)
+{
+	printf("lamella-fetcher %s, process %" PRIu64 ", up %s\n", status->version, status->process,
+		lm_fetcher_duration(status->uptime_ms).s);
+	if (status->cache)
+		printf("  cache     %s in %" PRIu64 " objects%s\n", lm_cli_size(status->cache->bytes).s,
+			status->cache->objects, status->cache->counting ? " (still counting)" : "");
+}
+
+static void print_looks(const RepositoryStatus *r)
+{
+	printf("\n%s: %s for %s", r->fqrn, lm_fetcher_state_name(r->state), lm_fetcher_duration(r->state_age_ms).s);
+	if (r->revision)
+		printf(", revision %" PRIu64, r->revision);
+	if (*r->fixed)
+		printf(", fixed by %s", r->fixed);
+	putchar('\n');
+	printf("  mounted   %s\n", *r->mountpoint ? r->mountpoint : "no");
+	if (*r->root_hash)
+		printf("  root      %s\n", r->root_hash);
+	if (*r->fixed && r->next_look_ms == 0)
+		return;
+	printf("  looks     %" PRIu64, r->looks);
+	if (r->failed_looks)
+		printf(" (%" PRIu64 " failed)", r->failed_looks);
+	if (r->next_look_ms)
+		printf(", the next in %s", lm_fetcher_duration(r->next_look_ms).s);
+	else
+		printf(", one under way");
+	printf("; time to live %" PRIu64 " s\n", r->ttl_s);
+}
+
+static void print_network(const RepositoryStatus *r)
+{
+	printf("  fetched   %" PRIu64 " files, %" PRIu64 " catalogs; %s in %" PRIu64 " requests", r->files_fetched,
+		r->catalogs_fetched, lm_cli_size(r->bytes_fetched).s, r->requests);
+	if (r->failed_requests)
+		printf(", %" PRIu64 " failed", r->failed_requests);
+	if (r->failed_objects)
+		printf("; %" PRIu64 " objects could not be had", r->failed_objects);
+	putchar('\n');
+}
+
+static void print_layers(const StatusResponse *status, const char *name)
+{
+	printf("\nlayers asked for lately\n");
+	for (size_t i = 0; i < status->n_layers; i++) {
+		const LayerStatus *l = status->layers[i];
+		static const char *const names[] = {"?", "faithful", "lossy", "absent", "unavailable"};
+		if (name && *l->repository && strcmp(name, l->repository) != 0)
+			continue;
+		printf("  %s %s, %s ago", l->digest, (size_t)l->state < ARRAY_LEN(names) ? names[l->state] : "?",
+			lm_fetcher_duration(l->age_ms).s);
+		if (*l->repository)
+			printf(", %s revision %" PRIu64, l->repository, l->revision);
+		printf("%s%s\n", *l->reason ? ": " : "", l->reason);
+	}
+}
+
+static void print_problems(const StatusResponse *status)
+{
+	if (status->n_problems > 0)
+		printf("\nproblems\n");
+	for (size_t i = 0; i < status->n_problems; i++) {
+		const Problem *p = status->problems[i];
+		printf("  %s%s%s\n", p->repository, *p->repository ? ": " : "", p->what);
+	}
+}
+
+static void print_status(const StatusResponse *status, const struct options *o)
+{
+	print_node(status);
+	for (size_t i = 0; i < status->n_repositories; i++) {
+		print_looks(status->repositories[i]);
+		print_network(status->repositories[i]);
+	}
+	if (o->layers)
+		print_layers(status, o->name);
+	print_problems(status);
+}
+
+/* Leaves only what is about repository `name`, and about the node. -ENOENT: there is no such repository. */
+static int pick(StatusResponse *status, const char *name, struct lm_err *err)
+{
+	size_t kept = 0, problems = 0;
+	for (size_t i = 0; i < status->n_repositories; i++) {
+		if (strcmp(status->repositories[i]->fqrn, name) == 0)
+			status->repositories[kept++] = status->repositories[i];
+		else
+			protobuf_c_message_free_unpacked(&status->repositories[i]->base, NULL);
+	}
+	status->n_repositories = kept;
+	for (size_t i = 0; i < status->n_problems; i++) {
+		Problem *p = status->problems[i];
+		if (!*p->repository || strcmp(p->repository, name) == 0)
+			status->problems[problems++] = p;
+		else
+			protobuf_c_message_free_unpacked(&p->base, NULL);
+	}
+	status->n_problems = problems;
+	return kept ? 0 : lm_err_set(err, -ENOENT, "no repository %s is configured", name);
+}
+
+static int show(const struct options *o)
+{
+	CLEANUP(lm_rpc_client_freep) struct lm_rpc_client *client = NULL;
+	CLEANUP(lm_fetcher_status_freep) StatusResponse *status = NULL;
+	struct lm_err err = LM_ERR_INIT;
+	int r = lm_fetcher_open(o->socket, &client, &err), code = LM_EXIT_OK;
+	if (r == 0)
+		r = lm_fetcher_status(client, o->layers, &status, &err);
+	if (r == 0 && o->name)
+		r = pick(status, o->name, &err);
+	if (r < 0)
+		return lm_cli_fail(&err);
+	if (o->json)
+		code = lm_fetcher_print_json(&status->base);
+	else
+		print_status(status, o);
+	return status->n_problems > 0 ? LM_EXIT_FAILED : code;
+}
+
+int lm_cmd_status(int argc, char **argv)
+{
+	struct options o = {0};
+	const struct lm_cli_option options[] = {
+		{"json", NULL, "for programs: the StatusResponse of proto/lamella/fetcher.proto", .flag = &o.json},
+		{"layers", NULL, "with the layers that were asked for lately", .flag = &o.layers},
+		{"socket", "PATH", LM_FETCHER_SOCKET_HELP, .text = &o.socket},
+		{0},
+	};
+	const struct lm_cli_syntax syntax = {
+		.synopsis = "[NAME] [OPTION]...",
+		.about = "Shows how the lamella-fetcher of this machine and its repositories are, or just NAME.\n"
+			 "Exit code 0: all is well; 1: something is not (offline, failed, not mounted, the cache), or\n"
+			 "nobody answers.",
+		.options = options,
+		.max_words = 1,
+		.words = "one NAME at most is wanted",
+	};
+	int code, at = lm_cli_parse(argc, argv, &syntax, &code);
+	if (at < 0)
+		return code;
+	o.name = at < argc ? argv[at] : NULL;
+	return show(&o);
+}
