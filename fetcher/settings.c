@@ -1,4 +1,4 @@
-#include "fetcher/settings.h"
+#include "fetcher/settings_internal.h"
 
 #include "base/file.h"
 #include "base/str.h"
@@ -11,7 +11,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { KEY_FILE_MAX = 64 << 10, BLACKLIST_MAX = 1 << 20, FILES_MAX = 16, SETS_MAX = 64 };
+enum { KEY_FILE_MAX = 64 << 10, BLACKLIST_MAX = 1 << 20 };
 static const char date_format[] = "%Y-%m-%dT%H:%M:%SZ";
 static const char stock_dir[] = "/etc/cvmfs", own_dir[] = "/etc/lamella";
 
@@ -36,12 +36,6 @@ static const char usage[] =
 	"      --help, --version\n";
 
 /* Options. */
-
-struct options {
-	const char *files[FILES_MAX], *sets[SETS_MAX];
-	size_t file_count, set_count;
-	const char *config_dir, *repository_dir, *log_level; /* NULL: not given */
-};
 
 static int add_text(const char **list, size_t *count, size_t max, const char *text, struct lm_err *err)
 {
@@ -74,7 +68,7 @@ static int answer(const char *text)
 	return 1;
 }
 
-static int read_options(int argc, char **argv, struct lm_settings *s, struct options *o, struct lm_err *err)
+int lm_settings_parse_options(int argc, char **argv, struct lm_settings_options *o, struct lm_err *err)
 {
 	enum {
 		FOREGROUND = 256,
@@ -122,16 +116,16 @@ static int read_options(int argc, char **argv, struct lm_settings *s, struct opt
 		case FOREGROUND:
 			break;
 		case REQUIRE:
-			s->require_mounts = true;
+			o->require_mounts = true;
 			break;
 		case LOG_LEVEL:
 			o->log_level = optarg;
 			break;
 		case CHECK:
-			s->check_only = true;
+			o->check = true;
 			break;
 		case JSON:
-			s->json = true;
+			o->json = true;
 			break;
 		case HELP_SETTINGS:
 			return help_settings();
@@ -162,7 +156,7 @@ static int set_option(struct lm_conf *conf, const char *text, struct lm_err *err
 /* Files. */
 
 /* NULL: the stock client's files are not read. */
-static const char *config_dir(const struct options *o)
+static const char *config_dir(const struct lm_settings_options *o)
 {
 	return o->config_dir ? o->config_dir : o->file_count == 0 ? stock_dir : NULL;
 }
@@ -207,16 +201,16 @@ static int read_dir(struct lm_conf *conf, char *dir, struct lm_err *err)
 }
 
 /* A file of the configuration repository's copy, where there is one. */
-static int read_of_repository(
-	struct lm_conf *conf, const struct options *o, const char *kind, const char *name, struct lm_err *err)
+static int read_of_repository(struct lm_conf *conf, const struct lm_settings_options *o, const char *kind,
+	const char *name, struct lm_err *err)
 {
 	const char *dir = o->repository_dir;
 	return dir ? read_if_there(conf, lm_str_printf("%s/%s%s.conf", dir, kind, name), err) : 0;
 }
 
 /* kind: "domain.d/" or "config.d/" */
-static int read_special(
-	struct lm_conf *conf, const struct options *o, const char *kind, const char *name, struct lm_err *err)
+static int read_special(struct lm_conf *conf, const struct lm_settings_options *o, const char *kind, const char *name,
+	struct lm_err *err)
 {
 	const char *dir = config_dir(o);
 	int r = read_of_repository(conf, o, kind, name, err);
@@ -228,7 +222,7 @@ static int read_special(
 }
 
 /* In the stock client's order; fqrn: NULL for the node. */
-static int read_stock(struct lm_conf *conf, const struct options *o, const char *fqrn, struct lm_err *err)
+static int read_stock(struct lm_conf *conf, const struct lm_settings_options *o, const char *fqrn, struct lm_err *err)
 {
 	const char *dir = config_dir(o);
 	int r = read_if_there(conf, lm_str_printf("%s/default.conf", dir), err);
@@ -267,7 +261,7 @@ static int name_repository(struct lm_conf *conf, const char *fqrn, struct lm_err
 }
 
 /* Everything in its order; fqrn: NULL for the node. */
-static int read_all(const struct options *o, const char *fqrn, struct lm_conf **ret, struct lm_err *err)
+static int read_all(const struct lm_settings_options *o, const char *fqrn, struct lm_conf **ret, struct lm_err *err)
 {
 	CLEANUP(lm_conf_freep) struct lm_conf *conf = NULL;
 	int r = lm_conf_new(&conf, err);
@@ -290,10 +284,12 @@ static int read_all(const struct options *o, const char *fqrn, struct lm_conf **
 
 /* Values. */
 
+/* KEY= takes back what an earlier file said; of a text or path, it says that there is none. */
 static const char *value_of(const struct lm_conf *conf, const struct lm_setting *s)
 {
 	const char *value = lm_conf_get(conf, s->key);
-	return value ? value : s->fallback;
+	bool given = value && (*value || s->kind == LM_SETTING_TEXT || s->kind == LM_SETTING_PATH);
+	return given ? value : s->fallback;
 }
 
 /* "FILE:LINE: KEY=VALUE is not WANTED" */
@@ -312,8 +308,6 @@ static int parse_number(const struct lm_conf *conf, const struct lm_setting *s, 
 	const char *text = value_of(conf, s);
 	char wanted[96];
 	uint64_t value;
-	if (!*text) /* KEY= takes a value back that an earlier file gave */
-		text = s->fallback;
 	if (s->minus_one && strcmp(text, "-1") == 0) {
 		*ret = LM_SETTINGS_UNLIMITED;
 		return 0;
@@ -344,13 +338,11 @@ static int parse_choice(const struct lm_conf *conf, const struct lm_setting *s, 
 
 static int parse_bool(const struct lm_conf *conf, const struct lm_setting *s, bool *ret, struct lm_err *err)
 {
-	bool fallback = strcmp(s->fallback, "yes") == 0;
-	const char *text = lm_conf_get(conf, s->key);
-	if (text && !*text) {
-		*ret = fallback;
-		return 0;
-	}
-	return lm_conf_bool(conf, s->key, fallback, ret, err);
+	const char *text = value_of(conf, s);
+	if (text != s->fallback)
+		return lm_conf_bool(conf, s->key, false, ret, err);
+	*ret = strcmp(text, "yes") == 0;
+	return 0;
 }
 
 static int parse_setting(const struct lm_conf *conf, const struct lm_setting *s, void *field, struct lm_err *err)
@@ -419,6 +411,13 @@ char *lm_setting_shown(const struct lm_conf *conf, const struct lm_setting *s)
 	return hide_passwords(value_of(conf, s), &out) < 0 ? NULL : strdup(lm_buf_cstr(&out));
 }
 
+static int unknown_key(const struct lm_conf_entry *entry, struct lm_err *err)
+{
+	const char *nearest = lm_setting_nearest(entry->key);
+	return lm_err_set(err, -EINVAL, "%s:%u: there is no setting %s%s%s%s", entry->file, entry->line, entry->key,
+		nearest ? " (is " : "", nearest ? nearest : "", nearest ? " meant?)" : "");
+}
+
 /* A LAMELLA_ key that nobody knows. */
 static int check_keys(const struct lm_conf *conf, struct lm_err *err)
 {
@@ -426,8 +425,7 @@ static int check_keys(const struct lm_conf *conf, struct lm_err *err)
 	for (size_t i = 0; (entry = lm_conf_at(conf, i)); i++)
 		if (lm_str_starts(entry->key, "LAMELLA_") && !lm_setting_find(entry->key) &&
 			!lm_setting_find_elsewhere(entry->key))
-			return lm_err_set(
-				err, -EINVAL, "%s:%u: there is no setting %s", entry->file, entry->line, entry->key);
+			return unknown_key(entry, err);
 	return 0;
 }
 
@@ -571,8 +569,8 @@ static int load_mountpoint(const struct lm_settings *node, struct lm_repository_
 	return s->mountpoint ? 0 : lm_err_oom(err);
 }
 
-static int load_repository(
-	const struct options *o, const struct lm_settings *node, struct lm_repository_settings *s, struct lm_err *err)
+static int load_repository(const struct lm_settings_options *o, const struct lm_settings *node,
+	struct lm_repository_settings *s, struct lm_err *err)
 {
 	int r = read_all(o, s->fqrn, &s->conf, err);
 	if (r == 0)
@@ -634,7 +632,7 @@ static int compare(const struct lm_repository_settings *a, const struct lm_repos
 		   : 0;
 }
 
-static int load_repositories(const struct options *o, struct lm_settings *s, struct lm_err *err)
+static int load_repositories(const struct lm_settings_options *o, struct lm_settings *s, struct lm_err *err)
 {
 	int r = list_repositories(s, err);
 	for (size_t i = 0; i < s->repository_count && r == 0; i++)
@@ -645,12 +643,10 @@ static int load_repositories(const struct options *o, struct lm_settings *s, str
 	return r;
 }
 
-static int load(int argc, char **argv, struct lm_settings *s, struct lm_err *err)
+static int load(const struct lm_settings_options *o, struct lm_settings *s, struct lm_err *err)
 {
-	struct options options = {0}, *o = &options;
-	int r = read_options(argc, argv, s, o, err);
-	if (r == 0)
-		r = read_all(o, NULL, &s->conf, err);
+	s->require_mounts = o->require_mounts;
+	int r = read_all(o, NULL, &s->conf, err);
 	if (r == 0)
 		r = check_keys(s->conf, err);
 	if (r == 0)
@@ -658,16 +654,25 @@ static int load(int argc, char **argv, struct lm_settings *s, struct lm_err *err
 	return r == 0 ? load_repositories(o, s, err) : r;
 }
 
-int lm_settings_load(int argc, char **argv, struct lm_settings **ret, struct lm_err *err)
+int lm_settings_read(const struct lm_settings_options *options, struct lm_settings **ret, struct lm_err *err)
 {
 	CLEANUP(lm_settings_unrefp) struct lm_settings *s = calloc(1, sizeof(*s));
 	if (!s)
 		return lm_err_oom(err);
 	s->refs = 1;
-	int r = load(argc, argv, s, err);
+	int r = load(options, s, err);
 	if (r == 0)
 		*ret = STEAL(s);
 	return r;
+}
+
+int lm_settings_load(int argc, char **argv, struct lm_settings **ret, struct lm_err *err)
+{
+	struct lm_settings_options options = {0};
+	int r = lm_settings_parse_options(argc, argv, &options, err);
+	if (r == 0 && options.check)
+		return lm_settings_check(&options) + 1;
+	return r ? r : lm_settings_read(&options, ret, err);
 }
 
 struct lm_settings *lm_settings_ref(struct lm_settings *settings)

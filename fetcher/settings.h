@@ -19,8 +19,8 @@
  * the files has to exist, but the one named by --config. No environment variable is looked at.
  *
  * A LAMELLA_ key that nobody knows is an error, since a misspelt key would otherwise be silently without effect. About
- * CVMFS_ keys that are unknown, or known and not used here, lm_settings_warn() tells. Others are left alone: a site's
- * files hold settings for other programs, too.
+ * CVMFS_ keys that are unknown, or known and not used here, lm_settings_remarks() tells. Others are left alone: a
+ * site's files hold settings for other programs, too.
  *
  * Settings are constant once loaded and counted; any thread may read, ref and unref them.
  */
@@ -87,14 +87,15 @@ struct lm_settings {
 	unsigned log_level;   /* enum lm_log_level */
 
 	/* options */
-	bool check_only, json, require_mounts;
+	bool require_mounts;
 
 	_Atomic(unsigned) refs;
 };
 
 /*
- * Reads options and files. Returns 0; 1 when --help, --version or --help-settings was answered on standard output;
- * -EINVAL and others with the message. May be called again with the same arguments, to read the files anew.
+ * Reads options and files. Returns 0; -EINVAL and others with the message; when --help, --version, --help-settings or
+ * --check-config was answered on standard output, the program's exit code + 1. May be called again with the same
+ * arguments, to read the files anew.
  */
 int lm_settings_load(int argc, char **argv, struct lm_settings **ret, struct lm_err *err) MUST_CHECK;
 struct lm_settings *lm_settings_ref(struct lm_settings *settings);
@@ -136,14 +137,33 @@ extern const struct lm_setting lm_settings_table[]; /* ends with key NULL */
 /* Keys of the stock client that have no effect here, and the snapshotter's. */
 struct lm_setting_elsewhere {
 	const char *key, *why;
+	bool missed; /* whoever set it, and not to "no", may miss what it does */
 };
 extern const struct lm_setting_elsewhere lm_settings_elsewhere[]; /* ends with key NULL */
 
 /* NULL when there is none. */
 const struct lm_setting *lm_setting_find(const char *key);
 const struct lm_setting_elsewhere *lm_setting_find_elsewhere(const char *key);
+bool lm_setting_is_missed(const struct lm_setting_elsewhere *setting, const char *value);
 
 /* The value in force, as in a file, passwords in URLs replaced by ***. The caller frees. NULL when out of memory. */
 char *lm_setting_shown(const struct lm_conf *conf, const struct lm_setting *setting);
+
+/* What there is to say about settings that can be used. */
+
+struct lm_settings_remark {
+	bool warning;	  /* something may not be as it was meant; else all is well */
+	const char *fqrn; /* "": about the node */
+	const struct lm_conf_entry *entry;
+	const char *text;
+};
+void lm_settings_remarks(
+	const struct lm_settings *settings, void (*fn)(void *arg, const struct lm_settings_remark *remark), void *arg);
+
+/* The known key that is most like this one; NULL: none is. */
+const char *lm_setting_nearest(const char *key);
+
+/* Logs the warnings. */
+void lm_settings_log(const struct lm_settings *settings);
 
 #endif

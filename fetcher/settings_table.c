@@ -1,4 +1,4 @@
-/* Every setting there is, and every one of the stock client's that has no effect here. */
+/* Every setting there is. */
 #include "fetcher/settings.h"
 
 #include <string.h>
@@ -119,7 +119,7 @@ const struct lm_setting lm_settings_table[] = {
 	{"LAMELLA_SOCKET", OF_NODE(socket), PATH, .fallback = "/run/lamella/fetcher.sock",
 		.help = "of the control service; empty: none"},
 	{"LAMELLA_METRICS", OF_NODE(metrics), TEXT, .fallback = "",
-		.help = "where metrics are served: ADDRESS:PORT or the path of a socket; empty: nowhere"},
+		.help = "ADDRESS:PORT where metrics are served, beside their socket; empty: nowhere else"},
 	{"LAMELLA_WATCHDOG", OF_NODE(watchdog_ms), SECONDS, LIVE, .fallback = "30",
 		.help = "after which a worker that gives no sign of life is replaced; 0: never"},
 	{"CVMFS_NFILES", OF_NODE(descriptors), COUNT(256, 1 << 30), .fallback = "131072",
@@ -129,23 +129,9 @@ const struct lm_setting lm_settings_table[] = {
 	{0},
 };
 
-const struct lm_setting_elsewhere lm_settings_elsewhere[] = {
-	{"LAMELLA_ON_MISS", "read by lamella-snapshotter"},
-	{"LAMELLA_RESOLVE_TIMEOUT", "read by lamella-snapshotter"},
-	{0},
-};
-
 const struct lm_setting *lm_setting_find(const char *key)
 {
 	for (const struct lm_setting *s = lm_settings_table; s->key; s++)
-		if (strcmp(s->key, key) == 0)
-			return s;
-	return NULL;
-}
-
-const struct lm_setting_elsewhere *lm_setting_find_elsewhere(const char *key)
-{
-	for (const struct lm_setting_elsewhere *s = lm_settings_elsewhere; s->key; s++)
 		if (strcmp(s->key, key) == 0)
 			return s;
 	return NULL;

@@ -1,0 +1,24 @@
+/* Shared by settings.c (reading) and settings_check.c (explaining). */
+#ifndef LM_FETCHER_SETTINGS_INTERNAL_H
+#define LM_FETCHER_SETTINGS_INTERNAL_H
+
+#include "fetcher/settings.h"
+
+enum { LM_SETTINGS_FILES_MAX = 16, LM_SETTINGS_SETS_MAX = 64 };
+
+struct lm_settings_options {
+	const char *files[LM_SETTINGS_FILES_MAX], *sets[LM_SETTINGS_SETS_MAX];
+	size_t file_count, set_count;
+	const char *config_dir, *repository_dir, *log_level; /* NULL: not given */
+	bool check, json, require_mounts;
+};
+
+/* As lm_settings_load(), in two steps. */
+int lm_settings_parse_options(int argc, char **argv, struct lm_settings_options *ret, struct lm_err *err) MUST_CHECK;
+int lm_settings_read(
+	const struct lm_settings_options *options, struct lm_settings **ret, struct lm_err *err) MUST_CHECK;
+
+/* --check-config: prints and returns the exit code. */
+int lm_settings_check(const struct lm_settings_options *options);
+
+#endif
