@@ -5,7 +5,7 @@
  *
  *   snapshotter: service, store          fetcher: mount, catalogs (table of open ones), catalog (one of them),
  *                                        fetch table, cache index
- *   net: stream                          converter: inflate ring, store
+ *   net: stream, origin                  converter: inflate ring, store
  *   net: engine queue                    base: work queue, log
  *
  * No lock is held across network I/O or a callback into another module.

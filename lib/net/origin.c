@@ -1,90 +1,120 @@
 #include "net/origin.h"
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "base/str.h"
-#include "net/http_internal.h"
-#include "net/origin_policy.h"
+#include "net/origin_internal.h"
 
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
 enum {
-	TIMEOUT_PROXY_MS = 5000,
-	TIMEOUT_DIRECT_MS = 10000,
-	BACKOFF_INIT_MS = 2000,
-	BACKOFF_MAX_MS = 10000,
-	PROXY_RESET_MS = 300 * 1000,
-	HOST_RESET_MS = 1800 * 1000,
 	FAULT_TEXT_MAX = 224, /* three kinds fit a struct lm_err */
 	LOG_INTERVAL_MS = 10 * 1000,
-};
-
-struct lm_origin {
-	/* constant after lm_origin_new() */
-	struct lm_http *http;
-	char *fqrn;
-	unsigned timeout_ms, timeout_direct_ms;
-
-	struct lm_origin_policy *policy; /* engine thread only */
-
-	/* any thread */
-	_Atomic(uint64_t) requests, failed, bytes;
-	_Atomic(unsigned) in_flight;
-	struct lm_log_limit log_limit;
+	PAUSE_FIRST_MS = 32,
+	PAUSE_FORGET_MS = 10 * 1000, /* without a failure for so long the first pause is the first again */
+	INFO_MAX = 1024,
 };
 
 /* One request, on its way from attempt to attempt. Engine thread only, after lm_origin_start(). */
 struct lm_origin_request {
+	TAILQ_ENTRY(lm_origin_request) entry; /* of those that wait */
 	struct lm_origin *origin;
-	char *path;
+	char *path, *info;
 	enum lm_http_priority priority;
 	bool head, no_cache;
 	struct lm_origin_consumer consumer;
-	struct lm_http_call call; /* the next attempt */
+	struct lm_http_call call; /* the next attempt, or the end */
 	struct lm_http_call wake;
 	_Atomic(bool) woken;		   /* any thread: wake is posted */
 	bool finished;			   /* done() was called: there for wake only */
 	bool undecided;			   /* the consumer's verdict on the body is awaited */
 	struct lm_http_transfer *transfer; /* of the attempt; NULL between them */
 	char *where;			   /* for messages of a late verdict */
+
+	/* from the first attempt on */
+	struct lm_origin_setup *setup;
+	struct lm_origin_policy *policy;
 	struct lm_origin_try try;
-	bool started;
-	int refused; /* what the consumer returned during the attempt */
+
+	/* of the attempt */
+	int refused; /* what the consumer returned */
+	uint64_t body_bytes, retry_after_ms;
+	int64_t answer_us;
+
 	char faults[LM_ORIGIN_FAULTS][FAULT_TEXT_MAX];
 };
 
-static unsigned or_default(unsigned value, unsigned fallback)
+static void say_what_is_left_out(const struct lm_origin *origin, const struct lm_origin_setup *setup)
 {
-	return value ? value : fallback;
+	if (setup->lists->direct_dropped)
+		lm_log(LM_LOG_INFO, "DIRECT is left out, since there are fallback proxies",
+			LM_KV("repository", "%s", origin->fqrn));
+}
+
+int lm_origin_check(const struct lm_origin_config *config, struct lm_err *err)
+{
+	CLEANUP(lm_origin_setup_unrefp) struct lm_origin_setup *setup = NULL;
+	return lm_origin_setup_new(config, &setup, err);
 }
 
 int lm_origin_new(
 	struct lm_http *http, const struct lm_origin_config *config, struct lm_origin **ret, struct lm_err *err)
 {
-	struct lm_origin_rules rules = {
-		.max_retries = config->max_retries,
-		.backoff_init_ms = or_default(config->backoff_init_ms, BACKOFF_INIT_MS),
-		.backoff_max_ms = or_default(config->backoff_max_ms, BACKOFF_MAX_MS),
-		.proxy_reset_ms = or_default(config->proxy_reset_ms, PROXY_RESET_MS),
-		.host_reset_ms = or_default(config->host_reset_ms, HOST_RESET_MS),
-		.random_below = arc4random_uniform,
-	};
 	CLEANUP(lm_origin_freep) struct lm_origin *origin = calloc(1, sizeof(*origin));
 	if (!origin)
 		return lm_err_oom(err);
 	origin->http = http;
-	origin->timeout_ms = or_default(config->timeout_ms, TIMEOUT_PROXY_MS);
-	origin->timeout_direct_ms = or_default(config->timeout_direct_ms, TIMEOUT_DIRECT_MS);
+	origin->refs = 1;
+	lm_lock_init(&origin->lock);
+	TAILQ_INIT(&origin->waiting);
 	origin->fqrn = strdup(config->fqrn);
 	if (!origin->fqrn)
 		return lm_err_oom(err);
-	int r = lm_origin_policy_new(config->servers, config->proxies, config->fqrn, &rules, &origin->policy, err);
+	int r = lm_origin_setup_new(config, &origin->setup, err);
+	if (r == 0)
+		r = lm_origin_setup_start(origin->setup, NULL, err);
 	if (r < 0)
 		return r;
+	say_what_is_left_out(origin, origin->setup);
 	*ret = STEAL(origin);
 	return 0;
+}
+
+int lm_origin_reconfigure(struct lm_origin *origin, const struct lm_origin_config *config, struct lm_err *err)
+{
+	struct lm_origin_setup *setup = NULL;
+	if (strcmp(config->fqrn, origin->fqrn) != 0)
+		return lm_err_set(err, -EINVAL, "repository %s can't become repository %s", origin->fqrn, config->fqrn);
+	int r = lm_origin_setup_new(config, &setup, err);
+	if (r < 0)
+		return r;
+	say_what_is_left_out(origin, setup);
+	LM_LOCKED(&origin->lock);
+	r = lm_origin_setup_start(setup, origin->setup, err);
+	if (r == 0) {
+		struct lm_origin_setup *old = origin->setup;
+		origin->setup = setup;
+		setup = old;
+	}
+	lm_origin_setup_unref(setup);
+	return r;
+}
+
+struct lm_origin *lm_origin_ref(struct lm_origin *origin)
+{
+	atomic_fetch_add(&origin->refs, 1);
+	return origin;
+}
+
+void lm_origin_unref(struct lm_origin *origin)
+{
+	if (atomic_fetch_sub(&origin->refs, 1) > 1)
+		return;
+	lm_origin_setup_unref(origin->setup);
+	lm_lock_done(&origin->lock);
+	free(origin->fqrn);
+	free(origin);
 }
 
 void lm_origin_free(struct lm_origin *origin)
@@ -92,9 +122,7 @@ void lm_origin_free(struct lm_origin *origin)
 	if (!origin)
 		return;
 	assert(atomic_load(&origin->in_flight) == 0);
-	lm_origin_policy_free(origin->policy);
-	free(origin->fqrn);
-	free(origin);
+	lm_origin_unref(origin);
 }
 
 struct lm_http *lm_origin_http(const struct lm_origin *origin)
@@ -107,13 +135,22 @@ static void request_free(struct lm_origin_request *request)
 	if (!request)
 		return;
 	free(request->path);
+	free(request->info);
 	free(request->where);
 	free(request);
 }
 LM_DEFINE_CLEANUP(struct lm_origin_request, request_free, request_freep)
 
+static void release_setup(struct lm_origin_request *request)
+{
+	LM_LOCKED(&request->origin->lock);
+	lm_origin_policy_unref(request->policy);
+	lm_origin_setup_unref(request->setup);
+}
+
 static void finish(struct lm_origin_request *request, int code, const struct lm_err *err)
 {
+	release_setup(request);
 	/* The consumer may free the origin in done(). */
 	atomic_fetch_sub(&request->origin->in_flight, 1);
 	request->consumer.done(request->consumer.arg, code, err);
@@ -129,8 +166,9 @@ static void finish_with(struct lm_origin_request *request, int code, struct lm_e
 }
 
 /* Every server was given up: the last fault of each kind, the one that decides first. */
-static void finish_failed(struct lm_origin_request *request)
+static void finish_failed(void *arg)
 {
+	struct lm_origin_request *request = arg;
 	int code = lm_origin_try_code(&request->try);
 	struct lm_err err = LM_ERR_INIT;
 	char text[LM_ERR_MAX] = "";
@@ -141,6 +179,36 @@ static void finish_failed(struct lm_origin_request *request)
 				text + len, sizeof(text) - len, "%s%s", len ? "; " : "", request->faults[kind]);
 	lm_err_set(&err, code, "%s", text);
 	finish_with(request, code, &err);
+}
+
+/* How long the next failure waits to be told: a program that reads again at once is not to hammer at what is broken. */
+static unsigned next_pause(struct lm_origin *origin, unsigned max_ms)
+{
+	int64_t now = lm_now_ms();
+	bool again = origin->pause_ms && now - origin->failed_ms < PAUSE_FORGET_MS;
+	origin->pause_ms = LM_MIN(again ? origin->pause_ms * 2 : PAUSE_FIRST_MS, max_ms);
+	origin->failed_ms = now;
+	return origin->pause_ms;
+}
+
+static void give_up(struct lm_origin_request *request)
+{
+	struct lm_origin *origin = request->origin;
+	int code = lm_origin_try_code(&request->try);
+	if (code == -ENOENT) {
+		finish_failed(request);
+		return;
+	}
+	atomic_fetch_add(&origin->given_up, 1);
+	if (request->try.transport)
+		atomic_store(&origin->offline, true);
+	unsigned pause_ms = next_pause(origin, request->setup->failure_pause_max_ms);
+	if (pause_ms == 0) {
+		finish_failed(request);
+		return;
+	}
+	request->call.fn = finish_failed;
+	lm_http_post(origin->http, &request->call, pause_ms);
 }
 
 static void start_attempt(void *arg);
@@ -163,18 +231,49 @@ static void log_survived(struct lm_origin_request *request, enum lm_origin_fault
 		LM_KV("delay_ms", "%u", delay_ms), LM_KV("unlogged", "%u", missed));
 }
 
+static void note_survived(struct lm_origin_request *request, enum lm_origin_fault fault,
+	const struct lm_origin_try *before, unsigned delay_ms)
+{
+	struct lm_origin *origin = request->origin;
+	if (request->try.server != before->server || request->try.proxy != before->proxy)
+		atomic_fetch_add(&origin->failovers, 1);
+	else if (fault == LM_ORIGIN_DAMAGED)
+		atomic_fetch_add(&origin->past_caches, 1);
+	log_survived(request, fault, before, delay_ms);
+}
+
+/* lock held */
+static void count(struct lm_origin_request *request, enum lm_origin_fault fault, const char *error, int64_t now_ms)
+{
+	lm_origin_policy_count(
+		request->policy, &request->try, fault, request->body_bytes, request->answer_us, error, now_ms);
+	if (request->answer_us)
+		lm_origin_latency_add(request->origin->latency, request->answer_us);
+}
+
+static bool try_again(
+	struct lm_origin_request *request, enum lm_origin_fault fault, const char *text, unsigned *ret_delay_ms)
+{
+	int64_t now = lm_now_ms();
+	LM_LOCKED(&request->origin->lock);
+	count(request, fault, text, now);
+	return lm_origin_try_again(request->policy, &request->try, fault, request->retry_after_ms, now, ret_delay_ms);
+}
+
 static void attempt_failed(struct lm_origin_request *request, enum lm_origin_fault fault, const char *text)
 {
 	struct lm_origin *origin = request->origin;
 	struct lm_origin_try before = request->try;
 	unsigned delay_ms;
 	atomic_fetch_add(&origin->failed, 1);
+	if (fault == LM_ORIGIN_ABSENT)
+		atomic_store(&origin->offline, false);
 	snprintf(request->faults[fault], FAULT_TEXT_MAX, "%s", text);
-	if (!lm_origin_try_again(origin->policy, &request->try, fault, lm_now_ms(), &delay_ms)) {
-		finish_failed(request);
+	if (!try_again(request, fault, text, &delay_ms)) {
+		give_up(request);
 		return;
 	}
-	log_survived(request, fault, &before, delay_ms);
+	note_survived(request, fault, &before, delay_ms);
 	if (delay_ms)
 		lm_http_post(origin->http, &request->call, delay_ms);
 	else
@@ -192,6 +291,17 @@ static int on_data(void *arg, const void *data, size_t len, struct lm_err *err)
 	return r;
 }
 
+static void attempt_succeeded(struct lm_origin_request *request)
+{
+	struct lm_origin *origin = request->origin;
+	int64_t now = lm_now_ms();
+	atomic_store(&origin->offline, false);
+	origin->pause_ms = 0;
+	LM_LOCKED(&origin->lock);
+	count(request, LM_ORIGIN_FINE, "", now);
+	lm_origin_try_good(request->policy, &request->try, now);
+}
+
 static void heed_verdict(struct lm_origin_request *request, const char *where, int code, struct lm_err *err)
 {
 	struct lm_origin *origin = request->origin;
@@ -202,7 +312,7 @@ static void heed_verdict(struct lm_origin_request *request, const char *where, i
 		atomic_fetch_add(&origin->failed, 1);
 		finish_with(request, code, err);
 	} else {
-		lm_origin_try_good(origin->policy, &request->try, lm_now_ms());
+		attempt_succeeded(request);
 		finish(request, 0, err);
 	}
 }
@@ -235,8 +345,9 @@ void lm_origin_verdict(struct lm_origin_request *request, int code, const struct
 
 static void judge_answer(struct lm_origin_request *request, const struct lm_http_result *result)
 {
-	bool proxied = lm_origin_policy_proxy(request->origin->policy, request->try.proxy);
-	enum lm_origin_fault fault = lm_origin_judge(result->status, proxied, result->proxy_error);
+	bool proxied = lm_origin_policy_proxy(request->policy, request->try.proxy);
+	enum lm_origin_fault fault =
+		lm_origin_judge(result->status, proxied, result->proxy_error, result->retry_after_s > 0);
 	struct lm_err err = LM_ERR_INIT;
 	if (fault == LM_ORIGIN_FINE) {
 		judge_end(request, result);
@@ -252,6 +363,9 @@ static void on_done(void *arg, const struct lm_http_result *result)
 	struct lm_origin_request *request = arg;
 	struct lm_err err = result->err;
 	request->transfer = NULL;
+	request->body_bytes = result->body_bytes;
+	request->answer_us = result->answer_us;
+	request->retry_after_ms = result->retry_after_s * UINT64_C(1000);
 	if (result->code == 0) {
 		judge_answer(request, result);
 	} else if (request->refused == -EBADMSG) {
@@ -262,51 +376,130 @@ static void on_done(void *arg, const struct lm_http_result *result)
 		finish_with(request, result->code, &err);
 	} else {
 		bool timeout = result->code == -ETIMEDOUT;
+		request->retry_after_ms = 0;
 		attempt_failed(request, timeout ? LM_ORIGIN_TIMEOUT : LM_ORIGIN_TRANSFER, lm_err_text(&err));
 	}
+}
+
+void lm_origin_fill_request(const struct lm_origin_setup *setup, const char *proxy, struct lm_http_request *request)
+{
+	request->connect_timeout_ms = proxy ? setup->timeout_ms : setup->timeout_direct_ms;
+	request->stall_timeout_ms = request->connect_timeout_ms;
+	request->slow_bytes_per_s = setup->low_speed_limit;
+	request->follow_redirects = setup->follow_redirects;
+	request->ca_file = setup->ca_file;
+	request->ca_path = setup->ca_path;
+	request->no_system_ca = setup->site_ca_only;
+}
+
+/* "cvmfs-info: " and what is wanted; bytes that a header can't have, and "%", as %XX. */
+static int info_header(const struct lm_origin_request *request, struct lm_buf *out)
+{
+	int r = lm_buf_str(out, "cvmfs-info: ");
+	for (const char *c = request->info ? request->info : request->path; *c && r == 0; c++) {
+		bool plain = *c > ' ' && *c < 0x7f && *c != '%';
+		r = plain ? lm_buf_append(out, c, 1) : lm_buf_printf(out, "%%%02X", (unsigned char)*c);
+	}
+	return r == -EMSGSIZE ? 0 : r; /* then it ends there */
 }
 
 static int begin_attempt(struct lm_origin_request *request, struct lm_err *err)
 {
 	struct lm_origin *origin = request->origin;
 	const struct lm_origin_consumer *consumer = &request->consumer;
-	const struct lm_origin_try *try = &request->try;
-	const char *proxy = lm_origin_policy_proxy(origin->policy, try->proxy);
-	unsigned timeout_ms = proxy ? origin->timeout_ms : origin->timeout_direct_ms;
-	CLEANUP(lm_freep)
-	char *url = lm_str_printf("%s/%s", lm_origin_policy_server(origin->policy, try->server), request->path);
-	if (!url)
+	const struct lm_origin_setup *setup = request->setup;
+	const char *proxy = lm_origin_policy_proxy(request->policy, request->try.proxy);
+	const char *server = lm_origin_policy_server(request->policy, request->try.server);
+	CLEANUP(lm_buf_done) struct lm_buf info = LM_BUF(INFO_MAX);
+	CLEANUP(lm_freep) char *url = lm_str_printf("%s/%s", server, request->path);
+	if (!url || (setup->send_info_header && info_header(request, &info) < 0))
 		return lm_err_oom(err);
 	request->refused = 0;
+	request->body_bytes = 0;
+	request->answer_us = 0;
 	int r = consumer->begin ? consumer->begin(consumer->arg, err) : 0;
 	if (r < 0)
 		return r;
+	const char *const headers[] = {lm_buf_cstr(&info), NULL};
 	struct lm_http_request http = {
 		.url = url,
 		.proxy = proxy,
 		.method = request->head ? "HEAD" : NULL,
+		.headers = setup->send_info_header ? headers : NULL,
 		.priority = request->priority,
-		.connect_timeout_ms = timeout_ms,
-		.stall_timeout_ms = timeout_ms,
-		.no_cache = try->no_cache,
+		.no_cache = request->try.no_cache,
 		.on_data = on_data,
 		.on_done = on_done,
 		.arg = request,
 	};
+	lm_origin_fill_request(setup, proxy, &http);
 	atomic_fetch_add(&origin->requests, 1);
 	return lm_http_start(origin->http, &http, &request->transfer, err);
+}
+
+/* What is to be asked before or beside a request. */
+struct errands {
+	struct lm_origin_setup *setup;
+	uint8_t names[LM_ORIGIN_PROXIES_MAX];
+	unsigned n_names;
+	bool geo;
+};
+
+/* The first choice. False: the request waits for addresses. */
+static bool choose(struct lm_origin_request *request, struct errands *errands)
+{
+	struct lm_origin *origin = request->origin;
+	int64_t now = lm_now_ms();
+	LM_LOCKED(&origin->lock);
+	struct lm_origin_setup *setup = errands->setup = origin->setup;
+	errands->n_names = lm_origin_setup_due(setup, now, errands->names);
+	errands->geo = lm_origin_setup_geo_due(setup, now);
+	setup->refs += errands->n_names + errands->geo;
+	if (lm_origin_setup_waits(setup, now)) {
+		TAILQ_INSERT_TAIL(&origin->waiting, request, entry);
+		return false;
+	}
+	request->setup = lm_origin_setup_ref(setup);
+	request->policy = lm_origin_policy_ref(setup->policy);
+	lm_origin_try_start(request->policy, &request->try, request->path, request->no_cache, now);
+	if (atomic_load(&origin->offline))
+		lm_origin_try_hasten(request->policy, &request->try);
+	return true;
+}
+
+/* The errands may end at once, and the request with them. */
+static bool find_way(struct lm_origin_request *request)
+{
+	struct lm_origin *origin = lm_origin_ref(request->origin);
+	struct errands errands;
+	bool found = choose(request, &errands);
+	for (unsigned i = 0; i < errands.n_names; i++)
+		lm_origin_look_up(origin, errands.setup, errands.names[i]);
+	if (errands.geo)
+		lm_origin_ask_geo(origin, errands.setup);
+	lm_origin_unref(origin);
+	return found;
 }
 
 static void start_attempt(void *arg)
 {
 	struct lm_origin_request *request = arg;
 	struct lm_err err = LM_ERR_INIT;
-	if (!request->started)
-		lm_origin_try_start(request->origin->policy, &request->try, request->no_cache, lm_now_ms());
-	request->started = true;
+	if (!request->policy && !find_way(request))
+		return;
 	int r = begin_attempt(request, &err);
 	if (r < 0)
 		finish_with(request, r, &err);
+}
+
+void lm_origin_wait_over(struct lm_origin *origin)
+{
+	TAILQ_HEAD(, lm_origin_request) waiting = TAILQ_HEAD_INITIALIZER(waiting);
+	TAILQ_CONCAT(&waiting, &origin->waiting, entry);
+	for (struct lm_origin_request *request; (request = TAILQ_FIRST(&waiting));) {
+		TAILQ_REMOVE(&waiting, request, entry);
+		start_attempt(request);
+	}
 }
 
 static void be_woken(void *arg)
@@ -344,7 +537,8 @@ static int start(struct lm_origin *origin, const char *path, const struct lm_ori
 	CLEANUP(request_freep) struct lm_origin_request *request = malloc(sizeof(*request));
 	if (request)
 		*request = *like;
-	if (!request || !(request->path = strdup(path)))
+	if (!request || !(request->path = strdup(path)) ||
+		(like->consumer.info && !(request->info = strdup(like->consumer.info))))
 		return lm_err_oom(err);
 	request->origin = origin;
 	request->call.fn = start_attempt;
@@ -354,7 +548,7 @@ static int start(struct lm_origin *origin, const char *path, const struct lm_ori
 	if (ret)
 		*ret = request;
 	atomic_fetch_add(&origin->in_flight, 1);
-	/* The policy belongs to the engine's thread, so that is where even the first choice is made. */
+	/* Addresses of proxies are looked up on the engine's thread, so that is where the first choice is made. */
 	lm_http_post(origin->http, &STEAL(request)->call, 0);
 	return 0;
 }
@@ -379,72 +573,10 @@ int lm_origin_head(struct lm_origin *origin, const char *path, enum lm_http_prio
 	return start(origin, path, &like, NULL, err);
 }
 
-struct get_buf {
-	/* engine thread, until done */
-	struct lm_buf *body;
-	size_t len_before;
-	struct lm_err err;
-	int code;
-	/* under lock */
-	struct lm_lock lock;
-	struct lm_cond cond;
-	bool done;
-};
-
-static void forget_bytes(struct get_buf *get)
+static void copy_latency(struct lm_origin *origin, struct lm_origin_stats *ret)
 {
-	get->body->len = get->len_before;
-	if (get->body->data)
-		get->body->data[get->len_before] = '\0';
-}
-
-static int buf_begin(void *arg, struct lm_err *err)
-{
-	forget_bytes(arg);
-	return 0;
-}
-
-static int buf_data(void *arg, const void *data, size_t len, struct lm_err *err)
-{
-	struct get_buf *get = arg;
-	int r = lm_buf_append(get->body, data, len);
-	if (r == -EMSGSIZE)
-		return lm_err_set(err, r, "more than %zu bytes", get->body->max - get->len_before);
-	return r < 0 ? lm_err_oom(err) : 0;
-}
-
-static void buf_done(void *arg, int code, const struct lm_err *err)
-{
-	struct get_buf *get = arg;
-	get->code = code;
-	get->err = *err;
-	LM_LOCKED(&get->lock);
-	get->done = true;
-	lm_cond_signal(&get->cond);
-}
-
-int lm_origin_get_buf(struct lm_origin *origin, const char *path, struct lm_buf *body, struct lm_err *err)
-{
-	assert(!lm_http_on_engine(origin->http));
-	struct get_buf get = {.body = body, .len_before = body->len};
-	struct lm_origin_consumer consumer = {.begin = buf_begin, .data = buf_data, .done = buf_done, .arg = &get};
-	lm_lock_init(&get.lock);
-	lm_cond_init(&get.cond);
-	int r = lm_origin_get(origin, path, LM_HTTP_BLOCKED_READ, false, &consumer, err);
-	if (r == 0) {
-		lm_lock_take(&get.lock);
-		while (!get.done)
-			lm_cond_wait(&get.cond, &get.lock);
-		lm_lock_release(&get.lock);
-		r = get.code;
-		if (r < 0)
-			forget_bytes(&get);
-		if (r < 0 && err)
-			*err = get.err;
-	}
-	lm_cond_done(&get.cond);
-	lm_lock_done(&get.lock);
-	return r;
+	LM_LOCKED(&origin->lock);
+	memcpy(ret->latency, origin->latency, sizeof(ret->latency));
 }
 
 void lm_origin_stats(struct lm_origin *origin, struct lm_origin_stats *ret)
@@ -452,4 +584,25 @@ void lm_origin_stats(struct lm_origin *origin, struct lm_origin_stats *ret)
 	ret->requests = atomic_load(&origin->requests);
 	ret->failed = atomic_load(&origin->failed);
 	ret->bytes = atomic_load(&origin->bytes);
+	ret->given_up = atomic_load(&origin->given_up);
+	ret->failovers = atomic_load(&origin->failovers);
+	ret->past_caches = atomic_load(&origin->past_caches);
+	ret->in_flight = atomic_load(&origin->in_flight);
+	ret->offline = atomic_load(&origin->offline);
+	copy_latency(origin, ret);
+}
+
+int lm_origin_describe(struct lm_origin *origin, void (*fn)(void *arg, const struct lm_origin_place *place), void *arg)
+{
+	struct lm_origin_place *places;
+	unsigned n;
+	lm_lock_take(&origin->lock);
+	int r = lm_origin_policy_places(origin->setup->policy, lm_now_ms(), &places, &n);
+	lm_lock_release(&origin->lock);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < n; i++)
+		fn(arg, &places[i]);
+	lm_origin_places_free(places, n);
+	return 0;
 }

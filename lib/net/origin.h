@@ -20,8 +20,9 @@
  * looked up is left to the system's resolver, as a proxy by that name. A server's name is one server: its addresses are
  * tried within the connect time-out.
  *
- * An origin whose servers can't be had is offline: then requests are not retried, so that they fail sooner, and where
- * config.probe is set it is asked for now and then (after 1 s, doubling to 30 s) until something answers.
+ * An origin none of whose servers could be had is offline until one answers: so long requests are not retried on the
+ * same path, so that they fail sooner. Each begins at the first servers and proxies again, so the first request after
+ * the fault ended succeeds.
  */
 #ifndef LM_NET_ORIGIN_H
 #define LM_NET_ORIGIN_H
@@ -63,11 +64,6 @@ struct lm_origin_config {
 	/* Requests that fail one after the other are told so later and later, from 32 ms doubling to this. 0: at once.
 	 */
 	unsigned failure_pause_max_ms;
-	const char *probe; /* path asked for while offline, ".cvmfspublished"; NULL: nothing is */
-	/* Told of each change, on the engine's thread; must not block, nor call the origin. Not changed by a
-	 * reconfiguration. */
-	void (*on_state)(void *arg, bool online);
-	void *on_state_arg;
 };
 
 /* -EINVAL says what is wrong with servers or proxies, without their passwords. http must outlive the origin. */

@@ -27,39 +27,50 @@ static struct lm_origin_rules rules = {
 	.random_below = roll,
 };
 
+static struct lm_origin_lists *lists;
 static struct lm_origin_policy *policy;
 static struct lm_origin_try try;
 static unsigned delay_ms;
 
-static void make(const char *servers, const char *proxies)
+static void make_fallback(const char *servers, const char *proxies, const char *fallback)
 {
 	struct lm_err err = LM_ERR_INIT;
-	lm_origin_policy_freep(&policy);
-	if (lm_origin_policy_new(servers, proxies, "repo.example.org", &rules, &policy, &err) < 0)
+	lm_origin_lists_freep(&lists);
+	lm_origin_policy_unrefp(&policy);
+	if (lm_origin_lists_parse(servers, proxies, fallback, "repo.example.org", &lists, &err) < 0 ||
+		lm_origin_policy_new(lists, NULL, NULL, &rules, NULL, &policy, &err) < 0)
 		fail_msg("%s", err.msg);
+}
+
+static void make(const char *servers, const char *proxies)
+{
+	make_fallback(servers, proxies, NULL);
 }
 
 static int set_up(void **state)
 {
 	dice = 0;
 	rules.max_retries = 1;
+	rules.shard = false;
+	rules.max_servers = 0;
 	return 0;
 }
 
 static int tear_down(void **state)
 {
-	lm_origin_policy_freep(&policy);
+	lm_origin_policy_unrefp(&policy);
+	lm_origin_lists_freep(&lists);
 	return 0;
 }
 
 static void start(int64_t now_ms)
 {
-	lm_origin_try_start(policy, &try, false, now_ms);
+	lm_origin_try_start(policy, &try, "path", false, now_ms);
 }
 
 static bool again(enum lm_origin_fault fault)
 {
-	return lm_origin_try_again(policy, &try, fault, 1000, &delay_ms);
+	return lm_origin_try_again(policy, &try, fault, 0, 1000, &delay_ms);
 }
 
 static void assert_at(const char *server, const char *proxy, bool no_cache)
@@ -99,9 +110,9 @@ static void test_bad_lists(void **state)
 		{"http://a", "http://p:1|:", "proxy"}, {"http://a\x01", "DIRECT", "server"}};
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
 		struct lm_err err = LM_ERR_INIT;
-		struct lm_origin_policy *none = NULL;
-		assert_int_equal(lm_origin_policy_new(
-					 cases[i].servers, cases[i].proxies, "repo.example.org", &rules, &none, &err),
+		struct lm_origin_lists *none = NULL;
+		assert_int_equal(lm_origin_lists_parse(
+					 cases[i].servers, cases[i].proxies, NULL, "repo.example.org", &none, &err),
 			-EINVAL);
 		assert_null(none);
 		assert_non_null(strstr(err.msg, cases[i].named));
@@ -112,11 +123,11 @@ static void test_bad_lists(void **state)
 static void test_too_many(void **state)
 {
 	char list[100 * 12] = "";
-	struct lm_origin_policy *none = NULL;
+	struct lm_origin_lists *none = NULL;
 	for (unsigned i = 0; i < 65; i++)
 		snprintf(list + strlen(list), sizeof(list) - strlen(list), "http://a%02u;", i);
-	assert_int_equal(lm_origin_policy_new(list, "DIRECT", "r", &rules, &none, NULL), -EINVAL);
-	assert_int_equal(lm_origin_policy_new("http://a", list, "r", &rules, &none, NULL), -EINVAL);
+	assert_int_equal(lm_origin_lists_parse(list, "DIRECT", NULL, "r", &none, NULL), -EINVAL);
+	assert_int_equal(lm_origin_lists_parse("http://a", list, NULL, "r", &none, NULL), -EINVAL);
 	list[64 * 11] = '\0';
 	make(list, list);
 	start(0);
@@ -167,9 +178,9 @@ static void test_server_is_left_once(void **state)
 	struct lm_origin_try other;
 	make("http://a;http://b;http://c", "DIRECT");
 	start(0);
-	lm_origin_try_start(policy, &other, false, 0);
+	lm_origin_try_start(policy, &other, "path", false, 0);
 	assert_true(again(LM_ORIGIN_SERVER));
-	assert_true(lm_origin_try_again(policy, &other, LM_ORIGIN_SERVER, 0, &delay_ms));
+	assert_true(lm_origin_try_again(policy, &other, LM_ORIGIN_SERVER, 0, 0, &delay_ms));
 	assert_string_equal(lm_origin_policy_server(policy, other.server), "http://b");
 	start(0);
 	assert_at("http://b", NULL, false);
@@ -226,7 +237,7 @@ static void test_damaged(void **state)
 	start(0);
 	assert_at("http://a", "http://p:1", false);
 
-	lm_origin_try_start(policy, &try, true, 0); /* asked for fresh from the beginning */
+	lm_origin_try_start(policy, &try, "path", true, 0); /* asked for fresh from the beginning */
 	assert_at("http://a", "http://p:1", true);
 	assert_true(again(LM_ORIGIN_DAMAGED));
 	assert_at("http://b", "http://p:1", true);
@@ -327,9 +338,9 @@ static void test_proxy_is_burned_once(void **state)
 	struct lm_origin_try other;
 	make("http://a", "http://p1:1|http://p2:1|http://p3:1");
 	start(0);
-	lm_origin_try_start(policy, &other, false, 0);
+	lm_origin_try_start(policy, &other, "path", false, 0);
 	assert_true(again(LM_ORIGIN_PROXY));
-	assert_true(lm_origin_try_again(policy, &other, LM_ORIGIN_PROXY, 0, &delay_ms));
+	assert_true(lm_origin_try_again(policy, &other, LM_ORIGIN_PROXY, 0, 0, &delay_ms));
 	assert_string_equal(lm_origin_policy_proxy(policy, other.proxy), "http://p2:1");
 }
 
@@ -377,7 +388,7 @@ static void test_bound(void **state)
 		int64_t now = (int64_t)round * 1000;
 		unsigned attempts = 1;
 		dice = (uint32_t)rand_r(&seed);
-		lm_origin_try_start(policy, &try, rand_r(&seed) % 4 == 0, now);
+		lm_origin_try_start(policy, &try, "path", rand_r(&seed) % 4 == 0, now);
 		for (; attempts < 1000; attempts++) {
 			enum lm_origin_fault fault =
 				LM_ORIGIN_TRANSFER + (unsigned)rand_r(&seed) % (LM_ORIGIN_FAULTS - 1);
@@ -385,7 +396,7 @@ static void test_bound(void **state)
 				lm_origin_try_good(policy, &try, now);
 				break;
 			}
-			if (!lm_origin_try_again(policy, &try, fault, now, &delay_ms)) {
+			if (!lm_origin_try_again(policy, &try, fault, 0, now, &delay_ms)) {
 				assert_true(lm_origin_try_code(&try) < 0);
 				break;
 			}
@@ -412,7 +423,7 @@ static void test_judge(void **state)
 		{429, false, false, LM_ORIGIN_OVERLOAD}, {302, true, false, LM_ORIGIN_SERVER},
 		{999, true, false, LM_ORIGIN_SERVER}};
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++)
-		if (lm_origin_judge(cases[i].status, cases[i].proxied, cases[i].proxy_error) != cases[i].fault)
+		if (lm_origin_judge(cases[i].status, cases[i].proxied, cases[i].proxy_error, false) != cases[i].fault)
 			fail_msg("case %zu", i);
 	for (unsigned i = 0; i < LM_ORIGIN_FAULTS; i++)
 		assert_non_null(lm_origin_fault_name(i));
