@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/queue.h>
 
-enum { CERTIFICATE_MAX = 2 * LM_PEM_MAX, TTL_MIN_S = 5, FIRST_RETRY_S = 5 };
+enum { CERTIFICATE_MAX = 2 * LM_PEM_MAX, TTL_MIN_S = 5, FAILURE_PAUSE_MS = 2000, FIRST_RETRY_S = 5 };
 
 struct wish { /* somebody wants to know when the next look has ended */
 	void (*fn)(void *arg);
@@ -626,11 +626,24 @@ static bool wait_for_time(struct lm_repository *repository, bool *ret_past_cache
 	return !repository->stop;
 }
 
+/* Those who use it have waited long enough: whether there is a newer root comes second. */
+static void resume(struct lm_repository *repository)
+{
+	fall_back(repository);
+	LM_LOCKED(&repository->lock);
+	if (!repository->status.root.set)
+		return;
+	repository->first_ended = true;
+	lm_cond_broadcast(&repository->changed);
+}
+
 static void *run(void *arg)
 {
 	struct lm_repository *repository = arg;
 	bool past_caches = false;
 	load_records(repository);
+	if (repository->config.resume)
+		resume(repository);
 	do {
 		struct lm_err err = LM_ERR_INIT;
 		int r = look(repository, past_caches, &err);
@@ -643,22 +656,46 @@ static void *run(void *arg)
 
 /* Making and unmaking. */
 
+/* In the settings 0 means 0; to the origin it would be its default. */
+static struct lm_origin_config origin_config(const char *fqrn, const struct lm_repository_settings *s)
+{
+	return (struct lm_origin_config){
+		.servers = s->servers,
+		.proxies = s->proxies,
+		.fallback_proxies = s->fallback_proxies,
+		.fqrn = fqrn,
+		.max_servers = s->max_servers,
+		.use_geoapi = s->use_geoapi,
+		.proxy_shard = s->proxy_shard,
+		.ip_family = s->address_family,
+		.max_proxy_ips = s->max_addresses,
+		.dns_server = s->dns_server,
+		.dns_timeout_ms = s->dns_timeout_ms,
+		.dns_retries = s->dns_retries,
+		.dns_min_ttl_s = s->dns_min_ttl_s,
+		.dns_max_ttl_s = s->dns_max_ttl_s,
+		.follow_redirects = s->follow_redirects,
+		.send_info_header = s->send_info_header,
+		.low_speed_limit = s->low_speed_limit ? s->low_speed_limit : 1,
+		.ca_file = s->ca_file,
+		.ca_path = s->ca_dir,
+		.site_ca_only = !s->use_system_ca && (s->ca_dir[0] || s->ca_file[0]),
+		.timeout_ms = s->timeout_ms,
+		.timeout_direct_ms = s->timeout_direct_ms,
+		.max_retries = s->max_retries,
+		.backoff_init_ms = s->backoff_init_ms ? s->backoff_init_ms : 1,
+		.backoff_max_ms = s->backoff_max_ms ? s->backoff_max_ms : 1,
+		.proxy_reset_ms = s->proxy_reset_ms ? s->proxy_reset_ms : UINT_MAX,
+		.host_reset_ms = s->host_reset_ms ? s->host_reset_ms : UINT_MAX,
+		.failure_pause_max_ms = FAILURE_PAUSE_MS,
+	};
+}
+
 static int open_parts(struct lm_repository *repository, struct lm_err *err)
 {
 	const struct lm_repository_config *config = &repository->config;
 	const struct lm_repository_settings *s = repository->settings;
-	const struct lm_origin_config origin = {
-		.servers = s->servers,
-		.proxies = s->proxies,
-		.fqrn = config->fqrn,
-		.timeout_ms = s->timeout_ms,
-		.timeout_direct_ms = s->timeout_direct_ms,
-		.max_retries = s->max_retries,
-		.backoff_init_ms = s->backoff_init_ms,
-		.backoff_max_ms = s->backoff_max_ms,
-		.proxy_reset_ms = s->proxy_reset_ms ? s->proxy_reset_ms : UINT_MAX,
-		.host_reset_ms = s->host_reset_ms ? s->host_reset_ms : UINT_MAX,
-	};
+	const struct lm_origin_config origin = origin_config(config->fqrn, s);
 	bool by_history = s->pin.kind == LM_PIN_TAG || s->pin.kind == LM_PIN_DATE;
 	CLEANUP(lm_freep) char *table = lm_str_printf("%s/catalogs", config->dir);
 	repository->record = lm_str_printf("%s/%s", config->dir, by_history ? "history" : "root");
