@@ -149,31 +149,38 @@ void lm_op_fail_object(struct lm_op *op, const struct lm_object_ref *object, int
 struct parked {
 	struct lm_op op;
 	struct lm_object_ref need;
-	_Atomic(bool) answered;
+	struct lm_wait wait;
 	unsigned tries;
 	char name[];
 };
 
 static void on_interrupt(fuse_req_t req, void *arg)
 {
-	_Atomic(bool) *answered = arg;
-	if (!atomic_exchange(answered, true))
+	struct lm_wait *wait = arg;
+	wait->leave(wait->arg);
+	if (!atomic_exchange(&wait->answered, true))
 		fuse_reply_err(req, EINTR);
 }
 
-void lm_op_offer_interrupt(fuse_req_t req, _Atomic(bool) *answered)
+void lm_op_offer_interrupt(fuse_req_t req, struct lm_wait *wait)
 {
-	atomic_store(answered, false);
-	fuse_req_interrupt_func(req, on_interrupt, answered);
+	atomic_store(&wait->answered, false);
+	fuse_req_interrupt_func(req, on_interrupt, wait);
 }
 
 /* libfuse calls the function with the request's lock held, and taking it back waits for that lock: none comes later. */
-bool lm_op_claim(fuse_req_t req, _Atomic(bool) *answered)
+bool lm_op_claim(fuse_req_t req, struct lm_wait *wait)
 {
-	if (atomic_exchange(answered, true))
+	if (atomic_exchange(&wait->answered, true))
 		return false;
 	fuse_req_interrupt_func(req, NULL, NULL);
 	return true;
+}
+
+static void leave(void *arg)
+{
+	struct parked *parked = arg;
+	lm_fetch_leave(parked->op.fuse->config.fetch, &parked->need, parked);
 }
 
 static void go_on(struct parked *parked);
@@ -185,7 +192,7 @@ static void on_need_fetched(void *arg, int code, int fd, const struct lm_err *er
 		go_on(parked);
 		return;
 	}
-	if (lm_op_claim(parked->op.req, &parked->answered))
+	if (lm_op_claim(parked->op.req, &parked->wait))
 		lm_op_fail_object(&parked->op, &parked->need, code, err);
 	free(parked);
 }
@@ -195,7 +202,7 @@ static int order(struct parked *parked)
 {
 	struct lm_err err = LM_ERR_INIT;
 	CLEANUP(lm_closep) int fd = -1;
-	lm_op_offer_interrupt(parked->op.req, &parked->answered);
+	lm_op_offer_interrupt(parked->op.req, &parked->wait);
 	int r = lm_fetch_object(
 		parked->op.fuse->config.fetch, &parked->need, LM_HTTP_BLOCKED_READ, on_need_fetched, parked, &fd, &err);
 	if (r < 0) {
@@ -211,7 +218,7 @@ static void go_on(struct parked *parked)
 	int r;
 	do {
 		struct lm_err err = LM_ERR_INIT;
-		if (!lm_op_claim(parked->op.req, &parked->answered)) {
+		if (!lm_op_claim(parked->op.req, &parked->wait)) {
 			free(parked);
 			return;
 		}
@@ -238,6 +245,7 @@ static void park(struct lm_op *op, const struct lm_object_ref *need)
 	}
 	parked->op = *op;
 	parked->need = *need;
+	parked->wait = (struct lm_wait){.leave = leave, .arg = parked};
 	if (op->name)
 		parked->op.name = memcpy(parked->name, op->name, name_len);
 	if (order(parked) == 0)

@@ -32,9 +32,17 @@ void lm_op_fail(struct lm_op *op, int code, const struct lm_err *err);
 /* An object that can't be had is EIO whatever the reason, "not there" included: the file exists. */
 void lm_op_fail_object(struct lm_op *op, const struct lm_object_ref *object, int code, const struct lm_err *err);
 
-/* Who waits offers the request to an interrupt, and claims it back before answering: false when it was answered
- * meanwhile, with EINTR. After true, no interrupt touches it any more. `answered` must live until the claim. */
-void lm_op_offer_interrupt(fuse_req_t req, _Atomic(bool) *answered);
-bool lm_op_claim(fuse_req_t req, _Atomic(bool) *answered);
+/*
+ * Who waits offers the request to an interrupt, and claims it back before answering: false when it was answered
+ * meanwhile, with EINTR. After true, no interrupt touches it any more. The wait must live until the claim. leave is
+ * called by the interrupt, before it answers, possibly more than once.
+ */
+struct lm_wait {
+	void (*leave)(void *arg);
+	void *arg;
+	_Atomic(bool) answered;
+};
+void lm_op_offer_interrupt(fuse_req_t req, struct lm_wait *wait);
+bool lm_op_claim(fuse_req_t req, struct lm_wait *wait);
 
 #endif

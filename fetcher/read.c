@@ -1,109 +1,137 @@
 #include "fetcher/read.h"
 
 #include "base/lock.h"
+#include "fetcher/readahead.h"
 
 #include <fcntl.h>
 #include <string.h>
 
 enum {
-	STREAMS = 256,		 /* files whose last read is remembered, to tell sequential reading */
-	STREAM_WINDOW = 1 << 20, /* reads of one stream may overtake each other by that much */
+	KNOWN = 256,	    /* files whose last piece is remembered */
+	AHEAD_AT_ONCE = 64, /* chunks that one read orders ahead */
+	VEC_ON_STACK = 8,
 };
 
-struct stream { /* a hint, not a truth: the two fields may be of different files */
-	_Atomic(uint64_t) ino, end;
+/* Where the last read of a file found its bytes: most reads go on there, and need no catalog. */
+struct known {
+	struct lm_lock lock;
+	uint64_t node; /* under lock, as is the rest; 0: none */
+	uint64_t from; /* of the object's first byte in the file */
+	struct lm_object_ref ref;
 };
 
 struct lm_reader {
 	struct lm_tree *tree; /* constant after new */
 	struct lm_fetch *fetch;
 	struct lm_cache *cache;
-	struct stream streams[STREAMS];
+	struct lm_streams *streams;
+	struct known known[KNOWN];
 };
 
-int lm_reader_new(struct lm_tree *tree, struct lm_fetch *fetch, struct lm_cache *cache, struct lm_reader **ret,
-	struct lm_err *err)
-{
-	struct lm_reader *reader = calloc(1, sizeof(*reader));
-	if (!reader)
-		return lm_err_oom(err);
-	reader->tree = tree;
-	reader->fetch = fetch;
-	reader->cache = cache;
-	*ret = reader;
-	return 0;
-}
+struct reading;
+struct awaited { /* one piece */
+	struct reading *reading;
+	struct lm_piece piece;
+	int fd; /* -1: not there yet */
+};
 
-void lm_reader_free(struct lm_reader *reader)
-{
-	free(reader);
-}
-
+/* A read whose pieces are known. */
 struct reading {
 	struct lm_op op;
-	struct lm_read_plan plan;
-	int *fds; /* of each piece; -1: not there yet */
+	struct lm_wait wait;
 	_Atomic(size_t) missing;
-	_Atomic(bool) answered;
 
 	struct lm_lock lock;
 	int code; /* under lock: of the first failure */
 	size_t failed_piece;
 	struct lm_err err;
+
+	size_t count;
+	struct awaited pieces[];
 };
 
-struct awaited { /* one missing piece of a reading */
-	struct reading *reading;
-	size_t index;
-};
+int lm_reader_new(struct lm_tree *tree, struct lm_fetch *fetch, struct lm_cache *cache, struct lm_reader **ret,
+	struct lm_err *err)
+{
+	CLEANUP(lm_reader_freep) struct lm_reader *reader = calloc(1, sizeof(*reader));
+	if (!reader)
+		return lm_err_oom(err);
+	for (size_t i = 0; i < KNOWN; i++)
+		lm_lock_init(&reader->known[i].lock);
+	reader->tree = tree;
+	reader->fetch = fetch;
+	reader->cache = cache;
+	int r = lm_streams_new(&reader->streams, err);
+	if (r < 0)
+		return r;
+	*ret = STEAL(reader);
+	return 0;
+}
+
+void lm_reader_free(struct lm_reader *reader)
+{
+	if (!reader)
+		return;
+	for (size_t i = 0; i < KNOWN; i++)
+		lm_lock_done(&reader->known[i].lock);
+	lm_streams_free(reader->streams);
+	free(reader);
+}
 
 static void reading_free(struct reading *reading)
 {
 	if (!reading)
 		return;
-	for (size_t i = 0; i < reading->plan.count && reading->fds; i++)
-		lm_closep(&reading->fds[i]);
-	free(reading->fds);
-	lm_read_plan_done(&reading->plan);
+	for (size_t i = 0; i < reading->count; i++)
+		lm_closep(&reading->pieces[i].fd);
 	lm_lock_done(&reading->lock);
 	free(reading);
 }
 LM_DEFINE_CLEANUP(struct reading, reading_free, reading_freep)
 
-static struct reading *reading_new(const struct lm_op *op, struct lm_read_plan *plan)
+static void leave(void *arg)
 {
-	CLEANUP(reading_freep) struct reading *reading = calloc(1, sizeof(*reading));
+	struct reading *reading = arg;
+	for (size_t i = 0; i < reading->count; i++)
+		lm_fetch_leave(reading->op.reader->fetch, &reading->pieces[i].piece.ref, &reading->pieces[i]);
+}
+
+static struct reading *reading_new(const struct lm_op *op, const struct lm_piece *pieces, size_t count)
+{
+	struct reading *reading = calloc(1, sizeof(*reading) + count * sizeof(reading->pieces[0]));
 	if (!reading)
 		return NULL;
 	lm_lock_init(&reading->lock);
 	reading->op = *op;
-	reading->fds = malloc(LM_MAX(plan->count, 1U) * sizeof(*reading->fds));
-	if (!reading->fds)
-		return NULL;
-	reading->plan = *plan;
-	*plan = (struct lm_read_plan){0};
-	for (size_t i = 0; i < reading->plan.count; i++)
-		reading->fds[i] = -1;
-	return STEAL(reading);
+	reading->wait = (struct lm_wait){.leave = leave, .arg = reading};
+	reading->count = count;
+	for (size_t i = 0; i < count; i++)
+		reading->pieces[i] = (struct awaited){.reading = reading, .piece = pieces[i], .fd = -1};
+	return reading;
 }
 
 /* All pieces are open: the kernel takes the bytes straight from the cache's files. */
 static void reply_pieces(struct reading *reading)
 {
-	size_t count = reading->plan.count;
-	CLEANUP(lm_freep)
-	struct fuse_bufvec *vec = calloc(1, sizeof(*vec) + LM_MAX(count, 1U) * sizeof(struct fuse_buf));
+	struct {
+		struct fuse_bufvec vec; /* with one buffer */
+		struct fuse_buf more[VEC_ON_STACK - 1];
+	} on_stack;
+	CLEANUP(lm_freep) struct fuse_bufvec *on_heap = NULL;
+	struct fuse_bufvec *vec = &on_stack.vec;
+	if (reading->count > VEC_ON_STACK)
+		vec = on_heap = malloc(sizeof(*vec) + reading->count * sizeof(vec->buf[0]));
 	if (!vec) {
 		lm_op_fail(&reading->op, -ENOMEM, NULL);
 		return;
 	}
-	vec->count = count;
-	for (size_t i = 0; i < count; i++)
+	*vec = (struct fuse_bufvec){.count = reading->count};
+	for (size_t i = 0; i < reading->count; i++)
 		vec->buf[i] = (struct fuse_buf){
 			.flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK,
-			.fd = reading->fds[i],
-			.pos = (off_t)reading->plan.pieces[i].offset,
-			.size = reading->plan.pieces[i].len,
+			.fd = reading->pieces[i].fd,
+			.pos = (off_t)reading->pieces[i].piece.offset,
+			.size = reading->pieces[i].piece.len,
 		};
 	fuse_reply_data(reading->op.req, vec, 0);
 }
@@ -114,107 +142,153 @@ static void piece_done(struct reading *reading)
 	if (atomic_fetch_sub(&reading->missing, 1) != 1)
 		return;
 	CLEANUP(reading_freep) struct reading *owned = reading;
-	if (!lm_op_claim(owned->op.req, &owned->answered))
+	if (!lm_op_claim(owned->op.req, &owned->wait))
 		return;
 	if (owned->code < 0)
-		lm_op_fail_object(&owned->op, &owned->plan.pieces[owned->failed_piece].ref, owned->code, &owned->err);
+		lm_op_fail_object(&owned->op, &owned->pieces[owned->failed_piece].piece.ref, owned->code, &owned->err);
 	else
 		reply_pieces(owned);
 }
 
-static void piece_failed(struct reading *reading, size_t index, int code, const struct lm_err *err)
+static void piece_failed(struct awaited *piece, int code, const struct lm_err *err)
 {
+	struct reading *reading = piece->reading;
 	LM_LOCKED(&reading->lock);
 	if (reading->code < 0)
 		return;
 	reading->code = code;
-	reading->failed_piece = index;
+	reading->failed_piece = (size_t)(piece - reading->pieces);
 	if (err)
 		reading->err = *err;
 }
 
 static void on_piece(void *arg, int code, int fd, const struct lm_err *err)
 {
-	CLEANUP(lm_freep) struct awaited *awaited = arg;
-	struct reading *reading = awaited->reading;
+	struct awaited *piece = arg;
 	if (code == 0) {
-		int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-		reading->fds[awaited->index] = copy;
-		if (copy < 0)
-			piece_failed(reading, awaited->index, -errno, NULL);
+		piece->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		if (piece->fd < 0)
+			piece_failed(piece, -errno, NULL);
 	} else {
-		piece_failed(reading, awaited->index, code, err);
+		piece_failed(piece, code, err);
 	}
-	piece_done(reading);
+	piece_done(piece->reading);
 }
 
-static void order_piece(struct reading *reading, size_t index)
+static void order_piece(struct awaited *piece)
 {
 	struct lm_err err = LM_ERR_INIT;
-	int r = -ENOMEM;
-	struct awaited *awaited = malloc(sizeof(*awaited));
-	if (awaited) {
-		*awaited = (struct awaited){.reading = reading, .index = index};
-		r = lm_fetch_object(reading->op.reader->fetch, &reading->plan.pieces[index].ref, LM_HTTP_BLOCKED_READ,
-			on_piece, awaited, &reading->fds[index], &err);
-	}
+	struct reading *reading = piece->reading;
+	int fd = -1;
+	int r = lm_fetch_object(
+		reading->op.reader->fetch, &piece->piece.ref, LM_HTTP_BLOCKED_READ, on_piece, piece, &fd, &err);
 	if (r == LM_FETCH_LATER)
 		return;
-	free(awaited);
+	piece->fd = fd;
 	if (r < 0)
-		piece_failed(reading, index, r, &err);
+		piece_failed(piece, r, &err);
 	piece_done(reading);
 }
 
 /* Orders what is missing, all at once. The reading is not the caller's any more. */
 static void order_pieces(struct reading *reading, size_t missing)
 {
-	size_t count = reading->plan.count;
 	/* One more than there are pieces, so that none of them is the last while others are still being ordered. */
 	atomic_store(&reading->missing, missing + 1);
-	lm_op_offer_interrupt(reading->op.req, &reading->answered);
-	for (size_t i = 0; i < count && missing > 0; i++)
-		if (reading->fds[i] < 0) {
+	lm_op_offer_interrupt(reading->op.req, &reading->wait);
+	if (atomic_load(&reading->wait.answered)) { /* it was interrupted before it came here */
+		reading_free(reading);
+		return;
+	}
+	for (size_t i = 0; missing > 0; i++)
+		if (reading->pieces[i].fd < 0) {
 			missing--;
-			order_piece(reading, i);
+			order_piece(&reading->pieces[i]);
 		}
 	piece_done(reading);
 }
 
-/* Whether this read goes on where an earlier one of the same file ended. */
-static bool is_sequential(struct lm_reader *reader, fuse_ino_t ino, uint64_t offset, size_t size)
-{
-	struct stream *stream = &reader->streams[(ino * 0x9e3779b97f4a7c15ULL >> 32) % STREAMS];
-	uint64_t end = atomic_load_explicit(&stream->end, memory_order_relaxed);
-	bool same = atomic_exchange_explicit(&stream->ino, ino, memory_order_relaxed) == ino;
-	atomic_store_explicit(&stream->end, offset + size, memory_order_relaxed);
-	return same && offset > 0 && offset + STREAM_WINDOW >= end && offset <= end + STREAM_WINDOW;
-}
-
-int lm_read_run(struct lm_op *op, struct lm_object_ref *ret_need, struct lm_err *err)
+static int answer(struct lm_op *op, const struct lm_piece *pieces, size_t count, struct lm_err *err)
 {
 	struct lm_reader *reader = op->reader;
-	uint64_t offset = (uint64_t)op->offset;
-	CLEANUP(lm_read_plan_done) struct lm_read_plan plan = {0};
-	bool ahead = is_sequential(reader, op->ino, offset, op->size);
-	int r = lm_tree_read_plan(reader->tree, op->ino, offset, op->size, ahead, &plan, ret_need, err);
-	if (r != 0)
-		return r;
-	CLEANUP(reading_freep) struct reading *reading = reading_new(op, &plan);
+	size_t missing = 0;
+	CLEANUP(reading_freep) struct reading *reading = reading_new(op, pieces, count);
 	if (!reading)
 		return lm_err_oom(err);
-	size_t missing = 0, ahead_count = reading->plan.ahead_count;
-	struct lm_object_ref follow[LM_READ_AHEAD_MAX];
-	memcpy(follow, reading->plan.ahead, sizeof(follow));
-	for (size_t i = 0; i < reading->plan.count; i++) {
-		reading->fds[i] = lm_cache_open(reader->cache, &reading->plan.pieces[i].ref);
-		missing += reading->fds[i] < 0;
+	for (size_t i = 0; i < count; i++) {
+		lm_fetch_used(reader->fetch, &pieces[i].ref);
+		reading->pieces[i].fd = lm_cache_open(reader->cache, &pieces[i].ref);
+		missing += reading->pieces[i].fd < 0;
 	}
 	if (missing)
 		order_pieces(STEAL(reading), missing);
 	else
 		reply_pieces(reading);
-	for (size_t i = 0; i < ahead_count; i++)
-		(void)!lm_fetch_object(reader->fetch, &follow[i], LM_HTTP_READ_AHEAD, NULL, NULL, NULL, NULL);
 	return 0;
+}
+
+static struct known *known_of(struct lm_reader *reader, uint64_t node)
+{
+	return &reader->known[node * 0x9e3779b97f4a7c15ULL >> 56];
+}
+
+static bool look_up_known(struct lm_reader *reader, uint64_t node, uint64_t offset, size_t len, struct lm_piece *ret)
+{
+	struct known *known = known_of(reader, node);
+	LM_LOCKED(&known->lock);
+	if (known->node != node || offset < known->from || offset + len > known->from + known->ref.size)
+		return false;
+	*ret = (struct lm_piece){.ref = known->ref, .offset = offset - known->from, .len = len};
+	return true;
+}
+
+/* Of a plan from offset on, the last piece. */
+static void remember(struct lm_reader *reader, uint64_t node, uint64_t offset, const struct lm_read_plan *plan)
+{
+	struct known *known = known_of(reader, node);
+	if (plan->count == 0)
+		return;
+	for (size_t i = 0; i + 1 < plan->count; i++)
+		offset += plan->pieces[i].len;
+	const struct lm_piece *last = &plan->pieces[plan->count - 1];
+	LM_LOCKED(&known->lock);
+	known->node = node;
+	known->from = offset - last->offset;
+	known->ref = last->ref;
+}
+
+/* Orders what the stream is going to want. Nobody waits, so nothing of it fails. */
+static void read_ahead(struct lm_reader *reader, uint64_t node, uint64_t offset, size_t len)
+{
+	struct lm_span span;
+	struct lm_object_ref chunks[AHEAD_AT_ONCE], need;
+	size_t count = 0;
+	lm_streams_read(reader->streams, node, offset, len, &span);
+	if (span.from >= span.to ||
+		lm_tree_chunks(reader->tree, node, span.from, span.to, chunks, ARRAY_LEN(chunks), &count, &need, NULL))
+		return;
+	for (size_t i = 0; i < count; i++)
+		if (lm_fetch_ahead(reader->fetch, &chunks[i]) < 0)
+			return;
+}
+
+int lm_read_run(struct lm_op *op, struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	struct lm_reader *reader = op->reader;
+	uint64_t node = op->ino, offset = (uint64_t)op->offset;
+	struct lm_piece piece;
+	CLEANUP(lm_read_plan_done) struct lm_read_plan plan = {0};
+	int r;
+	if (look_up_known(reader, node, offset, op->size, &piece)) {
+		r = answer(op, &piece, 1, err);
+	} else {
+		r = lm_tree_read_plan(reader->tree, node, offset, op->size, &plan, ret_need, err);
+		if (r != 0)
+			return r;
+		remember(reader, node, offset, &plan);
+		r = answer(op, plan.pieces, plan.count, err);
+	}
+	if (r == 0)
+		read_ahead(reader, node, offset, op->size);
+	return r;
 }

@@ -671,25 +671,7 @@ static struct lm_object_ref chunk_ref(const struct lm_row *row, const struct lm_
 	};
 }
 
-static int plan_ahead(const struct place *place, const struct lm_row *row, const struct lm_chunk *last,
-	struct lm_read_plan *ret, struct lm_err *err)
-{
-	uint64_t from = last->offset + last->size;
-	if (from >= row->size)
-		return 0;
-	struct lm_chunk *chunks = NULL;
-	size_t count = 0;
-	int r = lm_catalog_chunks(
-		place->catalog, row, from, LM_MIN(row->size - from, 2 * last->size), &chunks, &count, err);
-	CLEANUP(lm_freep) struct lm_chunk *owned = chunks;
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < count && ret->ahead_count < LM_READ_AHEAD_MAX; i++)
-		ret->ahead[ret->ahead_count++] = chunk_ref(row, &owned[i]);
-	return 0;
-}
-
-static int plan_chunks(const struct place *place, const struct lm_row *row, uint64_t offset, uint64_t len, bool ahead,
+static int plan_chunks(const struct place *place, const struct lm_row *row, uint64_t offset, uint64_t len,
 	struct lm_read_plan *ret, struct lm_err *err)
 {
 	struct lm_chunk *chunks = NULL;
@@ -714,7 +696,7 @@ static int plan_chunks(const struct place *place, const struct lm_row *row, uint
 		ret->pieces[i] = (struct lm_piece){
 			.ref = chunk_ref(row, chunk), .offset = begin - chunk->offset, .len = (size_t)(end - begin)};
 	}
-	return ahead ? plan_ahead(place, row, &owned[count - 1], ret, err) : 0;
+	return 0;
 }
 
 static int plan_whole(
@@ -734,8 +716,8 @@ static int plan_whole(
 	return 0;
 }
 
-int lm_tree_read_plan(struct lm_tree *tree, uint64_t node, uint64_t offset, size_t len, bool ahead,
-	struct lm_read_plan *ret, struct lm_object_ref *ret_need, struct lm_err *err)
+int lm_tree_read_plan(struct lm_tree *tree, uint64_t node, uint64_t offset, size_t len, struct lm_read_plan *ret,
+	struct lm_object_ref *ret_need, struct lm_err *err)
 {
 	CLEANUP(place_done) struct place place = {0};
 	CLEANUP(lm_row_done) struct lm_row row = {0};
@@ -749,13 +731,32 @@ int lm_tree_read_plan(struct lm_tree *tree, uint64_t node, uint64_t offset, size
 		return lm_err_set(err, -EOPNOTSUPP, "external files (content at another URL) are not supported");
 	if (offset < row.size && len > 0) {
 		uint64_t wanted = LM_MIN(row.size - offset, (uint64_t)len);
-		r = row.flags & LM_ROW_CHUNKED ? plan_chunks(&place, &row, offset, wanted, ahead, &plan, err)
+		r = row.flags & LM_ROW_CHUNKED ? plan_chunks(&place, &row, offset, wanted, &plan, err)
 					       : plan_whole(&row, offset, wanted, &plan, err);
 		if (r < 0)
 			return r;
 	}
 	*ret = plan;
 	plan = (struct lm_read_plan){0};
+	return 0;
+}
+
+int lm_tree_chunks(struct lm_tree *tree, uint64_t node, uint64_t from, uint64_t to, struct lm_object_ref *ret,
+	size_t max, size_t *ret_count, struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	CLEANUP(place_done) struct place place = {0};
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	CLEANUP(lm_freep) struct lm_chunk *chunks = NULL;
+	size_t count = 0, found = 0;
+	int r = enter_row(tree, node, &place, &row, ret_need, err);
+	if (r == 0 && row.flags & LM_ROW_CHUNKED && from < row.size && from < to)
+		r = lm_catalog_chunks(place.catalog, &row, from, LM_MIN(to, row.size) - from, &chunks, &count, err);
+	if (r != 0)
+		return r;
+	for (size_t i = 0; i < count && found < max; i++)
+		if (chunks[i].offset >= from)
+			ret[found++] = chunk_ref(&row, &chunks[i]);
+	*ret_count = found;
 	return 0;
 }
 

@@ -68,18 +68,20 @@ struct lm_piece {
 	uint64_t offset; /* inside the object's content */
 	size_t len;
 };
-enum { LM_READ_PIECES_MAX = 1024, LM_READ_AHEAD_MAX = 2 };
+enum { LM_READ_PIECES_MAX = 1024 };
 struct lm_read_plan {
 	struct lm_piece *pieces; /* in order, without gaps; none at or beyond the end of the file */
 	size_t count;
-	struct lm_object_ref ahead[LM_READ_AHEAD_MAX]; /* the chunks that follow */
-	size_t ahead_count;
 };
 void lm_read_plan_done(struct lm_read_plan *plan);
 
-/* What of which objects makes up [offset, offset + len) of a file. ahead: also say which chunks follow. */
-int lm_tree_read_plan(struct lm_tree *tree, uint64_t node, uint64_t offset, size_t len, bool ahead,
-	struct lm_read_plan *ret, struct lm_object_ref *ret_need, struct lm_err *err) MUST_CHECK;
+/* What of which objects makes up [offset, offset + len) of a file. */
+int lm_tree_read_plan(struct lm_tree *tree, uint64_t node, uint64_t offset, size_t len, struct lm_read_plan *ret,
+	struct lm_object_ref *ret_need, struct lm_err *err) MUST_CHECK;
+
+/* The chunks of a file that begin in [from, to), the first max of them; none where it has no chunks. */
+int lm_tree_chunks(struct lm_tree *tree, uint64_t node, uint64_t from, uint64_t to, struct lm_object_ref *ret,
+	size_t max, size_t *ret_count, struct lm_object_ref *ret_need, struct lm_err *err) MUST_CHECK;
 
 /* Appends the value: -ENODATA when the file has no such attribute. */
 int lm_tree_getxattr(struct lm_tree *tree, uint64_t node, const char *name, struct lm_buf *ret,

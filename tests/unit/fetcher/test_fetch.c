@@ -135,31 +135,47 @@ static void test_damage_once_is_repaired(void **state)
 	assert_int_equal(liar_requests(rig.web->liar), 2);
 }
 
-/* What can't be had says why, leaves nothing, and can be had as soon as the server has it. */
+/* What can't be had says why, leaves nothing, is not asked for again at once, and can be had when the network is back.
+ */
 static void test_failures(void **state)
 {
 	static const struct {
 		enum web_mode mode;
 		int code;
-	} failures[] = {{WEB_DAMAGED, -EBADMSG}, {WEB_ABSENT, -ENOENT}, {WEB_BROKEN, -EIO}, {WEB_LONGER, -EBADMSG}};
+		const char *content;
+	} failures[] = {{WEB_DAMAGED, -EBADMSG, "hard"}, {WEB_ABSENT, -ENOENT, "to"}, {WEB_BROKEN, -EIO, "get"},
+		{WEB_LONGER, -EBADMSG, "at"}};
 	CLEANUP(rig_close) struct rig rig = {0};
+	struct lm_object_ref refs[ARRAY_LEN(failures)];
 	rig_open(&rig);
-	struct lm_object_ref ref = put_object(rig.dir, FQRN, LM_OBJECT_FILE, "hard to get", 11);
-	char name[LM_OBJECT_PATH_MAX];
-	lm_object_path(&ref.hash, ref.kind, name);
 	int fd = -1;
 	for (size_t i = 0; i < ARRAY_LEN(failures); i++) {
-		struct lm_err err = LM_ERR_INIT;
+		struct lm_err err = LM_ERR_INIT, again = LM_ERR_INIT;
+		const char *content = failures[i].content;
+		char name[LM_OBJECT_PATH_MAX];
+		refs[i] = put_object(rig.dir, FQRN, LM_OBJECT_FILE, content, strlen(content));
+		lm_object_path(&refs[i].hash, refs[i].kind, name);
 		web_spoil(rig.web, "/data/", failures[i].mode, 0);
-		assert_int_equal(fetch(&rig, &ref, &fd, &err), failures[i].code);
+		assert_int_equal(fetch(&rig, &refs[i], &fd, &err), failures[i].code);
 		if (!strstr(err.msg, name) || !strstr(err.msg, FQRN))
 			fail_msg("\"%s\" does not name %s and " FQRN, err.msg, name);
-		assert_int_equal(lm_cache_open(rig.cache, &ref), -ENOENT);
+		assert_int_equal(lm_cache_open(rig.cache, &refs[i]), -ENOENT);
+		unsigned requests = liar_requests(rig.web->liar);
+		assert_int_equal(fetch(&rig, &refs[i], &fd, &again), failures[i].code);
+		assert_string_equal(again.msg, err.msg);
+		assert_int_equal(liar_requests(rig.web->liar), requests);
 	}
 	struct lm_err err = LM_ERR_INIT;
+	struct lm_fetch_stats stats;
+	lm_fetch_stats(rig.fetch, &stats);
+	assert_int_equal(stats.failed, ARRAY_LEN(failures));
+	assert_int_equal(stats.refused, ARRAY_LEN(failures));
 	web_spoil(rig.web, NULL, WEB_RIGHT, 0);
-	assert_ok(fetch(&rig, &ref, &fd, &err), &err);
-	assert_content(fd, "hard to get", 11);
+	lm_fetch_recover(rig.fetch);
+	for (size_t i = 0; i < ARRAY_LEN(failures); i++) {
+		assert_ok(fetch(&rig, &refs[i], &fd, &err), &err);
+		assert_content(fd, failures[i].content, strlen(failures[i].content));
+	}
 }
 
 /* The hash fits, but the catalog that names the object is wrong about its size: never shown. */
@@ -241,6 +257,149 @@ static void test_read_ahead(void **state)
 	assert_int_equal(lm_fetch_object(rig.fetch, &ref, LM_HTTP_READ_AHEAD, NULL, NULL, NULL, &err), 0);
 }
 
+/* The origin of the rig becomes one that answers "hello" when the gate opens. */
+static struct lm_object_ref close_gate(struct rig *rig, unsigned timeout_ms)
+{
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_object_ref ref = {.kind = LM_OBJECT_FILE, .compression = LM_COMPRESSION_NONE, .size = 5};
+	assert_ok(lm_hash_data(LM_HASH_SHA1, "hello", 5, &ref.hash, &err), &err);
+	rig->web->liar->hook = NULL;
+	CLEANUP(lm_freep) char *url = lm_str_printf("%s/gate", rig->web->liar->url);
+	const struct lm_origin_config config = {.servers = url, .proxies = "DIRECT", .fqrn = FQRN};
+	lm_fetch_free(rig->fetch);
+	lm_origin_free(rig->origin);
+	assert_ok(lm_origin_new(rig->http, &config, &rig->origin, &err), &err);
+	assert_ok(lm_fetch_new(rig->cache, rig->origin, rig->work, 1 << 30, &rig->fetch, &err), &err);
+	if (timeout_ms)
+		lm_fetch_set_timeout(rig->fetch, timeout_ms);
+	return ref;
+}
+
+struct seen {
+	unsigned count;
+	struct lm_fetch_download last;
+};
+
+static void see(void *arg, const struct lm_fetch_download *download)
+{
+	struct seen *seen = arg;
+	seen->count++;
+	seen->last = *download;
+}
+
+static void assert_under_way(struct rig *rig, unsigned waiters, enum lm_http_priority priority)
+{
+	struct seen seen = {0};
+	assert_int_equal(lm_fetch_describe(rig->fetch, see, &seen), 0);
+	assert_int_equal(seen.count, 1);
+	assert_int_equal(seen.last.waiters, waiters);
+	assert_int_equal(seen.last.priority, priority);
+	assert_true(seen.last.age_ms >= 0);
+}
+
+/* A download is as urgent as those who wait for it. */
+static void test_priority_follows_the_waiters(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct result results[2] = {{.latch = LATCH_INIT, .fd = -1}, {.latch = LATCH_INIT, .fd = -1}};
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_fetch_stats stats;
+	struct seen seen = {0};
+	int fd;
+	rig_open(&rig);
+	struct lm_object_ref ref = close_gate(&rig, 0), other = ref;
+	assert_int_equal(lm_fetch_ahead(rig.fetch, &ref), 0);
+	assert_under_way(&rig, 0, LM_HTTP_READ_AHEAD);
+	for (size_t i = 0; i < 2; i++) {
+		assert_int_equal(
+			lm_fetch_object(rig.fetch, &ref, LM_HTTP_BLOCKED_READ, on_result, &results[i], &fd, &err),
+			LM_FETCH_LATER);
+		assert_under_way(&rig, (unsigned)i + 1, LM_HTTP_BLOCKED_READ);
+	}
+	lm_fetch_used(rig.fetch, &ref);
+	lm_fetch_used(rig.fetch, &ref);
+	lm_fetch_leave(rig.fetch, &ref, &results[0]);
+	lm_fetch_leave(rig.fetch, &ref, &results[0]); /* once is enough */
+	assert_under_way(&rig, 2, LM_HTTP_BLOCKED_READ);
+	lm_fetch_leave(rig.fetch, &ref, &results[1]);
+	assert_under_way(&rig, 2, LM_HTTP_READ_AHEAD);
+	other.hash.bytes[0] ^= 1;
+	lm_fetch_leave(rig.fetch, &other, &results[1]);
+	liar_open(rig.web->liar);
+	for (size_t i = 0; i < 2; i++) {
+		latch_wait(&results[i].latch, 1);
+		assert_int_equal(results[i].code, 0);
+		assert_content(results[i].fd, "hello", 5);
+	}
+	assert_int_equal(lm_fetch_describe(rig.fetch, see, &seen), 0);
+	assert_int_equal(seen.count, 0);
+	lm_fetch_stats(rig.fetch, &stats);
+	assert_int_equal(stats.merged, 2);
+	assert_int_equal(stats.left, 2);
+	assert_int_equal(stats.ahead, 1);
+	assert_int_equal(stats.ahead_used, 1);
+	assert_int_equal(stats.downloads, 0);
+	assert_int_equal(stats.waiters, 0);
+	uint64_t ended = 0;
+	for (size_t i = 0; i < LM_FETCH_LATENCIES; i++)
+		ended += stats.latency[i];
+	assert_int_equal(ended, 1);
+}
+
+/* Nobody waits for ever, but the download goes on, and whoever comes later joins it. */
+static void test_patience(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct result early = {.latch = LATCH_INIT, .fd = -1}, late = {.latch = LATCH_INIT, .fd = -1};
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_fetch_stats stats;
+	struct lm_fetch_slow slow[LM_FETCH_SLOWEST];
+	int fd;
+	rig_open(&rig);
+	struct lm_object_ref ref = close_gate(&rig, 50);
+	assert_int_equal(
+		lm_fetch_object(rig.fetch, &ref, LM_HTTP_BLOCKED_READ, on_result, &early, &fd, &err), LM_FETCH_LATER);
+	latch_wait(&early.latch, 1);
+	assert_int_equal(early.code, -ETIMEDOUT);
+	assert_under_way(&rig, 0, LM_HTTP_READ_AHEAD);
+	lm_fetch_set_timeout(rig.fetch, LM_FETCH_TIMEOUT_MS);
+	assert_int_equal(
+		lm_fetch_object(rig.fetch, &ref, LM_HTTP_BLOCKED_READ, on_result, &late, &fd, &err), LM_FETCH_LATER);
+	assert_int_equal(lm_fetch_slowest(rig.fetch, slow), 0);
+	liar_open(rig.web->liar);
+	latch_wait(&late.latch, 1);
+	assert_int_equal(late.code, 0);
+	assert_content(late.fd, "hello", 5);
+	assert_int_equal(liar_requests(rig.web->liar), 1);
+	lm_fetch_stats(rig.fetch, &stats);
+	assert_int_equal(stats.timeouts, 1);
+	assert_int_equal(lm_fetch_slowest(rig.fetch, slow), 1);
+	assert_true(lm_hash_equal(&slow[0].ref.hash, &ref.hash));
+	assert_true(slow[0].took_ms >= 50);
+	assert_int_equal(slow[0].code, 0);
+}
+
+/* A body of many windows, inflated by jobs while it arrives. */
+static void test_big_object(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct lm_err err = LM_ERR_INIT;
+	const size_t size = 8 << 20;
+	int fd = -1;
+	rig_open(&rig);
+	CLEANUP(lm_freep) uint8_t *content = malloc(size);
+	assert_non_null(content);
+	uint32_t random = 1;
+	for (size_t i = 0; i < size; i++)
+		content[i] = (uint8_t)((random = random * 1664525 + 1013904223) >> 24) & (i & 1 ? 0xff : 0x0f);
+	struct lm_object_ref ref = put_object(rig.dir, FQRN, LM_OBJECT_CHUNK, content, size);
+	web_spoil(rig.web, "/data/", WEB_DAMAGED,
+		1); /* in its middle, so that the second attempt meets the first's jobs */
+	assert_ok(fetch(&rig, &ref, &fd, &err), &err);
+	assert_content(fd, content, size);
+	assert_int_equal(liar_requests(rig.web->liar), 2);
+}
+
 /* Databases, whose size nothing tells, may inflate so far and no further. */
 static void test_database_limit(void **state)
 {
@@ -303,6 +462,9 @@ int main(void)
 		cmocka_unit_test(test_empty_object),
 		cmocka_unit_test(test_stop_in_the_middle),
 		cmocka_unit_test(test_read_ahead),
+		cmocka_unit_test(test_priority_follows_the_waiters),
+		cmocka_unit_test(test_patience),
+		cmocka_unit_test(test_big_object),
 		cmocka_unit_test(test_database_limit),
 		cmocka_unit_test(test_alternative),
 	};

@@ -341,7 +341,7 @@ static void test_read_plan(void **state)
 	uint64_t large = node_of(&rig, "/chunked/large.bin"), hello = node_of(&rig, "/files/hello.txt");
 	const uint64_t size = 1500000;
 
-	assert_ok(lm_tree_read_plan(rig.tree, large, 0, size, false, &plan, &need, &err), &err);
+	assert_ok(lm_tree_read_plan(rig.tree, large, 0, size, &plan, &need, &err), &err);
 	assert_true(plan.count > 5);
 	check_plan(&plan, size);
 	uint64_t first = plan.pieces[0].ref.size;
@@ -350,42 +350,47 @@ static void test_read_plan(void **state)
 	lm_read_plan_done(&plan);
 
 	/* Over a chunk's end, one byte each side; and what follows. */
-	assert_ok(lm_tree_read_plan(rig.tree, large, first - 1, 2, false, &plan, &need, &err), &err);
+	assert_ok(lm_tree_read_plan(rig.tree, large, first - 1, 2, &plan, &need, &err), &err);
 	assert_int_equal(plan.count, 2);
-	assert_int_equal(plan.ahead_count, 0);
 	assert_int_equal(plan.pieces[0].offset, first - 1);
 	assert_int_equal(plan.pieces[1].offset, 0);
 	check_plan(&plan, 2);
 	lm_read_plan_done(&plan);
-	assert_ok(lm_tree_read_plan(rig.tree, large, first - 1, 1, true, &plan, &need, &err), &err);
-	assert_int_equal(plan.count, 1);
-	assert_true(plan.ahead_count >= 1);
-	assert_true(lm_hash_equal(&plan.ahead[0].hash, &second));
-	if (plan.ahead_count > 1)
-		assert_true(lm_hash_equal(&plan.ahead[1].hash, &third));
-	lm_read_plan_done(&plan);
+	struct lm_object_ref chunks[4];
+	size_t count;
+	assert_ok(lm_tree_chunks(rig.tree, large, first, size, chunks, ARRAY_LEN(chunks), &count, &need, &err), &err);
+	assert_int_equal(count, ARRAY_LEN(chunks));
+	assert_true(lm_hash_equal(&chunks[0].hash, &second));
+	assert_true(lm_hash_equal(&chunks[1].hash, &third));
+	/* What begins in there, not what reaches into it; nothing beyond the end, nor of a file without chunks. */
+	assert_ok(lm_tree_chunks(rig.tree, large, 1, first + 1, chunks, ARRAY_LEN(chunks), &count, &need, &err), &err);
+	assert_int_equal(count, 1);
+	assert_true(lm_hash_equal(&chunks[0].hash, &second));
+	assert_ok(lm_tree_chunks(rig.tree, large, size, 2 * size, chunks, 1, &count, &need, &err), &err);
+	assert_int_equal(count, 0);
+	assert_ok(lm_tree_chunks(rig.tree, hello, 0, size, chunks, 1, &count, &need, &err), &err);
+	assert_int_equal(count, 0);
 
 	/* Around the end of the file. */
-	assert_ok(lm_tree_read_plan(rig.tree, large, size - 10, 4096, true, &plan, &need, &err), &err);
+	assert_ok(lm_tree_read_plan(rig.tree, large, size - 10, 4096, &plan, &need, &err), &err);
 	check_plan(&plan, 10);
-	assert_int_equal(plan.ahead_count, 0);
 	lm_read_plan_done(&plan);
-	assert_ok(lm_tree_read_plan(rig.tree, large, size, 4096, true, &plan, &need, &err), &err);
+	assert_ok(lm_tree_read_plan(rig.tree, large, size, 4096, &plan, &need, &err), &err);
 	assert_int_equal(plan.count, 0);
 	lm_read_plan_done(&plan);
-	assert_ok(lm_tree_read_plan(rig.tree, large, UINT64_MAX - 5, 4096, true, &plan, &need, &err), &err);
+	assert_ok(lm_tree_read_plan(rig.tree, large, UINT64_MAX - 5, 4096, &plan, &need, &err), &err);
 	assert_int_equal(plan.count, 0);
 	lm_read_plan_done(&plan);
 
-	assert_ok(lm_tree_read_plan(rig.tree, hello, 5, 4096, true, &plan, &need, &err), &err);
+	assert_ok(lm_tree_read_plan(rig.tree, hello, 5, 4096, &plan, &need, &err), &err);
 	assert_int_equal(plan.count, 1);
 	assert_int_equal(plan.pieces[0].ref.kind, LM_OBJECT_FILE);
 	assert_int_equal(plan.pieces[0].offset, 5);
 	check_plan(&plan, 14);
 	lm_read_plan_done(&plan);
-	assert_int_equal(lm_tree_read_plan(rig.tree, LM_NODE_ROOT, 0, 1, false, &plan, &need, &err), -EISDIR);
+	assert_int_equal(lm_tree_read_plan(rig.tree, LM_NODE_ROOT, 0, 1, &plan, &need, &err), -EISDIR);
 	uint64_t link = node_of(&rig, "/links/rel");
-	assert_int_equal(lm_tree_read_plan(rig.tree, link, 0, 1, false, &plan, &need, &err), -EINVAL);
+	assert_int_equal(lm_tree_read_plan(rig.tree, link, 0, 1, &plan, &need, &err), -EINVAL);
 }
 
 static bool has_name(const struct lm_buf *names, const char *name)
@@ -652,8 +657,8 @@ static void test_stock_layers(void **state)
 	uint64_t plain = node_of(&rig, "/.layers" LAYER "/app/main");
 	assert_int_not_equal(shown, plain);
 	struct lm_read_plan plans[2];
-	assert_ok(lm_tree_read_plan(rig.tree, shown, 0, 100, false, &plans[0], &need, &err), &err);
-	assert_ok(lm_tree_read_plan(rig.tree, plain, 0, 100, false, &plans[1], &need, &err), &err);
+	assert_ok(lm_tree_read_plan(rig.tree, shown, 0, 100, &plans[0], &need, &err), &err);
+	assert_ok(lm_tree_read_plan(rig.tree, plain, 0, 100, &plans[1], &need, &err), &err);
 	assert_true(lm_hash_equal(&plans[0].pieces[0].ref.hash, &plans[1].pieces[0].ref.hash));
 	for (int i = 0; i < 2; i++)
 		lm_read_plan_done(&plans[i]);
