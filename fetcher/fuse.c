@@ -5,16 +5,14 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "fetcher/fuse_internal.h"
-#include "fetcher/mountpoint.h"
 #include "fetcher/read.h"
+#include "fetcher/session.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/queue.h>
 
 enum {
-	THREADS_MAX = 64,
 	TRIES_MAX = 64,	 /* objects one request may turn out to lack, one after the other */
 	LOG_SLOTS = 256, /* the same failure is logged once per interval; so many are told apart */
 	LOG_INTERVAL_MS = 10000,
@@ -22,7 +20,6 @@ enum {
 	XATTR_VALUE_MAX = 64 << 10,
 	MAX_BACKGROUND = 128,
 };
-#define WAKE_SIGNAL SIGUSR1
 static const double FOREVER_S = 1e9; /* the kernel cuts it to what it can count */
 
 struct change { /* of the root catalog, for the notifying thread */
@@ -37,13 +34,11 @@ struct log_slot {
 
 struct lm_fuse {
 	struct lm_fuse_config config; /* constant after new, strings owned */
-	struct fuse_session *session;
-	pthread_t threads[THREADS_MAX], notifier;
-	unsigned thread_count; /* started */
+	struct lm_session *session;
+	pthread_t notifier;
 	bool notifier_runs;
 	bool open_needed, opendir_needed; /* constant after INIT: the kernel can't do without these calls */
 
-	_Atomic(unsigned) serving; /* threads in their loop */
 	_Atomic(bool) stopping;
 	_Atomic(uint64_t) root_ttl_s;
 	struct log_slot log_slots[LOG_SLOTS];
@@ -257,6 +252,7 @@ static void submit(struct lm_op op)
 {
 	struct lm_object_ref need;
 	struct lm_err err = LM_ERR_INIT;
+	op.request = lm_session_request();
 	int r = op.run(&op, &need, &err);
 	if (r == LM_NEED)
 		park(&op, &need);
@@ -266,7 +262,7 @@ static void submit(struct lm_op op)
 
 static struct lm_fuse *fuse_of(fuse_req_t req)
 {
-	return fuse_req_userdata(req);
+	return lm_session_user(req);
 }
 
 /* Entries and attributes. */
@@ -494,7 +490,7 @@ static void want(struct fuse_conn_info *conn, unsigned flag, bool on)
 
 static void do_init(void *userdata, struct fuse_conn_info *conn)
 {
-	struct lm_fuse *fuse = userdata;
+	struct lm_fuse *fuse = lm_session_user_of_init(userdata);
 	want(conn, FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_SPLICE_WRITE,
 		true);
 	/* A node's content never changes: nothing to look for by time stamps. */
@@ -521,22 +517,11 @@ static const struct fuse_lowlevel_ops operations = {
 	.listxattr = do_listxattr,
 };
 
-static void *serve(void *arg)
+/* On a thread of the session. */
+static void on_end(void *user)
 {
-	struct lm_fuse *fuse = arg;
-	struct fuse_buf buf = {0};
-	while (!fuse_session_exited(fuse->session) && !atomic_load(&fuse->stopping)) {
-		int r = fuse_session_receive_buf(fuse->session, &buf);
-		if (r == -EINTR || r == -EAGAIN)
-			continue;
-		if (r <= 0)
-			break;
-		fuse_session_process_buf(fuse->session, &buf);
-	}
-	free(buf.mem);
-	if (atomic_fetch_sub(&fuse->serving, 1) == 1 && !atomic_load(&fuse->stopping))
-		fuse->config.on_end(fuse->config.arg);
-	return NULL;
+	struct lm_fuse *fuse = user;
+	fuse->config.on_end(fuse->config.arg);
 }
 
 /* The notifying thread: the kernel may hold it up until a look-up in the same directory was answered. */
@@ -544,7 +529,7 @@ static void *serve(void *arg)
 static void forget_name(void *arg, const char *name)
 {
 	struct lm_fuse *fuse = arg;
-	(void)fuse_lowlevel_notify_inval_entry(fuse->session, LM_NODE_ROOT, name, strlen(name));
+	(void)fuse_lowlevel_notify_inval_entry(lm_session_fuse(fuse->session), LM_NODE_ROOT, name, strlen(name));
 }
 
 static void forget_changes(struct lm_fuse *fuse, const struct change *change)
@@ -556,7 +541,7 @@ static void forget_changes(struct lm_fuse *fuse, const struct change *change)
 		lm_log(LM_LOG_WARN, "entries of an old revision stay until their time-out",
 			LM_KV("repository", "%s", fuse->config.fqrn),
 			LM_KV("cause", "%s", r == LM_NEED ? "its root catalog is no more in the cache" : err.msg));
-	(void)fuse_lowlevel_notify_inval_inode(fuse->session, LM_NODE_ROOT, 0, 0);
+	(void)fuse_lowlevel_notify_inval_inode(lm_session_fuse(fuse->session), LM_NODE_ROOT, 0, 0);
 }
 
 static struct change *next_change(struct lm_fuse *fuse)
@@ -602,71 +587,31 @@ static void log_libfuse(enum fuse_log_level level, const char *fmt, va_list args
 	lm_log(level <= FUSE_LOG_ERR ? LM_LOG_ERROR : LM_LOG_DEBUG, "libfuse", LM_KV("message", "%s", text));
 }
 
-static int add_arguments(struct fuse_args *args, bool root)
-{
-	if (fuse_opt_add_arg(args, "lamella-fetcher") < 0)
-		return -ENOMEM;
-	/* As root the mount is ours; libfuse only speaks the protocol. */
-	if (!root && fuse_opt_add_arg(args, "-oro,default_permissions,fsname=" LM_MOUNT_SOURCE ",subtype=lamella") < 0)
-		return -ENOMEM;
-	return 0;
-}
-
-static void woken(int signal_number)
-{
-	(void)signal_number; /* the interrupted system call is the message */
-}
-
-/* Mounts, with the session ready to receive. */
-static int open_session(struct lm_fuse *fuse, struct lm_err *err)
-{
-	CLEANUP(fuse_opt_free_args) struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
-	bool root = geteuid() == 0;
-	if (add_arguments(&args, root) < 0)
-		return lm_err_oom(err);
-	fuse->session = fuse_session_new(&args, &operations, sizeof(operations), fuse);
-	if (!fuse->session)
-		return lm_err_set(err, -EINVAL, "libfuse refuses to make a session");
-	if (!root)
-		return fuse_session_mount(fuse->session, fuse->config.mountpoint) == 0
-			       ? 0
-			       : lm_err_set(err, -EPERM, "mount %s: fusermount3 failed", fuse->config.mountpoint);
-	int fd = lm_mountpoint_mount(fuse->config.mountpoint, err);
-	if (fd < 0)
-		return fd;
-	char name[32];
-	snprintf(name, sizeof(name), "/dev/fd/%d", fd);
-	if (fuse_session_mount(fuse->session, name) == 0)
-		return 0; /* the session has taken the descriptor */
-	close(fd);
-	lm_mountpoint_unmount(fuse->config.mountpoint);
-	return lm_err_set(err, -EIO, "libfuse refuses the descriptor of %s", fuse->config.mountpoint);
-}
-
-static int start_threads(struct lm_fuse *fuse, struct lm_err *err)
+static int start_notifier(struct lm_fuse *fuse, struct lm_err *err)
 {
 	int r = -pthread_create(&fuse->notifier, NULL, notify, fuse);
 	fuse->notifier_runs = r == 0;
-	if (r == 0)
-		pthread_setname_np(fuse->notifier, "fuse notify");
-	unsigned count = LM_MIN(LM_MAX(fuse->config.threads, 1U), (unsigned)THREADS_MAX);
-	atomic_store(&fuse->serving, count);
-	while (r == 0 && fuse->thread_count < count) {
-		r = -pthread_create(&fuse->threads[fuse->thread_count], NULL, serve, fuse);
-		if (r == 0)
-			pthread_setname_np(fuse->threads[fuse->thread_count++], "fuse");
-	}
-	return r < 0 ? lm_err_sys(err, r, "threads for %s", fuse->config.mountpoint) : 0;
+	if (r < 0)
+		return lm_err_sys(err, r, "threads for %s", fuse->config.mountpoint);
+	pthread_setname_np(fuse->notifier, "fuse notify");
+	return 0;
 }
 
 static int mount_and_serve(struct lm_fuse *fuse, struct lm_err *err)
 {
-	int r = lm_mountpoint_prepare(fuse->config.mountpoint, err);
+	const struct lm_session_config config = {
+		.mountpoint = fuse->config.mountpoint,
+		.operations = &operations,
+		.user = fuse,
+		.keeper = fuse->config.keeper,
+		.threads = fuse->config.threads,
+		.on_end = on_end,
+	};
+	int r = lm_session_open(&config, &fuse->session, err);
 	if (r == 0)
-		r = open_session(fuse, err);
-	if (r < 0)
-		return r;
-	r = start_threads(fuse, err);
+		r = start_notifier(fuse, err);
+	if (r == 0)
+		r = lm_session_start(fuse->session, err);
 	if (r < 0)
 		lm_fuse_stop(fuse);
 	return r;
@@ -690,7 +635,6 @@ int lm_fuse_new(const struct lm_fuse_config *config, struct lm_fuse **ret, struc
 	if (r < 0)
 		return r;
 	fuse_set_log_func(log_libfuse);
-	sigaction(WAKE_SIGNAL, &(struct sigaction){.sa_handler = woken}, NULL);
 	r = mount_and_serve(fuse, err);
 	if (r < 0)
 		return r;
@@ -698,29 +642,33 @@ int lm_fuse_new(const struct lm_fuse_config *config, struct lm_fuse **ret, struc
 	return 0;
 }
 
-/*
- * Ends the threads also where the connection outlives the unmounting, because files are still open. Whoever has not
- * begun to read will not wait in there, whoever waits is woken.
- */
-static void join_threads(struct lm_fuse *fuse)
-{
-	int fd = fuse_session_fd(fuse->session);
-	int flags = fcntl(fd, F_GETFL);
-	(void)fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-	for (unsigned i = 0; i < fuse->thread_count; i++)
-		pthread_kill(fuse->threads[i], WAKE_SIGNAL);
-	for (unsigned i = 0; i < fuse->thread_count; i++)
-		pthread_join(fuse->threads[i], NULL);
-}
-
 void lm_fuse_stop(struct lm_fuse *fuse)
 {
 	if (!fuse || atomic_exchange(&fuse->stopping, true))
 		return;
-	/* If all threads left before, the name may belong to another mount by now. */
-	if (atomic_load(&fuse->serving) > 0 && lm_mountpoint_unmount(fuse->config.mountpoint))
-		lm_log(LM_LOG_WARN, "unmounted while in use", LM_KV("mountpoint", "%s", fuse->config.mountpoint));
-	join_threads(fuse);
+	lm_session_stop(fuse->session);
+}
+
+void lm_fuse_leave(struct lm_fuse *fuse)
+{
+	if (!fuse || atomic_exchange(&fuse->stopping, true))
+		return;
+	lm_session_leave(fuse->session);
+}
+
+bool lm_fuse_resumed(const struct lm_fuse *fuse)
+{
+	return lm_session_resumed(fuse->session);
+}
+
+bool lm_fuse_progress(struct lm_fuse *fuse)
+{
+	return lm_session_progress(fuse->session);
+}
+
+void lm_fuse_session_stats(struct lm_fuse *fuse, struct lm_session_stats *ret)
+{
+	lm_session_stats(fuse->session, ret);
 }
 
 /* The kernel may hold the notifying thread up until a parked look-up is answered: not before downloads have ended. */
@@ -739,8 +687,7 @@ void lm_fuse_free(struct lm_fuse *fuse)
 		return;
 	atomic_store(&fuse->stopping, true);
 	join_notifier(fuse);
-	if (fuse->session)
-		fuse_session_destroy(fuse->session);
+	lm_session_free(fuse->session);
 	lm_reader_free(fuse->reader);
 	lm_cond_done(&fuse->wake);
 	lm_lock_done(&fuse->lock);

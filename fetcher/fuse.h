@@ -7,7 +7,7 @@
  * kernel keeps what it has been told without time-out, since catalogs and objects never change; only entries of the
  * root directory follow the repository's TTL, and are withdrawn when a new revision brings others.
  *
- * SIGUSR1 is used inside the process (to wake threads at the end) and must not be blocked.
+ * Mount and threads are the session's (session.h), which may be one that an earlier process began.
  *
  *   lm_fuse_new() mounts - lm_fuse_root_changed()... - lm_fuse_stop() unmounts - (all downloads end) - lm_fuse_free()
  */
@@ -15,6 +15,7 @@
 #define LM_FETCHER_FUSE_H
 
 #include "fetcher/fetch.h"
+#include "fetcher/keeper.h"
 #include "fetcher/tree.h"
 
 struct lm_fuse;
@@ -26,6 +27,7 @@ struct lm_fuse_config { /* everything pointed to must outlive the mount */
 	struct lm_fetch *fetch;
 	struct lm_cache *cache;
 	struct lm_work *work;
+	struct lm_keeper *keeper; /* or NULL */
 	unsigned threads;
 	uint64_t root_ttl_s;
 	/* The mount is gone though nobody here asked for it; on a thread of the mount, which must not stop it itself.
@@ -42,6 +44,14 @@ void lm_fuse_root_changed(struct lm_fuse *fuse, uint32_t from, uint32_t to, uint
 
 /* Unmounts (lazily, and cutting off its users, where it is in use), joins the threads. Parked requests remain. */
 void lm_fuse_stop(struct lm_fuse *fuse);
+
+/* Instead of stop: another process goes on with the mount. Parked requests are not answered here any more. */
+void lm_fuse_leave(struct lm_fuse *fuse);
+
+bool lm_fuse_resumed(const struct lm_fuse *fuse);
+bool lm_fuse_progress(struct lm_fuse *fuse); /* lm_session_progress() */
+struct lm_session_stats;
+void lm_fuse_session_stats(struct lm_fuse *fuse, struct lm_session_stats *ret);
 
 /* After stop, and after all downloads ended, which ended the parked requests. */
 void lm_fuse_free(struct lm_fuse *fuse);

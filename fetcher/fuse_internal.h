@@ -18,6 +18,7 @@ struct lm_reader;
 struct lm_op {
 	struct lm_fuse *fuse;
 	fuse_req_t req;
+	uint64_t request; /* lm_session_request() */
 	int (*run)(struct lm_op *op, struct lm_object_ref *ret_need, struct lm_err *err);
 	fuse_ino_t ino;
 	const char *name; /* or NULL */

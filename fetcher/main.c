@@ -1,5 +1,6 @@
 #include "base/log.h"
-#include "base/notify.h"
+#include "fetcher/keeper.h"
+#include "fetcher/keeper_process.h"
 #include "fetcher/node.h"
 
 #include <poll.h>
@@ -8,6 +9,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <unistd.h>
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
@@ -35,44 +37,54 @@ static void raise_descriptor_limit(void)
 	(void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-/* True when a signal said so; false when nothing is mounted any more. */
-static bool wait_for_end(int signal_fd, int idle_fd)
+enum end { IDLE, ASKED, LEAVE }; /* nothing is mounted any more; a signal; another worker goes on */
+
+static enum end wait_for_end(struct lm_node *node, struct lm_keeper *keeper, int signal_fd)
 {
-	struct pollfd fds[] = {{.fd = signal_fd, .events = POLLIN}, {.fd = idle_fd, .events = POLLIN}};
-	while (poll(fds, ARRAY_LEN(fds), -1) < 0 && errno == EINTR)
-		;
+	struct pollfd fds[] = {{.fd = signal_fd, .events = POLLIN}, {.fd = lm_node_idle_fd(node), .events = POLLIN},
+		{.fd = lm_keeper_fd(keeper), .events = POLLIN}};
 	struct signalfd_siginfo info;
-	if (!fds[0].revents || read(signal_fd, &info, sizeof(info)) != sizeof(info))
-		return false;
-	lm_log(LM_LOG_INFO, "stopping", LM_KV("signal", "%s", sigabbrev_np((int)info.ssi_signo)));
-	return true;
+	for (;;) {
+		int n = poll(fds, ARRAY_LEN(fds), lm_keeper_interval_ms(keeper));
+		if (n < 0)
+			continue;
+		if (n == 0 && lm_node_progress(node))
+			lm_keeper_alive(keeper);
+		if (fds[0].revents && read(signal_fd, &info, sizeof(info)) == sizeof(info)) {
+			lm_log(LM_LOG_INFO, "stopping", LM_KV("signal", "%s", sigabbrev_np((int)info.ssi_signo)));
+			return ASKED;
+		}
+		if (fds[1].revents)
+			return IDLE;
+		if (fds[2].revents && lm_keeper_wants_leave(keeper))
+			return LEAVE;
+	}
 }
 
-static void tell_ready(void)
-{
-	struct lm_err err = LM_ERR_INIT;
-	if (lm_notify("READY=1", &err) < 0)
-		lm_log(LM_LOG_WARN, "service manager can't be told", LM_KV("cause", "%s", err.msg));
-}
-
-static int serve(struct lm_settings *settings, struct lm_err *err)
+static int serve(struct lm_settings *settings, struct lm_keeper *keeper, struct lm_err *err)
 {
 	CLEANUP(lm_closep) int signal_fd = open_signals(err);
 	if (signal_fd < 0)
 		return signal_fd;
 	raise_descriptor_limit();
 	CLEANUP(lm_node_stopp) struct lm_node *node = NULL;
-	int r = lm_node_start(settings, &node, err);
+	int r = lm_node_start(settings, keeper, &node, err);
 	if (r < 0)
 		return r;
-	tell_ready();
-	bool asked = wait_for_end(signal_fd, lm_node_idle_fd(node));
-	(void)!lm_notify("STOPPING=1", NULL); /* whoever started us may have wanted to know of the start only */
+	lm_keeper_notify(keeper, "READY=1");
+	enum end end = wait_for_end(node, keeper, signal_fd);
+	if (end == LEAVE) {
+		/* Readers are waiting for the next worker: what remains to be taken apart goes with the process. */
+		lm_node_leave(node);
+		_exit(0);
+	}
+	lm_keeper_notify(keeper, "STOPPING=1");
+	lm_keeper_end(keeper);
 	/* A service is started again and mounts anew; a mount made by hand ends with its unmounting. */
-	return asked || settings->require_mounts ? 0 : lm_err_set(err, -EIO, "all repositories were unmounted");
+	return end == ASKED || settings->require_mounts ? 0 : lm_err_set(err, -EIO, "all repositories were unmounted");
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv, struct lm_keeper *keeper)
 {
 	struct lm_err err = LM_ERR_INIT;
 	CLEANUP(lm_settings_unrefp) struct lm_settings *settings = NULL;
@@ -84,11 +96,26 @@ int main(int argc, char **argv)
 		return EXIT_USAGE;
 	}
 	lm_log_init("lamella-fetcher", (enum lm_log_level)settings->log_level);
-	lm_settings_log(settings);
-	r = serve(settings, &err);
+	r = lm_keeper_wait_for_start(keeper, &err);
+	if (r == 0) {
+		lm_settings_log(settings);
+		r = serve(settings, keeper, &err);
+	}
 	if (r < 0) {
 		fprintf(stderr, "lamella-fetcher: %s\n", lm_err_text(&err));
 		return EXIT_FAILED;
 	}
 	return 0;
+}
+
+/* What was started is the keeper; it starts this program again, as its worker. */
+int main(int argc, char **argv)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_keeper_freep) struct lm_keeper *keeper = NULL;
+	if (lm_keeper_connect(&keeper, &err) < 0) {
+		fprintf(stderr, "lamella-fetcher: %s\n", lm_err_text(&err));
+		return EXIT_FAILED;
+	}
+	return keeper ? run(argc, argv, keeper) : lm_keeper_run(argv);
 }

@@ -10,10 +10,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 
-enum { MOUNTINFO_MAX = 16 << 20 };
+enum { MOUNTINFO_MAX = 16 << 20, STACKED_MAX = 8 };
 
 /* dir as the kernel lists it. The last component is not looked at: a dead mount there answers no question. */
 static int canonical(const char *dir, char ret[PATH_MAX], struct lm_err *err)
@@ -46,13 +48,18 @@ static void unescape(char *text)
 	*to = '\0';
 }
 
-/* Whether the topmost mount at path (canonical) is one of ours. */
-static bool ours_is_mounted(const char *path)
+struct mount {
+	char type[64], source[128]; /* "": nothing is mounted there */
+};
+
+/* The topmost mount at path (canonical): the one that is listed last. */
+static int find_mount(const char *path, struct mount *ret, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf info = LM_BUF(MOUNTINFO_MAX);
-	bool ours = false;
-	if (lm_file_read(AT_FDCWD, "/proc/self/mountinfo", &info, NULL) < 0 || !info.data)
-		return false;
+	*ret = (struct mount){.type = ""};
+	int r = lm_file_read(AT_FDCWD, "/proc/self/mountinfo", &info, err);
+	if (r < 0 || !info.data)
+		return r;
 	char *save = NULL;
 	for (char *line = strtok_r((char *)info.data, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
 		int at = 0;
@@ -63,34 +70,72 @@ static bool ours_is_mounted(const char *path)
 		char *where = line + at;
 		where[strcspn(where, " ")] = '\0';
 		unescape(where);
-		if (strcmp(where, path) != 0)
-			continue;
-		ours = lm_str_starts(dash + 3, LM_MOUNT_TYPE " ");
+		if (strcmp(where, path) == 0)
+			(void)sscanf(dash + 3, "%63s %127s", ret->type, ret->source);
 	}
-	return ours;
+	return 0;
+}
+
+static bool is_dead(int code)
+{
+	return code == ENOTCONN || code == ECONNABORTED;
+}
+
+/*
+ * Whether a FUSE mount has nobody behind it. Attributes may come from the kernel's memory, the list of extended ones is
+ * asked for: a process that is just being killed does not answer it any more, and it fails when that process is gone.
+ */
+static bool mount_is_dead(const char *dir)
+{
+	struct stat st;
+	if (stat(dir, &st) < 0 && is_dead(errno))
+		return true;
+	return llistxattr(dir, NULL, 0) < 0 && is_dead(errno);
+}
+
+static int refuse(const char *dir, const struct mount *mount, struct lm_err *err)
+{
+	if (strcmp(mount->type, LM_MOUNT_TYPE) == 0)
+		return lm_err_set(err, -EBUSY, "mountpoint %s: a repository is mounted there already", dir);
+	return lm_err_set(err, -EBUSY, "mountpoint %s: %s of type %s is mounted there by another program", dir,
+		mount->source, mount->type);
+}
+
+/* 0: nothing is in the way; 1: a dead mount was, look again. */
+static int take_away_dead(const char *dir, struct lm_err *err)
+{
+	char path[PATH_MAX];
+	struct stat st;
+	struct mount mount;
+	bool lost = stat(dir, &st) < 0 && is_dead(errno);
+	int r = lost ? 0 : lm_mkdir_p(AT_FDCWD, dir, 0755, err);
+	if (r == 0)
+		r = canonical(dir, path, err);
+	if (r == 0)
+		r = find_mount(path, &mount, err);
+	if (r < 0)
+		return r;
+	if (!lm_str_starts(mount.type, "fuse"))
+		return lost ? lm_err_set(err, -EBUSY, "mountpoint %s lies in a dead mount", dir) : 0;
+	if (!mount_is_dead(dir))
+		return refuse(dir, &mount, err);
+	lm_log(LM_LOG_WARN, "taking away the mount of a process that died", LM_KV("mountpoint", "%s", dir),
+		LM_KV("type", "%s", mount.type), LM_KV("source", "%s", mount.source));
+	lm_mountpoint_unmount(dir);
+	return 1;
 }
 
 int lm_mountpoint_prepare(const char *dir, struct lm_err *err)
 {
-	char path[PATH_MAX];
-	struct stat st;
-	bool dead = stat(dir, &st) < 0 && errno == ENOTCONN;
-	int r = dead ? 0 : lm_mkdir_p(AT_FDCWD, dir, 0755, err);
-	if (r == 0)
-		r = canonical(dir, path, err);
-	if (r < 0)
-		return lm_err_prefix(err, r, "mountpoint");
-	if (!ours_is_mounted(path))
-		return dead ? lm_err_set(err, -EBUSY, "mountpoint %s: a dead mount of another program is there", dir)
-			    : 0;
-	if (!dead)
-		return lm_err_set(err, -EBUSY, "mountpoint %s: a repository is mounted there already", dir);
-	lm_log(LM_LOG_WARN, "taking away the mount of a process that died", LM_KV("mountpoint", "%s", dir));
-	lm_mountpoint_unmount(dir);
-	return stat(dir, &st) < 0 ? lm_err_sys(err, -errno, "mountpoint %s", dir) : 0;
+	int r = 1;
+	for (int i = 0; i < STACKED_MAX && r == 1; i++)
+		r = take_away_dead(dir, err);
+	if (r == 1)
+		r = lm_err_set(err, -EBUSY, "%s: a dead mount can't be taken away", dir);
+	return r < 0 ? lm_err_prefix(err, r, "mountpoint") : 0;
 }
 
-int lm_mountpoint_mount(const char *dir, struct lm_err *err)
+static int mount_as_root(const char *dir, struct lm_err *err)
 {
 	CLEANUP(lm_closep) int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 	if (fd < 0)
@@ -101,6 +146,84 @@ int lm_mountpoint_mount(const char *dir, struct lm_err *err)
 	if (mount(LM_MOUNT_SOURCE, dir, LM_MOUNT_TYPE, MS_RDONLY, options) < 0)
 		return lm_err_sys(err, -errno, "mount %s", dir);
 	return STEAL_FD(fd);
+}
+
+/* fusermount3's answer: a descriptor beside one byte. */
+static int receive_descriptor(int socket)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	char byte;
+	int fd = -1;
+	struct iovec iov = {.iov_base = &byte, .iov_len = 1};
+	struct msghdr msg = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.bytes,
+		.msg_controllen = sizeof(control.bytes)};
+	ssize_t n;
+	while ((n = recvmsg(socket, &msg, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR)
+		;
+	struct cmsghdr *cmsg = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
+	if (cmsg && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS)
+		memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
+	return fd;
+}
+
+/* The environment with one variable more; only the array is the caller's. */
+static char **environment_with(char *variable)
+{
+	size_t count = 0;
+	while (environ[count])
+		count++;
+	char **copy = calloc(count + 2, sizeof(*copy));
+	if (!copy)
+		return NULL;
+	copy[0] = variable;
+	memcpy(copy + 1, environ, count * sizeof(*copy));
+	return copy;
+}
+
+static pid_t start_fusermount(const char *dir, int socket)
+{
+	const char *const argv[] = {"fusermount3", "-o",
+		"ro,default_permissions,fsname=" LM_MOUNT_SOURCE ",subtype=lamella", "--", dir, NULL};
+	char variable[32];
+	posix_spawn_file_actions_t actions;
+	pid_t child = -1;
+	snprintf(variable, sizeof(variable), "_FUSE_COMMFD=%d", socket);
+	CLEANUP(lm_freep) char **env = environment_with(variable);
+	if (!env || posix_spawn_file_actions_init(&actions) != 0)
+		return -1;
+	/* Onto itself: it stays open there. */
+	if (posix_spawn_file_actions_adddup2(&actions, socket, socket) != 0 ||
+		posix_spawnp(&child, argv[0], &actions, NULL, (char *const *)argv, env) != 0)
+		child = -1;
+	posix_spawn_file_actions_destroy(&actions);
+	return child;
+}
+
+/* It says itself what is wrong. */
+static int mount_as_user(const char *dir, struct lm_err *err)
+{
+	int pair[2];
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return lm_err_sys(err, -errno, "socket");
+	CLEANUP(lm_closep) int ours = pair[0], theirs = pair[1];
+	pid_t child = start_fusermount(dir, theirs);
+	if (child < 0)
+		return lm_err_set(err, -EPERM, "mount %s: fusermount3 can't be started", dir);
+	lm_closep(&theirs);
+	int fd = receive_descriptor(ours);
+	while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+		;
+	return fd < 0 ? lm_err_set(err, -EPERM, "mount %s: fusermount3 failed", dir) : fd;
+}
+
+int lm_mountpoint_mount(const char *dir, struct lm_err *err)
+{
+	return geteuid() == 0 ? mount_as_root(dir, err) : mount_as_user(dir, err);
 }
 
 static int run_fusermount(const char *dir, bool lazy)

@@ -2,7 +2,7 @@
  * Mountpoints: from a directory's name to an open /dev/fuse that is mounted there, and back.
  *
  * As root the mount is made here, with its set-user-id bits and devices in force (containers' lower layers need them)
- * and open to all users. Otherwise fusermount3 does it for libfuse, with what it allows: neither of these.
+ * and open to all users. Otherwise fusermount3 does it, with what it allows: neither of these.
  */
 #ifndef LM_FETCHER_MOUNTPOINT_H
 #define LM_FETCHER_MOUNTPOINT_H
@@ -15,12 +15,12 @@
 #define LM_MOUNT_TYPE "fuse.lamella"
 
 /*
- * Creates the directory where it is missing. A mount there that a dead process of ours left behind is taken away, and
- * logged; -EBUSY when a living one is there.
+ * Creates the directory where it is missing. A FUSE mount there with no process behind it any more, of whatever
+ * program, is taken away, and logged; -EBUSY when a living one is there. Other file systems are mounted over.
  */
 int lm_mountpoint_prepare(const char *dir, struct lm_err *err) MUST_CHECK;
 
-/* As root: mounts, and returns the descriptor of /dev/fuse. */
+/* Mounts, and returns the descriptor of /dev/fuse. */
 int lm_mountpoint_mount(const char *dir, struct lm_err *err) MUST_CHECK;
 
 /*

@@ -7,13 +7,14 @@
 #include "fetcher/control.h"
 #include "fetcher/fuse.h"
 #include "fetcher/layers.h"
+#include "fetcher/mountpoint.h"
 #include "fetcher/repository.h"
 #include "fetcher/web.h"
 
 #include <string.h>
 #include <sys/eventfd.h>
 
-enum { FUSE_THREADS = 4, WORKERS_MIN = 4, QUEUE_MAX = 4096 };
+enum { FUSE_THREADS = 4, WORKERS_MIN = 4, QUEUE_MAX = 4096, ROOTLESS_TTL_S = 5 };
 
 struct mount { /* one repository of the node */
 	struct lm_node *node;
@@ -38,6 +39,10 @@ struct lm_node {
 	struct lm_layers *layers;
 	struct lm_control_repository *for_control;
 	struct lm_control_config control_config;
+	struct lm_keeper *keeper;
+	bool started;
+	unsigned engine_asked; /* main thread only */
+	_Atomic(unsigned) engine_answered;
 	int idle_fd;
 	_Atomic(unsigned) living; /* mounts */
 	size_t count;
@@ -67,6 +72,7 @@ static int mount_it(struct mount *m, uint64_t ttl_s, struct lm_err *err)
 		.fetch = lm_repository_fetch(m->repository),
 		.cache = node->cache,
 		.work = node->work,
+		.keeper = node->keeper,
 		.threads = FUSE_THREADS,
 		.root_ttl_s = ttl_s,
 		.on_end = on_end,
@@ -114,6 +120,14 @@ static void on_root(void *arg, uint32_t from, uint32_t to, uint64_t ttl_s)
 		log_ready(m);
 }
 
+/* A session that was kept has users waiting: without a root they get answers, too, though most are errors. */
+static void resume_without_root(struct mount *m)
+{
+	LM_LOCKED(&m->lock);
+	if (!m->fuse && lm_keeper_has(m->node->keeper, m->mountpoint) && mount_it(m, ROOTLESS_TTL_S, &m->err) == 0)
+		log_ready(m);
+}
+
 static bool is_mounted(void *arg, size_t index)
 {
 	struct mount *m = &((struct lm_node *)arg)->mounts[index];
@@ -139,6 +153,7 @@ static int open_mount(struct lm_node *node, const struct lm_repository_settings 
 		.cache = node->cache,
 		.work = node->work,
 		.dir = dir,
+		.resume = lm_keeper_has(node->keeper, m->mountpoint),
 		.on_root = on_root,
 		.arg = m,
 	};
@@ -181,6 +196,8 @@ static int wait_for_mounts(struct lm_node *node, struct lm_err *err)
 			why = m->err;
 			r = why.code;
 		}
+		if (r < 0)
+			resume_without_root(m);
 		if (r < 0 && first == 0) {
 			first = r;
 			*err = why;
@@ -229,19 +246,42 @@ static int open_control(struct lm_node *node, struct lm_err *err)
 	return *node->settings->socket ? lm_control_new(&node->control_config, &node->control, err) : 0;
 }
 
-int lm_node_start(struct lm_settings *settings, struct lm_node **ret, struct lm_err *err)
+static bool is_wanted(void *arg, const char *mountpoint)
+{
+	struct lm_node *node = arg;
+	for (size_t i = 0; i < node->count; i++)
+		if (strcmp(node->mounts[i].mountpoint, mountpoint) == 0)
+			return true;
+	return false;
+}
+
+/* Mounts of earlier settings. */
+static void end_unwanted(struct lm_node *node)
+{
+	const char *mountpoint;
+	while ((mountpoint = lm_keeper_unwanted(node->keeper, is_wanted, node))) {
+		lm_log(LM_LOG_INFO, "no longer configured", LM_KV("mountpoint", "%s", mountpoint));
+		(void)lm_mountpoint_unmount(mountpoint);
+		lm_keeper_drop(node->keeper, mountpoint);
+	}
+}
+
+int lm_node_start(struct lm_settings *settings, struct lm_keeper *keeper, struct lm_node **ret, struct lm_err *err)
 {
 	CLEANUP(lm_node_stopp)
 	struct lm_node *node = calloc(1, sizeof(*node) + settings->repository_count * sizeof(struct mount));
 	if (!node)
 		return lm_err_oom(err);
 	node->settings = lm_settings_ref(settings);
+	node->keeper = keeper;
 	node->idle_fd = -1;
 	int r = open_parts(node, err);
 	if (r == 0)
 		r = describe_for_control(node, err);
 	if (r == 0)
 		r = open_web(node, err);
+	if (r == 0)
+		end_unwanted(node);
 	for (size_t i = 0; i < node->count && r == 0; i++)
 		r = lm_repository_start(node->mounts[i].repository, err);
 	struct lm_err why = LM_ERR_INIT;
@@ -254,17 +294,49 @@ int lm_node_start(struct lm_settings *settings, struct lm_node **ret, struct lm_
 		r = open_control(node, err);
 	if (r < 0)
 		return r;
+	node->started = true;
 	*ret = STEAL(node);
 	return 0;
 }
 
-static void stop_mount(struct mount *m)
+static void stop_mount(struct mount *m, bool leave)
 {
 	lm_lock_take(&m->lock);
 	m->stopping = true;
 	struct lm_fuse *fuse = m->fuse;
 	lm_lock_release(&m->lock);
-	lm_fuse_stop(fuse);
+	/* A start that failed is tried again: what others have in use lives on. */
+	if (leave || (fuse && !m->node->started && lm_fuse_resumed(fuse)))
+		lm_fuse_leave(fuse);
+	else
+		lm_fuse_stop(fuse);
+}
+
+void lm_node_leave(struct lm_node *node)
+{
+	for (size_t i = 0; i < node->count; i++)
+		stop_mount(&node->mounts[i], true);
+}
+
+/* On the engine's thread. */
+static void on_engine(void *arg)
+{
+	struct lm_node *node = arg;
+	atomic_fetch_add(&node->engine_answered, 1);
+}
+
+bool lm_node_progress(struct lm_node *node)
+{
+	bool progress = atomic_load(&node->engine_answered) == node->engine_asked;
+	if (progress && lm_http_call(node->http, 0, on_engine, node) == 0)
+		node->engine_asked++;
+	for (size_t i = 0; i < node->count; i++) {
+		struct mount *m = &node->mounts[i];
+		LM_LOCKED(&m->lock);
+		if (m->fuse && !m->ended)
+			progress &= lm_fuse_progress(m->fuse);
+	}
+	return progress;
 }
 
 /*
@@ -277,7 +349,7 @@ void lm_node_stop(struct lm_node *node)
 		return;
 	lm_web_free(node->web);
 	for (size_t i = 0; i < node->count; i++)
-		stop_mount(&node->mounts[i]);
+		stop_mount(&node->mounts[i], false);
 	for (size_t i = 0; i < node->count; i++)
 		if (node->mounts[i].repository)
 			lm_repository_stop(node->mounts[i].repository);

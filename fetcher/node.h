@@ -9,17 +9,26 @@
 #ifndef LM_FETCHER_NODE_H
 #define LM_FETCHER_NODE_H
 
+#include "fetcher/keeper.h"
 #include "fetcher/settings.h"
 
 struct lm_node;
 
 /* Returns 0 when the first looks have ended and the control socket listens. With settings->require_mounts it is an
- * error, that of the first one, when a repository is not mounted then. */
-int lm_node_start(struct lm_settings *settings, struct lm_node **ret, struct lm_err *err) MUST_CHECK;
+ * error, that of the first one, when a repository is not mounted then. keeper (or NULL) must outlive the node; what it kept
+ * is mounted already and goes on at once, with the root that was in force, and is left to the next worker when the start
+ * fails. */
+int lm_node_start(struct lm_settings *settings, struct lm_keeper *keeper, struct lm_node **ret, struct lm_err *err) MUST_CHECK;
 
 /* Unmounts, ends downloads, joins all threads. NULL is fine. */
 void lm_node_stop(struct lm_node *node);
 LM_DEFINE_CLEANUP(struct lm_node, lm_node_stop, lm_node_stopp)
+
+/* Instead of stop: nothing is unmounted, and what is not answered is left to the next worker; the process must exit. */
+void lm_node_leave(struct lm_node *node);
+
+/* Whether threads that must not hang have done something, or had nothing to do, since the last call. Main thread. */
+bool lm_node_progress(struct lm_node *node);
 
 /* A descriptor that becomes readable when the last mount was taken away from outside. */
 int lm_node_idle_fd(const struct lm_node *node);

@@ -2,6 +2,7 @@
 
 #include "base/lock.h"
 #include "fetcher/readahead.h"
+#include "fetcher/session.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -133,7 +134,7 @@ static void reply_pieces(struct reading *reading)
 			.pos = (off_t)reading->pieces[i].piece.offset,
 			.size = reading->pieces[i].piece.len,
 		};
-	fuse_reply_data(reading->op.req, vec, 0);
+	lm_session_reply_data(reading->op.req, reading->op.request, vec);
 }
 
 /* One piece less is missing; with the last one the request is answered. */

@@ -45,6 +45,7 @@ struct lm_repository_config { /* everything must outlive the repository */
 	struct lm_cache *cache;
 	struct lm_work *work;
 	const char *dir; /* made where missing; copied */
+	bool resume;	 /* first of all goes on with the newest root accepted, if it is in the cache, without a look */
 	/* A root catalog became the tree's (from: 0 the first time). On the repository's thread, no lock held. */
 	void (*on_root)(void *arg, uint32_t from, uint32_t to, uint64_t ttl_s);
 	void *arg;

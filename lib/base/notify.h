@@ -9,4 +9,7 @@
  */
 int lm_notify(const char *state, struct lm_err *err) MUST_CHECK;
 
+/* The same with a descriptor, for FDSTORE=1. */
+int lm_notify_fd(const char *state, int fd, struct lm_err *err) MUST_CHECK;
+
 #endif
