@@ -64,12 +64,17 @@ static bool is_settled(const struct lm_repository *repository)
 	return is_pinned(repository) && repository->status.root.set && !repository->status.offline;
 }
 
+/* On the engine's thread: -EBADMSG when that is not what the server meant to send. */
+typedef int check_fn(const struct lm_buf *body, const void *arg, struct lm_err *err);
+
 /*
  * Waiting for a request with a way out: the thread gives up when the repository is stopped, the request ends later and
  * finds its answer abandoned. Whoever of the two is last frees it.
  */
 struct answer {
 	struct lm_repository *repository;
+	check_fn *check; /* of a complete body, or NULL */
+	const void *check_arg;
 	struct lm_buf body;
 	int fd;
 	int code;
@@ -135,20 +140,54 @@ static int body_data(void *arg, const void *data, size_t len, struct lm_err *err
 	return r < 0 ? lm_err_set(err, r == -EMSGSIZE ? -EBADMSG : r, "more than %zu bytes", answer->body.max) : 0;
 }
 
+static int body_end(void *arg, struct lm_err *err)
+{
+	struct answer *answer = arg;
+	return answer->check ? answer->check(&answer->body, answer->check_arg, err) : 0;
+}
+
 static void body_done(void *arg, int code, const struct lm_err *err)
 {
 	answer_end(arg, code, err);
 }
 
-/* A small file of the repository, appended to body. */
-static int get_file(
-	struct lm_repository *repository, const char *path, bool past_caches, struct lm_buf *body, struct lm_err *err)
+/* Manifest and whitelist print the hash of their text, so a copy that was cut or damaged on its way is told from one
+ * that is refused for what it says. */
+static int check_signed_text(const struct lm_buf *body, const void *arg, struct lm_err *err)
+{
+	struct lm_signed_text parts;
+	struct lm_hash printed, computed;
+	int r = lm_signed_text_split(lm_buf_cstr(body), body->len, &parts, err);
+	if (r == 0)
+		r = lm_hash_parse(parts.hash_text, parts.hash_text_len, &printed, err);
+	if (r == 0)
+		r = lm_hash_data(printed.algo, body->data, parts.body_len, &computed, err);
+	if (r == 0 && !lm_hash_equal(&printed, &computed))
+		r = lm_err_set(err, -EBADMSG, "its hash does not fit");
+	return r == -EPROTO ? -EBADMSG : r;
+}
+
+static int check_hash(const struct lm_buf *body, const void *arg, struct lm_err *err)
+{
+	const struct lm_hash *hash = arg;
+	struct lm_hash actual;
+	int r = lm_hash_data(hash->algo, body->data, body->len, &actual, err);
+	if (r == 0 && !lm_hash_equal(&actual, hash))
+		r = lm_err_set(err, -EBADMSG, "wrong bytes, their hash is %s", lm_hash_text(&actual).s);
+	return r;
+}
+
+/* A small file of the repository, appended to body. One that fails its check is asked for past caches and elsewhere. */
+static int get_file(struct lm_repository *repository, const char *path, bool past_caches, check_fn *check,
+	const void *check_arg, struct lm_buf *body, struct lm_err *err)
 {
 	struct answer *answer = answer_new(repository, body->max);
 	if (!answer)
 		return lm_err_oom(err);
+	answer->check = check;
+	answer->check_arg = check_arg;
 	const struct lm_origin_consumer consumer = {
-		.begin = body_begin, .data = body_data, .done = body_done, .arg = answer};
+		.begin = body_begin, .data = body_data, .end = body_end, .done = body_done, .arg = answer};
 	int r = lm_origin_get(repository->origin, path, LM_HTTP_BLOCKED_READ, past_caches, &consumer, err);
 	if (r == 0 && answer_wait(answer) < 0)
 		return lm_err_set(err, -ECANCELED, "%s: stopped", path);
@@ -221,16 +260,8 @@ static int get_object(
 
 static int parse_breadcrumb(const struct lm_buf *text, struct lm_manifest *ret, struct lm_err *err)
 {
-	struct lm_signed_text parts;
-	struct lm_hash printed, computed;
 	struct lm_manifest manifest;
-	int r = lm_signed_text_split(lm_buf_cstr(text), text->len, &parts, err);
-	if (r == 0)
-		r = lm_hash_parse(parts.hash_text, parts.hash_text_len, &printed, err);
-	if (r == 0)
-		r = lm_hash_data(printed.algo, text->data, parts.body_len, &computed, err);
-	if (r == 0 && !lm_hash_equal(&printed, &computed))
-		r = lm_err_set(err, -EBADMSG, "its hash does not fit");
+	int r = check_signed_text(text, NULL, err);
 	if (r == 0)
 		r = lm_manifest_parse(lm_buf_cstr(text), text->len, &manifest, err);
 	if (r == 0)
@@ -299,26 +330,20 @@ struct trusting { /* one manifest on its way to be trusted */
 	bool past_caches;
 };
 
-static bool has_hash(const struct lm_buf *data, const struct lm_hash *hash)
-{
-	struct lm_hash actual;
-	return lm_hash_data(hash->algo, data->data, data->len, &actual, NULL) == 0 && lm_hash_equal(&actual, hash);
-}
-
 static int get_certificate(const struct trusting *trusting, const struct lm_hash *hash, struct lm_err *err)
 {
 	struct lm_repository *repository = trusting->repository;
 	char path[LM_OBJECT_PATH_MAX];
-	if (has_hash(&repository->certificate, hash))
+	if (check_hash(&repository->certificate, hash, NULL) == 0)
 		return 0;
 	lm_buf_clear(&repository->certificate);
 	int r = -ENOENT;
 	if (trusting->names == ALTERNATIVE_FIRST)
 		r = get_file(repository, lm_object_alternative_path(hash, LM_OBJECT_CERTIFICATE, path),
-			trusting->past_caches, &repository->certificate, NULL);
+			trusting->past_caches, check_hash, hash, &repository->certificate, NULL);
 	if (may_have_another_name(r))
 		r = get_file(repository, lm_object_path(hash, LM_OBJECT_CERTIFICATE, path), trusting->past_caches,
-			&repository->certificate, err);
+			check_hash, hash, &repository->certificate, err);
 	return r;
 }
 
@@ -327,7 +352,8 @@ static int fetch_for_trust(void *arg, const struct lm_hash *certificate, struct 
 	const struct trusting *trusting = arg;
 	struct lm_repository *repository = trusting->repository;
 	if (!certificate->set)
-		return get_file(repository, LM_WHITELIST_NAME, trusting->past_caches, ret, err);
+		return get_file(
+			repository, LM_WHITELIST_NAME, trusting->past_caches, check_signed_text, NULL, ret, err);
 	int r = get_certificate(trusting, certificate, err);
 	if (r < 0)
 		return r;
@@ -359,18 +385,20 @@ static int get_trusted_manifest(struct lm_repository *repository, bool past_cach
 	if (is_pinned(repository) || !lm_hash_equal(&known.catalog, &repository->recorded.catalog))
 		known.certificate = (struct lm_hash){0};
 	lm_buf_clear(text);
-	int r = get_file(repository, LM_MANIFEST_NAME, past_caches, text, err);
+	int r = get_file(repository, LM_MANIFEST_NAME, past_caches, check_signed_text, NULL, text, err);
 	if (r < 0)
-		return r;
+		return lm_err_prefix(err, r, "%s: manifest", repository->config.fqrn);
 	struct trusting trusting = {.repository = repository, .names = ONLY_DATA, .past_caches = past_caches};
 	if (lm_manifest_parse(lm_buf_cstr(text), text->len, &claimed, NULL) == 0)
 		trusting.names = names_of(&claimed);
 	return lm_trust_manifest(&trust, lm_buf_cstr(text), text->len, fetch_for_trust, &trusting, ret, err);
 }
 
+/* What a cache on the way may be to blame for: it holds damaged files, or old ones, or such as do not belong together.
+ */
 static bool is_distrust(int code)
 {
-	return code == -EBADMSG || code == -EPROTO;
+	return code == -EBADMSG || code == -EPROTO || code == -ESTALE || code == -EKEYEXPIRED || code == -EKEYREJECTED;
 }
 
 struct root {
