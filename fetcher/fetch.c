@@ -378,8 +378,9 @@ static void work_on(void *arg)
 		d->result = 0;
 		finish(d);
 	}
+	struct lm_fetch *fetch = d->fetch;
 	if (end_task(d, &task, r, &err))
-		post(d->fetch, work_on, STEAL(d));
+		post(fetch, work_on, STEAL(d));
 }
 
 /* lock held: whether the caller is to post work_on(), with a reference that was taken here. */
