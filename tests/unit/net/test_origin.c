@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "liar.h"
+#include "namer.h"
 
 #include <setjmp.h>
 #include <stddef.h>
@@ -343,7 +344,8 @@ static void consumer_release(struct consumer *c)
 
 static void consumer_start(struct consumer *c, const char *path, bool no_cache)
 {
-	struct lm_origin_consumer consumer = {consumer_begin, consumer_data, consumer_end, consumer_done, c};
+	struct lm_origin_consumer consumer = {
+		consumer_begin, consumer_data, consumer_end, consumer_done, c, NULL, NULL};
 	assert_int_equal(lm_origin_get(origin, path, LM_HTTP_BLOCKED_READ, no_cache, &consumer, NULL), 0);
 }
 
@@ -406,7 +408,8 @@ static void test_damaged(void **state)
 
 static void head(struct consumer *c, const char *path)
 {
-	struct lm_origin_consumer consumer = {consumer_begin, consumer_data, consumer_end, consumer_done, c};
+	struct lm_origin_consumer consumer = {
+		consumer_begin, consumer_data, consumer_end, consumer_done, c, NULL, NULL};
 	assert_int_equal(lm_origin_head(origin, path, LM_HTTP_BLOCKED_READ, &consumer, NULL), 0);
 }
 
@@ -500,6 +503,375 @@ static void test_parallel(void **state)
 	assert_int_equal(liar_requests(b), N);
 }
 
+static void make_config(struct lm_origin_config config)
+{
+	config.fqrn = "repo.example.org";
+	config.timeout_ms = config.timeout_direct_ms = config.timeout_ms ? config.timeout_ms : 500;
+	config.backoff_init_ms = config.backoff_max_ms = 5;
+	lm_origin_freep(&origin);
+	if (lm_origin_new(http, &config, &origin, &err) < 0)
+		fail_msg("%s", err.msg);
+}
+
+struct seen {
+	const char *url;
+	struct lm_origin_place place;
+	char name[128], error[256];
+	unsigned count;
+};
+
+static void see(void *arg, const struct lm_origin_place *place)
+{
+	struct seen *seen = arg;
+	seen->count++;
+	if (strcmp(place->url, seen->url) != 0)
+		return;
+	seen->place = *place;
+	snprintf(seen->name, sizeof(seen->name), "%s", place->name);
+	snprintf(seen->error, sizeof(seen->error), "%s", place->error);
+}
+
+static struct seen describe(const char *url)
+{
+	struct seen seen = {.url = url};
+	assert_int_equal(lm_origin_describe(origin, see, &seen), 0);
+	return seen;
+}
+
+/* Then the fallback proxies, and never DIRECT beside them. */
+static void test_fallback(void **state)
+{
+	char proxies[256];
+	snprintf(proxies, sizeof(proxies), "%s;DIRECT", dead_url());
+	make_config((struct lm_origin_config){.servers = a->url, .proxies = proxies, .fallback_proxies = proxy->url});
+	assert_int_equal(get("ok"), 0);
+	assert_int_equal(liar_requests(a), 0);
+	assert_int_equal(liar_requests(proxy), 1);
+	struct seen seen = describe(proxy->url);
+	assert_int_equal(seen.count, 3);
+	assert_true(seen.place.fallback);
+	assert_int_equal(seen.place.state, LM_ORIGIN_IN_USE);
+	assert_int_equal(seen.place.requests, 1);
+	assert_int_equal(seen.place.bytes, 5);
+}
+
+static void test_shard(void **state)
+{
+	char proxies[256], path[32];
+	snprintf(proxies, sizeof(proxies), "%s|%s", a->url, b->url);
+	make_config((struct lm_origin_config){.servers = "http://s", .proxies = proxies, .proxy_shard = true});
+	for (unsigned i = 0; i < 40; i++) {
+		snprintf(path, sizeof(path), "ok%u", i / 2);
+		assert_int_equal(get(path), 0);
+	}
+	assert_true(liar_requests(a) > 0 && liar_requests(b) > 0);
+	assert_int_equal(liar_requests(a) % 2 + liar_requests(b) % 2, 0); /* a path always takes the same one */
+}
+
+static struct namer *namer;
+
+static int set_up_names(void **state)
+{
+	namer = namer_start();
+	return set_up(state);
+}
+
+static int tear_down_names(void **state)
+{
+	int r = tear_down(state);
+	namer_stop(namer);
+	return r;
+}
+
+/* A name whose first address is dead: 127.0.0.2 at the port of a liar that listens at 127.0.0.1 only. */
+static void test_addresses(void **state)
+{
+	char proxies[128];
+	namer_say(namer, "127.0.0.2 127.0.0.1 ::1", 1);
+	snprintf(proxies, sizeof(proxies), "http://user:secret@" NAMER_NAME ":%u", proxy->port);
+	make_config((struct lm_origin_config){.servers = "http://s", .proxies = proxies, .dns_server = namer->address});
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(get("ok"), 0);
+	struct seen seen = describe(proxy->url);
+	assert_int_equal(seen.count, 3); /* a server and two addresses: those of the other family are not needed */
+	assert_int_equal(seen.place.state, LM_ORIGIN_IN_USE);
+	assert_int_equal(seen.place.requests, 5);
+	assert_true(strstr(seen.name, "http://" NAMER_NAME ":") == seen.name);
+	assert_null(strstr(seen.name, "secret"));
+	assert_int_equal(atomic_load(&namer->questions), 2); /* A and AAAA, once: 60 s at least */
+}
+
+static void test_preferred_family(void **state)
+{
+	char proxies[128];
+	namer_say(namer, "127.0.0.1 ::1", 1);
+	snprintf(proxies, sizeof(proxies), "http://" NAMER_NAME ":%u", proxy->port);
+	make_config((struct lm_origin_config){
+		.servers = "http://s", .proxies = proxies, .dns_server = namer->address, .ip_family = 6});
+	assert_int_equal(get("ok"), -EIO);
+	assert_non_null(strstr(err.msg, "http://[::1]:"));
+	namer_say(namer, "127.0.0.1", 1); /* only those there are */
+	make_config((struct lm_origin_config){
+		.servers = "http://s", .proxies = proxies, .dns_server = namer->address, .ip_family = 6});
+	assert_int_equal(get("ok"), 0);
+}
+
+static void test_few_addresses(void **state)
+{
+	char proxies[128];
+	namer_say(namer, "127.0.0.2 127.0.0.3 127.0.0.4 127.0.0.5", 1);
+	snprintf(proxies, sizeof(proxies), "http://" NAMER_NAME ":%u", proxy->port);
+	make_config((struct lm_origin_config){
+		.servers = "http://s", .proxies = proxies, .dns_server = namer->address, .max_proxy_ips = 3});
+	assert_int_equal(get("ok"), -EIO);
+	assert_int_equal(describe("x").count, 4);
+}
+
+/* No name server: the system's resolver has its try, and in bounded time that is all. */
+static void test_name_server_gone(void **state)
+{
+	namer->silent = true;
+	make_config((struct lm_origin_config){.servers = "http://s",
+		.proxies = "http://" NAMER_NAME ":1",
+		.fallback_proxies = proxy->url,
+		.dns_server = namer->address,
+		.dns_timeout_ms = 100});
+	int64_t begin = lm_now_ms();
+	assert_int_equal(get("ok"), 0);
+	assert_true(lm_now_ms() - begin < 3000);
+	assert_int_equal(liar_requests(proxy), 1);
+}
+
+static void test_engine_freed_in_look_up(void **state)
+{
+	static struct consumer c;
+	namer->silent = true;
+	consumer_init(&c);
+	make_config((struct lm_origin_config){.servers = "http://s",
+		.proxies = "http://" NAMER_NAME ":1",
+		.dns_server = namer->address,
+		.dns_timeout_ms = 60 * 1000});
+	consumer_start(&c, "ok", false);
+	while (atomic_load(&namer->questions) == 0)
+		usleep(1000);
+	lm_http_freep(&http);
+	assert_int_equal(consumer_wait(&c, 1), -ECANCELED);
+	consumer_release(&c);
+}
+
+/* Answers questions of the Geo API by hook_arg; anything else as a liar does. */
+static enum liar_next geo(struct liar *liar, int fd, const struct liar_request *request)
+{
+	const char *answer = liar->hook_arg;
+	if (!strstr(request->path, "/api/v1.0/geo/"))
+		return LIAR_PASS;
+	liar_say(liar, fd, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", strlen(answer), answer);
+	return LIAR_KEEP;
+}
+
+static void wait_for_first(const char *url)
+{
+	while (describe(url).place.state != LM_ORIGIN_IN_USE)
+		usleep(1000);
+}
+
+static void test_geo(void **state)
+{
+	char servers[256];
+	snprintf(servers, sizeof(servers), "%s;%s", a->url, b->url);
+	a->hook_arg = b->hook_arg = "2,1\n";
+	a->hook = b->hook = geo;
+	make_config((struct lm_origin_config){.servers = servers, .proxies = "DIRECT", .use_geoapi = true});
+	assert_int_equal(get("ok"), 0);
+	wait_for_first(b->url);
+	unsigned before = liar_requests(b);
+	assert_int_equal(get("ok"), 0);
+	assert_int_equal(liar_requests(b), before + 1);
+	assert_int_equal(liar_requests(a) + liar_requests(b), 3); /* asked once */
+}
+
+/* Nonsense from one, silence from the other: the order stays. */
+static void test_geo_fails(void **state)
+{
+	a->hook_arg = "2,2\n";
+	b->hook_arg = "<html>";
+	a->hook = b->hook = geo;
+	char servers[256];
+	snprintf(servers, sizeof(servers), "%s;%s", a->url, b->url);
+	make_config((struct lm_origin_config){.servers = servers, .proxies = "DIRECT", .use_geoapi = true});
+	assert_int_equal(get("ok"), 0);
+	liar_wait_requests(b, 1);
+	assert_int_equal(get("ok"), 0);
+	liar_wait_requests(a, 3);
+	assert_int_equal(describe(a->url).place.state, LM_ORIGIN_IN_USE);
+}
+
+static enum liar_next keep_head(struct liar *liar, int fd, const struct liar_request *request)
+{
+	snprintf((char *)liar->hook_arg, 1024, "%.1000s", request->head);
+	return LIAR_PASS;
+}
+
+static void test_info_header(void **state)
+{
+	static char head[1024];
+	struct consumer c;
+	a->hook_arg = head;
+	a->hook = keep_head;
+	make_config((struct lm_origin_config){.servers = a->url, .proxies = "DIRECT", .send_info_header = true});
+	assert_int_equal(get("ok"), 0);
+	assert_non_null(strstr(head, "\r\ncvmfs-info: ok\r\n"));
+	consumer_init(&c);
+	struct lm_origin_consumer consumer = {.begin = consumer_begin,
+		.data = consumer_data,
+		.end = consumer_end,
+		.done = consumer_done,
+		.arg = &c,
+		.info = "/a b\r\nX: \xc3\xa4%"};
+	assert_int_equal(lm_origin_get(origin, "ok", LM_HTTP_BLOCKED_READ, false, &consumer, NULL), 0);
+	assert_int_equal(consumer_wait(&c, 1), 0);
+	assert_non_null(strstr(head, "\r\ncvmfs-info: /a%20b%0D%0AX:%20%C3%A4%25\r\n"));
+	consumer_release(&c);
+	make_ab("DIRECT");
+	assert_int_equal(get("ok"), 0);
+	assert_null(strstr(head, "cvmfs-info"));
+}
+
+static void test_redirects(void **state)
+{
+	make_config((struct lm_origin_config){.servers = a->url, .proxies = "DIRECT"});
+	assert_int_equal(get("redirect/2"), -EIO);
+	make_config((struct lm_origin_config){.servers = a->url, .proxies = "DIRECT", .follow_redirects = true});
+	assert_int_equal(get("redirect/2"), 0);
+}
+
+static void test_low_speed(void **state)
+{
+	make_config((struct lm_origin_config){
+		.servers = a->url, .proxies = "DIRECT", .low_speed_limit = 1 << 20, .timeout_ms = 200});
+	assert_int_equal(get("steady"), -ETIMEDOUT); /* 50 KiB/s */
+	make_config((struct lm_origin_config){.servers = a->url, .proxies = "DIRECT", .timeout_ms = 200});
+	assert_int_equal(get("steady"), 0);
+}
+
+static enum liar_next busy_once(struct liar *liar, int fd, const struct liar_request *request)
+{
+	if (liar_requests(liar) > 1)
+		return LIAR_PASS;
+	liar_say(liar, fd, "HTTP/1.1 %s\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n", liar->hook_arg);
+	return LIAR_KEEP;
+}
+
+/* The one server there is says when to come back. */
+static void test_retry_after(void **state)
+{
+	struct lm_origin_config config = {.servers = a->url,
+		.proxies = "DIRECT",
+		.fqrn = "repo.example.org",
+		.max_retries = 1,
+		.backoff_init_ms = 1,
+		.backoff_max_ms = 2000};
+	a->hook_arg = "503 Busy";
+	a->hook = busy_once;
+	assert_int_equal(lm_origin_new(http, &config, &origin, NULL), 0);
+	int64_t begin = lm_now_ms();
+	assert_int_equal(get("ok"), 0);
+	assert_in_range(lm_now_ms() - begin, 1000, 1900);
+	assert_int_equal(liar_requests(a), 2);
+}
+
+/* Requests that fail again and again are told so later and later. */
+static void test_failure_pause(void **state)
+{
+	struct lm_origin_stats stats;
+	int64_t begin = lm_now_ms();
+	make_refuse(a, "500 Broken");
+	make_config((struct lm_origin_config){.servers = a->url, .proxies = "DIRECT", .failure_pause_max_ms = 100});
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(get("ok"), -EIO);
+	assert_in_range(lm_now_ms() - begin, 32 + 64 + 100 + 100 + 100, 2000);
+	lm_origin_stats(origin, &stats);
+	assert_true(stats.offline);
+	assert_int_equal(stats.given_up, 5);
+	a->hook = NULL;
+	begin = lm_now_ms();
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(get("nowhere"), -ENOENT); /* that is an answer */
+	assert_int_equal(get("ok"), 0);
+	assert_true(lm_now_ms() - begin < 300);
+	lm_origin_stats(origin, &stats);
+	assert_false(stats.offline);
+}
+
+static void test_reconfigure(void **state)
+{
+	struct consumer c;
+	struct lm_origin_config config = {.servers = b->url, .proxies = "DIRECT", .fqrn = "repo.example.org"};
+	consumer_init(&c);
+	make_ab("DIRECT");
+	consumer_start(&c, "gate", false);
+	liar_wait_requests(a, 1);
+	assert_int_equal(lm_origin_reconfigure(origin, &config, &err), 0);
+	assert_int_equal(get("ok"), 0);
+	assert_int_equal(liar_requests(b), 1);
+	liar_open(a);
+	assert_int_equal(consumer_wait(&c, 1), 0); /* by the old rules */
+	assert_int_equal(liar_requests(a), 1);
+	config.proxies = "";
+	assert_int_equal(lm_origin_reconfigure(origin, &config, &err), -EINVAL);
+	config = (struct lm_origin_config){.servers = b->url, .proxies = "DIRECT", .fqrn = "other.example.org"};
+	assert_int_equal(lm_origin_reconfigure(origin, &config, &err), -EINVAL);
+	assert_int_equal(get("ok"), 0);
+	assert_int_equal(describe(b->url).place.requests, 2);
+	consumer_release(&c);
+}
+
+static void test_check(void **state)
+{
+	struct lm_origin_config config = {.servers = "http://a", .proxies = "DIRECT", .fqrn = "repo.example.org"};
+	assert_int_equal(lm_origin_check(&config, &err), 0);
+	config.dns_server = "somewhere";
+	assert_int_equal(lm_origin_check(&config, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "somewhere"));
+	config.dns_server = "";
+	config.ip_family = 5;
+	assert_int_equal(lm_origin_check(&config, &err), -EINVAL);
+}
+
+/* Requests, descriptions and reconfigurations from many threads at once. */
+static _Atomic(bool) enough;
+
+static void *stir(void *arg)
+{
+	struct lm_origin_config config = {.servers = a->url, .proxies = "DIRECT", .fqrn = "repo.example.org"};
+	for (unsigned i = 0; !enough; i++) {
+		config.servers = i % 2 ? b->url : a->url;
+		assert_int_equal(lm_origin_reconfigure(origin, &config, NULL), 0);
+		assert_int_equal(describe("x").count, 2);
+	}
+	return NULL;
+}
+
+static void test_stir(void **state)
+{
+	enum { N = 200 };
+	static struct consumer c[N];
+	pthread_t thread;
+	make_ab("DIRECT");
+	enough = false;
+	assert_int_equal(pthread_create(&thread, NULL, stir, NULL), 0);
+	for (unsigned i = 0; i < N; i++) {
+		consumer_init(&c[i]);
+		consumer_start(&c[i], i % 3 ? "ok" : "nowhere", false);
+	}
+	for (unsigned i = 0; i < N; i++) {
+		assert_int_equal(consumer_wait(&c[i], 1), i % 3 ? 0 : -ENOENT);
+		consumer_release(&c[i]);
+	}
+	enough = true;
+	pthread_join(thread, NULL);
+}
+
 /* Queued, on the wire, and in a pause before a retry: all end, once. */
 static void test_engine_freed(void **state)
 {
@@ -527,6 +899,7 @@ static void test_engine_freed(void **state)
 	}
 }
 
+#define NAMES(fn) cmocka_unit_test_setup_teardown(fn, set_up_names, tear_down_names)
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
 
 int main(void)
@@ -553,6 +926,23 @@ int main(void)
 		TEST(test_bad_path),
 		TEST(test_bad_config),
 		TEST(test_parallel),
+		TEST(test_fallback),
+		TEST(test_shard),
+		NAMES(test_addresses),
+		NAMES(test_preferred_family),
+		NAMES(test_few_addresses),
+		NAMES(test_name_server_gone),
+		NAMES(test_engine_freed_in_look_up),
+		TEST(test_geo),
+		TEST(test_geo_fails),
+		TEST(test_info_header),
+		TEST(test_redirects),
+		TEST(test_low_speed),
+		TEST(test_retry_after),
+		TEST(test_failure_pause),
+		TEST(test_reconfigure),
+		TEST(test_check),
+		TEST(test_stir),
 		TEST(test_engine_freed),
 	};
 	lm_log_init("test_origin", LM_LOG_ERROR);

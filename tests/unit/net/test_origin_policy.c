@@ -73,6 +73,11 @@ static bool again(enum lm_origin_fault fault)
 	return lm_origin_try_again(policy, &try, fault, 0, 1000, &delay_ms);
 }
 
+static bool again_after(enum lm_origin_fault fault, uint64_t retry_after_ms)
+{
+	return lm_origin_try_again(policy, &try, fault, retry_after_ms, 1000, &delay_ms);
+}
+
 static void assert_at(const char *server, const char *proxy, bool no_cache)
 {
 	const char *have = lm_origin_policy_proxy(policy, try.proxy);
@@ -407,6 +412,262 @@ static void test_bound(void **state)
 	assert_in_range(most, SERVERS, SERVERS * 2 * PROXIES + RETRIES);
 }
 
+/* A server that says when to come back is asked then, or not at all. */
+static void test_retry_after(void **state)
+{
+	rules.max_retries = 2;
+	dice = 100;
+	make("http://a;http://b", "http://p1:1");
+	start(0);
+	assert_true(again_after(LM_ORIGIN_OVERLOAD, 3000));
+	assert_int_equal(delay_ms, 3000);
+	assert_at("http://a", "http://p1:1", false);
+	assert_true(again_after(LM_ORIGIN_OVERLOAD, 50)); /* sooner than the back-off */
+	assert_int_equal(delay_ms, 200);
+	start(0);
+	assert_true(again_after(LM_ORIGIN_OVERLOAD, 10001)); /* later than any back-off */
+	assert_int_equal(delay_ms, 0);
+	assert_at("http://b", "http://p1:1", false);
+}
+
+/* While there is another server a busy one is not waited for. */
+static void test_busy(void **state)
+{
+	make("http://a;http://b", "DIRECT");
+	start(0);
+	assert_true(again_after(LM_ORIGIN_BUSY, 2000));
+	assert_int_equal(delay_ms, 0);
+	assert_at("http://b", NULL, false);
+	assert_true(again_after(LM_ORIGIN_BUSY, 3000));
+	assert_int_equal(delay_ms, 3000);
+	assert_at("http://b", NULL, false);
+	assert_false(again_after(LM_ORIGIN_BUSY, 1));
+	assert_int_equal(lm_origin_try_code(&try), -EIO);
+	make("http://a", "DIRECT");
+	start(0);
+	assert_false(again_after(LM_ORIGIN_BUSY, 3600 * UINT64_C(1000)));
+}
+
+static void test_hasten(void **state)
+{
+	make("http://a;http://b", "DIRECT");
+	start(0);
+	lm_origin_try_hasten(policy, &try);
+	assert_true(again(LM_ORIGIN_TIMEOUT));
+	assert_int_equal(delay_ms, 0);
+	assert_at("http://b", NULL, false);
+	assert_false(again(LM_ORIGIN_TIMEOUT));
+}
+
+static void test_fallback(void **state)
+{
+	rules.max_retries = 0;
+	make_fallback("http://a", "http://p1:1|http://p2:1;DIRECT", "http://f1:1;DIRECT|http://f2:1");
+	start(0);
+	assert_at("http://a", "http://p1:1", false);
+	assert_true(again(LM_ORIGIN_TRANSFER));
+	assert_true(again(LM_ORIGIN_TRANSFER));
+	assert_at("http://a", "http://f1:1", false);
+	assert_true(again(LM_ORIGIN_TRANSFER));
+	assert_at("http://a", "http://f2:1", false);
+	assert_false(again(LM_ORIGIN_TRANSFER)); /* never directly */
+}
+
+static void test_max_servers(void **state)
+{
+	rules.max_servers = 2;
+	make("http://a;http://b;http://c", "DIRECT");
+	start(0);
+	assert_true(again(LM_ORIGIN_SERVER));
+	assert_at("http://b", NULL, false);
+	assert_false(again(LM_ORIGIN_SERVER));
+}
+
+/* With another order, and what was in use before. */
+static void test_order(void **state)
+{
+	struct lm_origin_order order;
+	struct lm_origin_policy *sorted = NULL;
+	rules.max_servers = 2;
+	make_fallback("http://a;http://b;http://c", "http://p:1", "http://f1:1|http://f2:1;http://f3:1");
+	lm_origin_order_init(&order);
+	order.servers[0] = 2;
+	order.servers[2] = 0;
+	order.fallback[0] = 1;
+	order.fallback[1] = 0;
+	assert_int_equal(lm_origin_policy_new(lists, NULL, &order, &rules, policy, &sorted, NULL), 0);
+	assert_string_equal(lm_origin_policy_server(sorted, 0), "http://c");
+	assert_string_equal(lm_origin_policy_server(sorted, 1), "http://b");
+	assert_string_equal(lm_origin_policy_proxy(sorted, 1), "http://f3:1");
+	assert_string_equal(lm_origin_policy_proxy(sorted, 2), "http://f1:1");
+	start(0);
+	assert_at("http://a", "http://p:1", false);
+	lm_origin_policy_unref(policy);
+	policy = sorted;
+	start(0);
+	assert_at("http://c", "http://p:1", false);
+}
+
+static const char *shard_of(const char *path)
+{
+	lm_origin_try_start(policy, &try, path, false, 0);
+	return lm_origin_policy_proxy(policy, try.proxy);
+}
+
+/* Each path has its proxy, all are used about as much, and only what a burned one had moves. */
+static void test_shard(void **state)
+{
+	enum { PATHS = 3000 };
+	static const char *before[PATHS];
+	unsigned moved = 0, had = 0;
+	char path[32];
+	rules.shard = true;
+	rules.max_retries = 0;
+	make("http://a", "http://p1:1|http://p2:1|http://p3:1;http://p4:1");
+	for (unsigned i = 0; i < PATHS; i++) {
+		snprintf(path, sizeof(path), "data/%02x/%u", i % 256, i);
+		before[i] = shard_of(path);
+		assert_ptr_equal(shard_of(path), before[i]);
+		had += strcmp(before[i], "http://p2:1") == 0;
+		assert_string_not_equal(before[i], "http://p4:1");
+	}
+	assert_in_range(had, PATHS / 4, PATHS / 2);
+	for (unsigned i = 0; strcmp(shard_of(path), "http://p2:1") != 0; i++)
+		snprintf(path, sizeof(path), "other/%u", i);
+	assert_true(again(LM_ORIGIN_PROXY));
+	assert_string_not_equal(lm_origin_policy_proxy(policy, try.proxy), "http://p2:1");
+	for (unsigned i = 0; i < PATHS; i++) {
+		snprintf(path, sizeof(path), "data/%02x/%u", i % 256, i);
+		const char *now = shard_of(path);
+		assert_string_not_equal(now, "http://p2:1");
+		moved += now != before[i];
+	}
+	assert_int_equal(moved, had);
+	assert_true(again(LM_ORIGIN_PROXY));
+	assert_true(again(LM_ORIGIN_PROXY));
+	assert_at("http://a", "http://p4:1", false);
+	assert_true(again(LM_ORIGIN_PROXY)); /* the fourth it tries: p2 was burned by another request */
+	assert_false(again(LM_ORIGIN_PROXY));
+}
+
+static struct lm_addresses addresses_of(const char *a, const char *b)
+{
+	struct lm_addresses all = {.count = b ? 2 : 1};
+	snprintf(all.list[0].text, sizeof(all.list[0].text), "%s", a);
+	snprintf(all.list[1].text, sizeof(all.list[1].text), "%s", b ? b : "");
+	all.list[0].v6 = strchr(a, ':');
+	all.list[1].v6 = b && strchr(b, ':');
+	return all;
+}
+
+static void go_on_with(const struct lm_addresses *addresses)
+{
+	struct lm_origin_policy *next = NULL;
+	assert_int_equal(lm_origin_policy_new(lists, addresses, NULL, &rules, policy, &next, NULL), 0);
+	lm_origin_policy_unref(policy);
+	policy = next;
+}
+
+/* Every address counts; what was burned stays so, what was in use stays in use. */
+static void test_addresses(void **state)
+{
+	struct lm_addresses addresses[2] = {addresses_of("192.0.2.1", "2001:db8::2"), {.count = 0}};
+	rules.max_retries = 0;
+	make("http://a", "http://u:secret@p:3128;http://q:1");
+	go_on_with(addresses);
+	start(0);
+	assert_at("http://a", "http://u:secret@192.0.2.1:3128", false);
+	assert_true(again(LM_ORIGIN_TRANSFER));
+	assert_at("http://a", "http://u:secret@[2001:db8::2]:3128", false);
+	addresses[0] = addresses_of("192.0.2.1", "192.0.2.3");
+	go_on_with(addresses);
+	start(0);
+	assert_at("http://a", "http://u:secret@192.0.2.3:3128", false); /* the first is burned still */
+	addresses[0] = addresses_of("192.0.2.4", "192.0.2.3");
+	go_on_with(addresses);
+	start(0);
+	assert_at("http://a", "http://u:secret@192.0.2.3:3128", false);
+	assert_true(again(LM_ORIGIN_TRANSFER));
+	assert_at("http://a", "http://u:secret@192.0.2.4:3128", false);
+	assert_true(again(LM_ORIGIN_TRANSFER));
+	assert_at("http://a", "http://q:1", false);
+	addresses[0] = addresses_of("192.0.2.5", NULL); /* a new one of the first group: back to that */
+	go_on_with(addresses);
+	start(0);
+	assert_at("http://a", "http://u:secret@192.0.2.5:3128", false);
+}
+
+/* A request ends by the policy it began with; what it finds out counts for all. */
+static void test_old_policy(void **state)
+{
+	struct lm_origin_policy *old;
+	struct lm_origin_try of_old;
+	rules.max_retries = 0;
+	make("http://a;http://b", "http://p1:1|http://p2:1");
+	lm_origin_try_start(policy, &of_old, "path", false, 0);
+	old = lm_origin_policy_ref(policy);
+	go_on_with(NULL);
+	start(0);
+	assert_at("http://a", "http://p1:1", false);
+	assert_true(lm_origin_try_again(old, &of_old, LM_ORIGIN_PROXY, 0, 0, &delay_ms));
+	assert_string_equal(lm_origin_policy_proxy(old, of_old.proxy), "http://p2:1");
+	start(0);
+	assert_at("http://a", "http://p2:1", false);
+	lm_origin_policy_unref(old);
+}
+
+static struct lm_origin_place *places;
+static unsigned n_places;
+
+static const struct lm_origin_place *place(const char *url, int64_t now_ms)
+{
+	lm_origin_places_free(places, n_places);
+	places = NULL;
+	assert_int_equal(lm_origin_policy_places(policy, now_ms, &places, &n_places), 0);
+	for (unsigned i = 0; i < n_places; i++)
+		if (strcmp(places[i].url, url) == 0)
+			return &places[i];
+	fail_msg("no place %s", url);
+	return NULL;
+}
+
+static void test_places(void **state)
+{
+	rules.max_retries = 0;
+	make_fallback("http://u:secret@a/x;http://b", "http://u:secret@p1:1|http://p2:1", "http://f:1");
+	start(0);
+	lm_origin_policy_count(policy, &try, LM_ORIGIN_FINE, 1000, 3000, "", 5);
+	lm_origin_policy_count(policy, &try, LM_ORIGIN_TIMEOUT, 10, 0, "too slow", 7);
+	assert_true(lm_origin_try_again(policy, &try, LM_ORIGIN_TIMEOUT, 0, 1000, &delay_ms));
+	const struct lm_origin_place *p = place("http://p1:1", 2000);
+	assert_true(p->proxy && !p->fallback && p->group == 0);
+	assert_int_equal(p->state, LM_ORIGIN_BURNED);
+	assert_int_equal(p->burned_ms, PROXY_RESET_MS - 1000);
+	assert_int_equal(p->requests, 2);
+	assert_int_equal(p->failed, 1);
+	assert_int_equal(p->bytes, 1010);
+	assert_int_equal(p->latency[2], 1); /* below 4 ms */
+	assert_string_equal(p->error, "too slow");
+	assert_int_equal(p->error_ms, 7);
+	assert_int_equal(place("http://p2:1", 2000)->state, LM_ORIGIN_IN_USE);
+	assert_int_equal(place("http://f:1", 2000)->state, LM_ORIGIN_STANDBY);
+	assert_true(place("http://f:1", 2000)->fallback && place("http://f:1", 2000)->group == 1);
+	p = place("http://a/x", 2000);
+	assert_false(p->proxy);
+	assert_int_equal(p->state, LM_ORIGIN_IN_USE);
+	assert_int_equal(p->requests, 2);
+	assert_int_equal(p->failed, 0); /* the proxy's fault */
+	lm_origin_policy_count(policy, &try, LM_ORIGIN_SERVER, 0, 50, "broken", 8);
+	assert_true(lm_origin_try_again(policy, &try, LM_ORIGIN_SERVER, 0, 3000, &delay_ms));
+	p = place("http://a/x", 4000);
+	assert_int_equal(p->state, LM_ORIGIN_STANDBY);
+	assert_int_equal(p->burned_ms, HOST_RESET_MS - 1000);
+	assert_int_equal(p->failed, 1);
+	assert_int_equal(p->latency[0], 1);
+	lm_origin_places_free(places, n_places);
+	places = NULL;
+}
+
 static void test_judge(void **state)
 {
 	static const struct {
@@ -425,6 +686,9 @@ static void test_judge(void **state)
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++)
 		if (lm_origin_judge(cases[i].status, cases[i].proxied, cases[i].proxy_error, false) != cases[i].fault)
 			fail_msg("case %zu", i);
+	assert_int_equal(lm_origin_judge(503, true, false, true), LM_ORIGIN_BUSY);
+	assert_int_equal(lm_origin_judge(503, true, true, true), LM_ORIGIN_PROXY);
+	assert_int_equal(lm_origin_judge(500, true, false, true), LM_ORIGIN_SERVER);
 	for (unsigned i = 0; i < LM_ORIGIN_FAULTS; i++)
 		assert_non_null(lm_origin_fault_name(i));
 }
@@ -455,6 +719,16 @@ int main(void)
 		TEST(test_direct_after_proxy),
 		TEST(test_proxy_fault_direct),
 		TEST(test_bound),
+		TEST(test_retry_after),
+		TEST(test_busy),
+		TEST(test_hasten),
+		TEST(test_fallback),
+		TEST(test_max_servers),
+		TEST(test_order),
+		TEST(test_shard),
+		TEST(test_addresses),
+		TEST(test_old_policy),
+		TEST(test_places),
 		TEST(test_judge),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
