@@ -739,6 +739,8 @@ static int open_parts(struct lm_repository *repository, struct lm_err *err)
 		r = lm_fetch_new(
 			config->cache, repository->origin, config->work, s->catalog_max, &repository->fetch, err);
 	if (r == 0)
+		lm_fetch_set_timeout(repository->fetch, s->read_timeout_ms);
+	if (r == 0)
 		r = lm_catalogs_new(config->cache, table, LM_REPOSITORY_OPEN_CATALOGS, &repository->catalogs, err);
 	if (r == 0)
 		r = lm_tree_new(repository->catalogs, &repository->tree, err);

@@ -107,8 +107,8 @@ const struct lm_setting lm_settings_table[] = {
 		.help = "share of the cache's file system that is left free"},
 	{"LAMELLA_CATALOG_MAX", OF_REPOSITORY(catalog_max), MEBIBYTES(CATALOG_MIB_MAX), .min = 1, .fallback = "1024",
 		.help = "a catalog or tag database that inflates to more is refused"},
-	{"LAMELLA_READ_TIMEOUT", OF_REPOSITORY(read_timeout_ms), SECONDS, LIVE, .fallback = "0",
-		.help = "after which a read that waits for the network fails; 0: when all servers and proxies have"},
+	{"LAMELLA_READ_TIMEOUT", OF_REPOSITORY(read_timeout_ms), SECONDS, .min = 1, LIVE, .fallback = "600",
+		.help = "for which a read waits for the network at most; then it fails, its download goes on"},
 
 	{"LAMELLA_MOUNT_BASE", OF_NODE(mount_base), PATH, .fallback = "",
 		.help = "repository NAME is mounted at BASE/NAME; default: CVMFS_MOUNT_DIR"},
