@@ -64,8 +64,9 @@ static bool is_settled(const struct lm_repository *repository)
 	return is_pinned(repository) && repository->status.root.set && !repository->status.offline;
 }
 
-/* On the engine's thread: -EBADMSG when that is not what the server meant to send. */
-typedef int check_fn(const struct lm_buf *body, const void *arg, struct lm_err *err);
+/* On the engine's thread: -EBADMSG when another server may have a better copy. */
+struct answer;
+typedef int check_fn(const struct answer *answer, struct lm_err *err);
 
 /*
  * Waiting for a request with a way out: the thread gives up when the repository is stopped, the request ends later and
@@ -73,8 +74,8 @@ typedef int check_fn(const struct lm_buf *body, const void *arg, struct lm_err *
  */
 struct answer {
 	struct lm_repository *repository;
-	check_fn *check; /* of a complete body, or NULL */
-	const void *check_arg;
+	check_fn *check;	 /* of a complete body */
+	struct lm_hash expected; /* its hash, where that is known */
 	struct lm_buf body;
 	int fd;
 	int code;
@@ -143,7 +144,7 @@ static int body_data(void *arg, const void *data, size_t len, struct lm_err *err
 static int body_end(void *arg, struct lm_err *err)
 {
 	struct answer *answer = arg;
-	return answer->check ? answer->check(&answer->body, answer->check_arg, err) : 0;
+	return answer->check(answer, err);
 }
 
 static void body_done(void *arg, int code, const struct lm_err *err)
@@ -151,41 +152,62 @@ static void body_done(void *arg, int code, const struct lm_err *err)
 	answer_end(arg, code, err);
 }
 
-/* Manifest and whitelist print the hash of their text, so a copy that was cut or damaged on its way is told from one
- * that is refused for what it says. */
-static int check_signed_text(const struct lm_buf *body, const void *arg, struct lm_err *err)
+static int check_hash(const struct lm_buf *data, const struct lm_hash *hash, struct lm_err *err)
 {
-	struct lm_signed_text parts;
-	struct lm_hash printed, computed;
-	int r = lm_signed_text_split(lm_buf_cstr(body), body->len, &parts, err);
-	if (r == 0)
-		r = lm_hash_parse(parts.hash_text, parts.hash_text_len, &printed, err);
-	if (r == 0)
-		r = lm_hash_data(printed.algo, body->data, parts.body_len, &computed, err);
-	if (r == 0 && !lm_hash_equal(&printed, &computed))
-		r = lm_err_set(err, -EBADMSG, "its hash does not fit");
-	return r == -EPROTO ? -EBADMSG : r;
-}
-
-static int check_hash(const struct lm_buf *body, const void *arg, struct lm_err *err)
-{
-	const struct lm_hash *hash = arg;
 	struct lm_hash actual;
-	int r = lm_hash_data(hash->algo, body->data, body->len, &actual, err);
+	int r = lm_hash_data(hash->algo, data->data, data->len, &actual, err);
 	if (r == 0 && !lm_hash_equal(&actual, hash))
 		r = lm_err_set(err, -EBADMSG, "wrong bytes, their hash is %s", lm_hash_text(&actual).s);
 	return r;
 }
 
+/* A manifest prints the hash of its text. */
+static int check_printed_hash(const struct lm_buf *text, struct lm_err *err)
+{
+	struct lm_signed_text parts;
+	struct lm_hash printed, computed;
+	int r = lm_signed_text_split(lm_buf_cstr(text), text->len, &parts, err);
+	if (r == 0)
+		r = lm_hash_parse(parts.hash_text, parts.hash_text_len, &printed, err);
+	if (r == 0)
+		r = lm_hash_data(printed.algo, text->data, parts.body_len, &computed, err);
+	if (r == 0 && !lm_hash_equal(&printed, &computed))
+		r = lm_err_set(err, -EBADMSG, "its hash does not fit");
+	return r == -EPROTO ? -EBADMSG : r;
+}
+
+static int check_certificate(const struct answer *answer, struct lm_err *err)
+{
+	return check_hash(&answer->body, &answer->expected, err);
+}
+
+/* The signature is judged later, with the certificate. */
+static int check_manifest(const struct answer *answer, struct lm_err *err)
+{
+	return check_printed_hash(&answer->body, err);
+}
+
+static struct lm_trust trust_of(const struct lm_repository *repository);
+
+/* All that a whitelist says for itself; a replica that was not renewed is passed over, too. */
+static int check_whitelist(const struct answer *answer, struct lm_err *err)
+{
+	const struct lm_trust trust = trust_of(answer->repository);
+	struct lm_whitelist whitelist;
+	int r = lm_trust_whitelist(&trust, lm_buf_cstr(&answer->body), answer->body.len, &whitelist, err);
+	return r < 0 && r != -ENOMEM ? -EBADMSG : r;
+}
+
 /* A small file of the repository, appended to body. One that fails its check is asked for past caches and elsewhere. */
 static int get_file(struct lm_repository *repository, const char *path, bool past_caches, check_fn *check,
-	const void *check_arg, struct lm_buf *body, struct lm_err *err)
+	const struct lm_hash *expected, struct lm_buf *body, struct lm_err *err)
 {
 	struct answer *answer = answer_new(repository, body->max);
 	if (!answer)
 		return lm_err_oom(err);
 	answer->check = check;
-	answer->check_arg = check_arg;
+	if (expected)
+		answer->expected = *expected;
 	const struct lm_origin_consumer consumer = {
 		.begin = body_begin, .data = body_data, .end = body_end, .done = body_done, .arg = answer};
 	int r = lm_origin_get(repository->origin, path, LM_HTTP_BLOCKED_READ, past_caches, &consumer, err);
@@ -261,7 +283,7 @@ static int get_object(
 static int parse_breadcrumb(const struct lm_buf *text, struct lm_manifest *ret, struct lm_err *err)
 {
 	struct lm_manifest manifest;
-	int r = check_signed_text(text, NULL, err);
+	int r = check_printed_hash(text, err);
 	if (r == 0)
 		r = lm_manifest_parse(lm_buf_cstr(text), text->len, &manifest, err);
 	if (r == 0)
@@ -340,10 +362,10 @@ static int get_certificate(const struct trusting *trusting, const struct lm_hash
 	int r = -ENOENT;
 	if (trusting->names == ALTERNATIVE_FIRST)
 		r = get_file(repository, lm_object_alternative_path(hash, LM_OBJECT_CERTIFICATE, path),
-			trusting->past_caches, check_hash, hash, &repository->certificate, NULL);
+			trusting->past_caches, check_certificate, hash, &repository->certificate, NULL);
 	if (may_have_another_name(r))
 		r = get_file(repository, lm_object_path(hash, LM_OBJECT_CERTIFICATE, path), trusting->past_caches,
-			check_hash, hash, &repository->certificate, err);
+			check_certificate, hash, &repository->certificate, err);
 	return r;
 }
 
@@ -352,8 +374,7 @@ static int fetch_for_trust(void *arg, const struct lm_hash *certificate, struct 
 	const struct trusting *trusting = arg;
 	struct lm_repository *repository = trusting->repository;
 	if (!certificate->set)
-		return get_file(
-			repository, LM_WHITELIST_NAME, trusting->past_caches, check_signed_text, NULL, ret, err);
+		return get_file(repository, LM_WHITELIST_NAME, trusting->past_caches, check_whitelist, NULL, ret, err);
 	int r = get_certificate(trusting, certificate, err);
 	if (r < 0)
 		return r;
@@ -385,7 +406,7 @@ static int get_trusted_manifest(struct lm_repository *repository, bool past_cach
 	if (is_pinned(repository) || !lm_hash_equal(&known.catalog, &repository->recorded.catalog))
 		known.certificate = (struct lm_hash){0};
 	lm_buf_clear(text);
-	int r = get_file(repository, LM_MANIFEST_NAME, past_caches, check_signed_text, NULL, text, err);
+	int r = get_file(repository, LM_MANIFEST_NAME, past_caches, check_manifest, NULL, text, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "%s: manifest", repository->config.fqrn);
 	struct trusting trusting = {.repository = repository, .names = ONLY_DATA, .past_caches = past_caches};
@@ -870,6 +891,11 @@ struct lm_tree *lm_repository_tree(struct lm_repository *repository)
 struct lm_fetch *lm_repository_fetch(struct lm_repository *repository)
 {
 	return repository->fetch;
+}
+
+struct lm_catalogs *lm_repository_catalogs(struct lm_repository *repository)
+{
+	return repository->catalogs;
 }
 
 void lm_repository_status(struct lm_repository *repository, struct lm_repository_status *ret)
