@@ -423,6 +423,11 @@ bool cache_is_pinned(struct lm_cache *cache, struct lm_index_key key)
 
 /* --- limits and figures --- */
 
+const char *lm_cache_dir(const struct lm_cache *cache)
+{
+	return cache->dir;
+}
+
 void lm_cache_reconfigure(struct lm_cache *cache, const struct lm_cache_limits *limits)
 {
 	lm_lock_take(&cache->lock);

@@ -82,6 +82,8 @@ int lm_cache_new(const char *dir, struct lm_cache **ret, struct lm_err *err) MUS
 void lm_cache_free(struct lm_cache *cache); /* after its transactions; the last process makes all durable */
 LM_DEFINE_CLEANUP(struct lm_cache, lm_cache_free, lm_cache_freep)
 
+const char *lm_cache_dir(const struct lm_cache *cache);
+
 struct lm_cache_limits {
 	uint64_t quota;		  /* bytes; 0: none */
 	unsigned reserve_percent; /* of the file system's size and inodes */

@@ -241,10 +241,6 @@ static struct needs measure(struct lm_cache *cache)
 	atomic_store(&cache->capacity, capacity);
 	need(used, capacity, &needs.bytes, &needs.exceeded);
 	need(objects, objects_max, &needs.objects, &needs.exceeded);
-	if (atomic_exchange(&cache->urgent, false)) {
-		needs.exceeded = true;
-		needs.bytes = LM_MAX(needs.bytes, percent(used, 100 - LM_CACHE_LOW_PERCENT));
-	}
 	return needs;
 }
 
@@ -494,6 +490,10 @@ static void look_after(struct lm_cache *cache)
 	if (!atomic_load(&cache->scanned) || atomic_load(&cache->rescan))
 		scan(cache);
 	struct needs needs = measure(cache);
+	if (atomic_exchange(&cache->urgent, false)) { /* whatever the figures say, there was no room */
+		needs.exceeded = true;
+		needs.bytes = LM_MAX(needs.bytes, percent(used_bytes(cache), 100 - LM_CACHE_LOW_PERCENT));
+	}
 	if (leads && (needs.bytes || needs.objects)) {
 		evict(cache, &needs);
 		(void)measure(cache);

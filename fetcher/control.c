@@ -1,6 +1,7 @@
 #include "fetcher/control.h"
 
 #include "base/file.h"
+#include "fetcher/cache_control.h"
 #include "fetcher/resolve.h"
 #include "fetcher/status.h"
 #include "rpc/rpc.h"
@@ -10,7 +11,7 @@
 #include <string.h>
 
 #define SERVICE "/lamella.fetcher.v1.Fetcher/"
-enum { WORKERS = 4 };
+enum { WORKERS = 4, LANE_WAITING = 1 };
 
 typedef Lamella__Fetcher__V1__RepositoryStatus RepositoryStatus;
 typedef Lamella__Fetcher__V1__StatusRequest StatusRequest;
@@ -153,7 +154,40 @@ static void handle_resolve(struct lm_rpc_call *call, void *service)
 	lm_resolver_handle(control->resolver, call);
 }
 
+/* The cache: what may wait for the network or the disk is handled in a lane of its own. */
+
+static void handle_pin(struct lm_rpc_call *call, void *service)
+{
+	lm_control_pin(call, ((struct lm_control *)service)->config.pins);
+}
+
+static void handle_unpin(struct lm_rpc_call *call, void *service)
+{
+	lm_control_unpin(call, ((struct lm_control *)service)->config.pins);
+}
+
+static void handle_pins(struct lm_rpc_call *call, void *service)
+{
+	const struct lm_control *control = service;
+	lm_control_pins(call, control->config.pins, control->config.cache);
+}
+
+static void handle_clear(struct lm_rpc_call *call, void *service)
+{
+	lm_control_clear(call, ((struct lm_control *)service)->config.cache);
+}
+
+static void handle_verify(struct lm_rpc_call *call, void *service)
+{
+	lm_control_verify(call, ((struct lm_control *)service)->config.cache);
+}
+
 static const struct lm_rpc_method methods[] = {
+	{SERVICE "Pin", &lamella__fetcher__v1__pin_request__descriptor, handle_pin, LANE_WAITING},
+	{SERVICE "Unpin", &lamella__fetcher__v1__pin_request__descriptor, handle_unpin, LANE_WAITING},
+	{SERVICE "Pins", &lamella__fetcher__v1__pins_request__descriptor, handle_pins, 0},
+	{SERVICE "ClearCache", &lamella__fetcher__v1__clear_cache_request__descriptor, handle_clear, LANE_WAITING},
+	{SERVICE "VerifyCache", &lamella__fetcher__v1__verify_cache_request__descriptor, handle_verify, LANE_WAITING},
 	{SERVICE "Resolve", &lamella__fetcher__v1__resolve_request__descriptor, handle_resolve, 0},
 	{SERVICE "Status", &lamella__fetcher__v1__status_request__descriptor, handle_status, 0},
 	{SERVICE "Update", &lamella__fetcher__v1__update_request__descriptor, handle_update, 0},

@@ -12,12 +12,14 @@ struct lm_control_repository {
 };
 
 struct lm_layers;
+struct lm_pins;
 
 struct lm_control_config { /* everything must outlive the service */
 	const char *socket;
 	const struct lm_control_repository *repositories;
 	size_t repository_count;
 	struct lm_cache *cache;
+	struct lm_pins *pins;
 	struct lm_layers *layers;
 	struct lm_http *http; /* for its timer */
 	int64_t started_ms;   /* monotonic */

@@ -8,6 +8,7 @@
 #include "fetcher/fuse.h"
 #include "fetcher/layers.h"
 #include "fetcher/mountpoint.h"
+#include "fetcher/pins.h"
 #include "fetcher/repository.h"
 #include "fetcher/web.h"
 
@@ -30,9 +31,11 @@ struct mount { /* one repository of the node */
 };
 
 struct lm_node {
-	struct lm_settings *settings; /* counted */
+	struct lm_settings *settings; /* by which it was started; counted */
+	struct lm_settings *latest;   /* main thread only; counted */
 	struct lm_http *http;
 	struct lm_cache *cache;
+	struct lm_pins *pins;
 	struct lm_work *work;
 	struct lm_control *control;
 	struct lm_web *web;
@@ -100,6 +103,7 @@ static void log_ready(const struct mount *m)
 static void on_root(void *arg, uint32_t from, uint32_t to, uint64_t ttl_s)
 {
 	struct mount *m = arg;
+	lm_pins_root_changed(m->node->pins, lm_repository_fqrn(m->repository));
 	LM_LOCKED(&m->lock);
 	if (m->stopping || m->ended)
 		return;
@@ -160,6 +164,27 @@ static int open_mount(struct lm_node *node, const struct lm_repository_settings 
 	return lm_repository_new(&config, &m->repository, err);
 }
 
+static void limit_cache(struct lm_node *node, const struct lm_settings *settings)
+{
+	const struct lm_cache_limits limits = {
+		.quota = settings->quota == LM_SETTINGS_UNLIMITED ? 0 : settings->quota,
+		.reserve_percent = settings->cache_reserve,
+	};
+	lm_cache_reconfigure(node->cache, &limits);
+}
+
+static int open_pins(struct lm_node *node, const char *dir, struct lm_err *err)
+{
+	CLEANUP(lm_freep) struct lm_repository **repositories = calloc(node->count + 1, sizeof(*repositories));
+	if (!repositories)
+		return lm_err_oom(err);
+	for (size_t i = 0; i < node->count; i++)
+		repositories[i] = node->mounts[i].repository;
+	const struct lm_pins_config config = {
+		.cache = node->cache, .dir = dir, .repositories = repositories, .repository_count = node->count};
+	return lm_pins_new(&config, &node->pins, err);
+}
+
 static int open_parts(struct lm_node *node, struct lm_err *err)
 {
 	const struct lm_settings *settings = node->settings;
@@ -174,12 +199,16 @@ static int open_parts(struct lm_node *node, struct lm_err *err)
 	if (r == 0)
 		r = lm_cache_new(dir, &node->cache, err);
 	if (r == 0)
+		limit_cache(node, settings);
+	if (r == 0)
 		r = lm_work_new(
 			"fetch work", LM_MAX(lm_work_cores(), (unsigned)WORKERS_MIN), QUEUE_MAX, &node->work, err);
 	if (r == 0)
 		r = lm_http_new(&limits, &node->http, err);
 	for (size_t i = 0; i < settings->repository_count && r == 0; i++)
 		r = open_mount(node, &settings->repositories[i], err);
+	if (r == 0)
+		r = open_pins(node, dir, err);
 	return r;
 }
 
@@ -219,6 +248,7 @@ static int describe_for_control(struct lm_node *node, struct lm_err *err)
 		.repositories = node->for_control,
 		.repository_count = node->count,
 		.cache = node->cache,
+		.pins = node->pins,
 		.layers = node->layers,
 		.http = node->http,
 		.started_ms = lm_now_ms(),
@@ -273,6 +303,7 @@ int lm_node_start(struct lm_settings *settings, struct lm_keeper *keeper, struct
 	if (!node)
 		return lm_err_oom(err);
 	node->settings = lm_settings_ref(settings);
+	node->latest = lm_settings_ref(settings);
 	node->keeper = keeper;
 	node->idle_fd = -1;
 	int r = open_parts(node, err);
@@ -296,6 +327,57 @@ int lm_node_start(struct lm_settings *settings, struct lm_keeper *keeper, struct
 		return r;
 	node->started = true;
 	*ret = STEAL(node);
+	return 0;
+}
+
+/* Reloading. */
+
+struct reload {
+	bool worker, start; /* something needs another worker, a start of the program */
+};
+
+static void on_change(void *arg, const struct lm_settings_change *change)
+{
+	static const char *const when[] = {"with another worker", "now", "with the next start of the program"};
+	struct reload *reload = arg;
+	reload->worker |= change->setting->reload == LM_RELOAD_WORKER;
+	reload->start |= change->setting->reload == LM_RELOAD_START;
+	lm_log(change->setting->reload == LM_RELOAD_START ? LM_LOG_WARN : LM_LOG_INFO, "setting changed",
+		LM_KV("key", "%s", change->setting->key), LM_KV("repository", "%s", change->fqrn),
+		LM_KV("from", "%s", change->from), LM_KV("to", "%s", change->to),
+		LM_KV("takes_effect", "%s", when[change->setting->reload]));
+}
+
+/* Those that the node has and that are still configured. */
+static int reload_repositories(struct lm_node *node, struct lm_settings *settings, struct lm_err *err)
+{
+	for (size_t i = 0; i < node->count; i++) {
+		struct lm_repository *repository = node->mounts[i].repository;
+		if (!lm_settings_find(settings, lm_repository_fqrn(repository)))
+			continue;
+		int r = lm_repository_reconfigure(repository, settings, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int lm_node_reload(struct lm_node *node, struct lm_settings *settings, bool *ret_worker, struct lm_err *err)
+{
+	struct reload reload = {.worker = false};
+	int r = lm_settings_diff(node->latest, settings, on_change, &reload, err);
+	if (r == 0)
+		r = reload_repositories(node, settings, err);
+	if (r < 0)
+		return r;
+	limit_cache(node, settings);
+	lm_log_set_level((enum lm_log_level)settings->log_level);
+	lm_settings_unref(node->latest);
+	node->latest = lm_settings_ref(settings);
+	*ret_worker = reload.worker && !reload.start;
+	if (reload.worker && reload.start)
+		lm_log(LM_LOG_WARN, "another worker would begin with settings that need a start of the program: "
+				    "nothing but what takes effect now is changed");
 	return 0;
 }
 
@@ -353,9 +435,11 @@ void lm_node_stop(struct lm_node *node)
 	for (size_t i = 0; i < node->count; i++)
 		if (node->mounts[i].repository)
 			lm_repository_stop(node->mounts[i].repository);
+	lm_pins_stop(node->pins);
 	lm_control_stop(node->control);
 	lm_http_free(node->http);
 	lm_work_free(node->work);
+	lm_pins_free(node->pins);
 	lm_control_free(node->control);
 	for (size_t i = 0; i < node->count; i++) {
 		struct mount *m = &node->mounts[i];
@@ -369,6 +453,7 @@ void lm_node_stop(struct lm_node *node)
 	lm_layers_free(node->layers);
 	free(node->for_control);
 	lm_settings_unref(node->settings);
+	lm_settings_unref(node->latest);
 	free(node);
 }
 

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/queue.h>
 
-enum { CERTIFICATE_MAX = 2 * LM_PEM_MAX, TTL_MIN_S = 5, FAILURE_PAUSE_MS = 2000, FIRST_RETRY_S = 5 };
+enum { CERTIFICATE_MAX = 2 * LM_PEM_MAX, TTL_MIN_S = 5, FIRST_RETRY_S = 5 };
 
 struct wish { /* somebody wants to know when the next look has ended */
 	void (*fn)(void *arg);
@@ -25,7 +25,7 @@ STAILQ_HEAD(wishes, wish);
 
 struct lm_repository {
 	struct lm_repository_config config; /* constant after new; strings owned */
-	const struct lm_repository_settings *settings;
+	const struct lm_pin *pinned;	    /* by the first settings, as long as the repository */
 	struct lm_origin *origin;
 	struct lm_fetch *fetch;
 	struct lm_catalogs *catalogs;
@@ -40,6 +40,8 @@ struct lm_repository {
 	/* repository's thread only */
 	struct lm_manifest known;    /* newest manifest ever accepted; known.catalog unset: none */
 	struct lm_manifest recorded; /* that in `record`, whose catalog or history we had; the same */
+	struct lm_settings *in_force; /* counted */
+	const struct lm_repository_settings *settings;
 	struct lm_buf certificate;   /* the object, as stored, that was asked for last */
 	struct wishes current;	     /* to be told of the look under way: they came before it began */
 	uint64_t retry_s;	     /* without a root: until the next look */
@@ -48,13 +50,14 @@ struct lm_repository {
 	struct lm_cond changed;
 	/* under lock */
 	bool stop, first_ended, look_now, past_caches;
+	struct lm_settings *next; /* for the thread to take; NULL: none */
 	struct wishes wishes;
 	struct lm_repository_status status;
 };
 
 static bool is_pinned(const struct lm_repository *repository)
 {
-	return repository->settings->pin.kind != LM_PIN_NONE;
+	return repository->pinned->kind != LM_PIN_NONE;
 }
 
 /* A fixed root is there, and its last look succeeded: there is nothing more to look for. Lock held, or the
@@ -485,7 +488,7 @@ static struct lm_object_ref history_ref(const struct lm_manifest *manifest)
 static int find_tag(
 	struct lm_repository *repository, const struct lm_object_ref *history, struct root *ret, struct lm_err *err)
 {
-	const struct lm_pin *pin = &repository->settings->pin;
+	const struct lm_pin *pin = repository->pinned;
 	struct lm_history_root found;
 	CLEANUP(lm_freep) char *path = lm_cache_path(repository->config.cache, history);
 	if (!path)
@@ -550,7 +553,7 @@ static int look_by_manifest(struct lm_repository *repository, bool past_caches, 
 
 static int look(struct lm_repository *repository, bool past_caches, struct lm_err *err)
 {
-	const struct lm_pin *pin = &repository->settings->pin;
+	const struct lm_pin *pin = repository->pinned;
 	if (is_settled(repository))
 		return 0;
 	if (pin->kind == LM_PIN_HASH)
@@ -650,12 +653,22 @@ static void fall_back(struct lm_repository *repository)
 {
 	struct lm_err err = LM_ERR_INIT;
 	if (!repository->recorded.catalog.set || lm_tree_root(repository->tree) ||
-		repository->settings->pin.kind == LM_PIN_HASH)
+		repository->pinned->kind == LM_PIN_HASH)
 		return;
 	int r = use_recorded(repository, &err);
 	if (r < 0 && err.msg[0])
 		lm_log(LM_LOG_WARN, "recorded root can't be used", LM_KV("repository", "%s", repository->config.fqrn),
 			LM_KV("cause", "%s", lm_err_text(&err)));
+}
+
+/* Lock held. */
+static void take_settings(struct lm_repository *repository)
+{
+	if (!repository->next)
+		return;
+	lm_settings_unref(repository->in_force);
+	repository->in_force = STEAL(repository->next);
+	repository->settings = lm_settings_find(repository->in_force, repository->config.fqrn);
 }
 
 /* Waits until it is time for a look: false when there will be no more. */
@@ -672,6 +685,8 @@ static bool wait_for_time(struct lm_repository *repository, bool *ret_past_cache
 	repository->look_now = repository->past_caches = false;
 	repository->status.next_look_ms = 0;
 	STAILQ_CONCAT(&repository->current, &repository->wishes);
+	if (!repository->stop) /* answers that were given up may be judged by the old ones still */
+		take_settings(repository);
 	return !repository->stop;
 }
 
@@ -705,46 +720,11 @@ static void *run(void *arg)
 
 /* Making and unmaking. */
 
-/* In the settings 0 means 0; to the origin it would be its default. */
-static struct lm_origin_config origin_config(const char *fqrn, const struct lm_repository_settings *s)
-{
-	return (struct lm_origin_config){
-		.servers = s->servers,
-		.proxies = s->proxies,
-		.fallback_proxies = s->fallback_proxies,
-		.fqrn = fqrn,
-		.max_servers = s->max_servers,
-		.use_geoapi = s->use_geoapi,
-		.proxy_shard = s->proxy_shard,
-		.ip_family = s->address_family,
-		.max_proxy_ips = s->max_addresses,
-		.dns_server = s->dns_server,
-		.dns_timeout_ms = s->dns_timeout_ms,
-		.dns_retries = s->dns_retries,
-		.dns_min_ttl_s = s->dns_min_ttl_s,
-		.dns_max_ttl_s = s->dns_max_ttl_s,
-		.follow_redirects = s->follow_redirects,
-		.send_info_header = s->send_info_header,
-		.low_speed_limit = s->low_speed_limit ? s->low_speed_limit : 1,
-		.ca_file = s->ca_file,
-		.ca_path = s->ca_dir,
-		.site_ca_only = !s->use_system_ca && (s->ca_dir[0] || s->ca_file[0]),
-		.timeout_ms = s->timeout_ms,
-		.timeout_direct_ms = s->timeout_direct_ms,
-		.max_retries = s->max_retries,
-		.backoff_init_ms = s->backoff_init_ms ? s->backoff_init_ms : 1,
-		.backoff_max_ms = s->backoff_max_ms ? s->backoff_max_ms : 1,
-		.proxy_reset_ms = s->proxy_reset_ms ? s->proxy_reset_ms : UINT_MAX,
-		.host_reset_ms = s->host_reset_ms ? s->host_reset_ms : UINT_MAX,
-		.failure_pause_max_ms = FAILURE_PAUSE_MS,
-	};
-}
-
 static int open_parts(struct lm_repository *repository, struct lm_err *err)
 {
 	const struct lm_repository_config *config = &repository->config;
 	const struct lm_repository_settings *s = repository->settings;
-	const struct lm_origin_config origin = origin_config(config->fqrn, s);
+	struct lm_origin_config origin;
 	bool by_history = s->pin.kind == LM_PIN_TAG || s->pin.kind == LM_PIN_DATE;
 	CLEANUP(lm_freep) char *table = lm_str_printf("%s/catalogs", config->dir);
 	repository->record = lm_str_printf("%s/%s", config->dir, by_history ? "history" : "root");
@@ -753,6 +733,7 @@ static int open_parts(struct lm_repository *repository, struct lm_err *err)
 	if (!table || !repository->record || !repository->other_record || !repository->kept_certificate ||
 		!(repository->pin = lm_pin_text(&s->pin)))
 		return lm_err_oom(err);
+	lm_settings_origin(s, &origin);
 	int r = lm_mkdir_p(AT_FDCWD, config->dir, 0700, err);
 	if (r == 0)
 		r = lm_origin_new(config->http, &origin, &repository->origin, err);
@@ -781,6 +762,7 @@ int lm_repository_new(const struct lm_repository_config *config, struct lm_repos
 	repository->certificate = LM_BUF(CERTIFICATE_MAX);
 	repository->config = *config;
 	repository->config.settings = lm_settings_ref(config->settings);
+	repository->in_force = lm_settings_ref(config->settings);
 	repository->settings = lm_settings_find(config->settings, config->fqrn);
 	repository->config.fqrn = strdup(config->fqrn);
 	repository->config.dir = strdup(config->dir);
@@ -788,6 +770,7 @@ int lm_repository_new(const struct lm_repository_config *config, struct lm_repos
 		return lm_err_oom(err);
 	if (!repository->settings)
 		return lm_err_set(err, -EINVAL, "%s: no settings", config->fqrn);
+	repository->pinned = &repository->settings->pin;
 	int r = open_parts(repository, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "%s", config->fqrn);
@@ -852,6 +835,8 @@ void lm_repository_free(struct lm_repository *repository)
 	free((char *)repository->config.fqrn);
 	free((char *)repository->config.dir);
 	lm_settings_unref(repository->config.settings);
+	lm_settings_unref(repository->in_force);
+	lm_settings_unref(repository->next);
 	free(repository);
 }
 
@@ -875,6 +860,25 @@ int lm_repository_look(struct lm_repository *repository, bool past_caches, void 
 	lm_lock_release(&repository->lock);
 	if (stop && fn)
 		fn(arg);
+	return 0;
+}
+
+int lm_repository_reconfigure(struct lm_repository *repository, struct lm_settings *settings, struct lm_err *err)
+{
+	const struct lm_repository_settings *s = lm_settings_find(settings, repository->config.fqrn);
+	struct lm_origin_config origin;
+	if (!s)
+		return lm_err_set(err, -EINVAL, "%s: no settings", repository->config.fqrn);
+	lm_settings_origin(s, &origin);
+	int r = lm_origin_reconfigure(repository->origin, &origin, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "%s", repository->config.fqrn);
+	lm_fetch_set_timeout(repository->fetch, s->read_timeout_ms);
+	LM_LOCKED(&repository->lock);
+	lm_settings_unref(repository->next);
+	repository->next = lm_settings_ref(settings);
+	repository->look_now = true;
+	lm_cond_broadcast(&repository->changed);
 	return 0;
 }
 

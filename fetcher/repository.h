@@ -12,8 +12,8 @@
  *   offline    the last look failed: the newest root ever accepted stays
  *
  * Failed, it looks again after 5 s, then after twice as long each time up to LM_REPOSITORY_RETRY_S; offline, after that
- * or the TTL, whichever is shorter; in both as soon as the origin says that a server can be had again (origin.h), which
- * is noticed within seconds where files are asked for.
+ * or the TTL, whichever is shorter. In both it also looks when anything else of the repository could be fetched, two
+ * seconds after the last look at the soonest, later each time that this was in vain.
  *
  * A root that the settings fix (lm_pin) never moves: once it is there, nothing else takes its place until the process
  * ends. By hash, it involves no signature at all: the catalog's bytes are what was asked for. By tag or date, a look
@@ -70,9 +70,17 @@ LM_DEFINE_CLEANUP(struct lm_repository, lm_repository_free, lm_repository_freep)
  */
 int lm_repository_look(struct lm_repository *repository, bool past_caches, void (*fn)(void *arg), void *arg) MUST_CHECK;
 
+/*
+ * Other settings from now on: the origin's at once, keys, blacklist and TTL with a look that begins now. What is fixed
+ * by lm_pin stays. After an error nothing changed.
+ */
+int lm_repository_reconfigure(
+	struct lm_repository *repository, struct lm_settings *settings, struct lm_err *err) MUST_CHECK;
+
 const char *lm_repository_fqrn(const struct lm_repository *repository);
 struct lm_tree *lm_repository_tree(struct lm_repository *repository);
 struct lm_fetch *lm_repository_fetch(struct lm_repository *repository);
+struct lm_catalogs *lm_repository_catalogs(struct lm_repository *repository);
 
 enum lm_repository_state {
 	LM_REPOSITORY_STARTING,

@@ -144,6 +144,33 @@ static void fill_cache(struct lm_message_builder *b, const struct lm_control_con
 	m->cache_objects = cache->objects = s.objects;
 	cache->counting = s.counting;
 	cache->uncached = s.uncached;
+	cache->quota = s.quota;
+	cache->capacity = s.capacity;
+	cache->reserve = s.reserve;
+	cache->free = s.free;
+	cache->running = s.running;
+	cache->memory = s.memory;
+	cache->index_memory = s.index_memory;
+	cache->kept_bytes = s.kept_bytes;
+	cache->pinned = s.pinned;
+	cache->layers_in_use = s.layers_in_use;
+	cache->hits = s.hits;
+	cache->misses = s.misses;
+	cache->commits = s.commits;
+	cache->evicted = s.evicted;
+	cache->evicted_bytes = s.evicted_bytes;
+	cache->refetched = s.refetched;
+	cache->refetched_bytes = s.refetched_bytes;
+	cache->refetch_percent = s.refetch_percent;
+	cache->thrashing = s.thrashing;
+	cache->verified = s.verified;
+	cache->damaged = s.damaged;
+	cache->faults = s.faults;
+	cache->leads = s.leads;
+	cache->unclean = s.unclean;
+	lm_message_text(b, &cache->state, lm_cache_state_text(s.state));
+	lm_message_text(b, &cache->state_cause, s.state == LM_CACHE_WORKS ? "" : strerror(-s.state_errno));
+	lm_message_text(b, &cache->directory, lm_cache_dir(config->cache));
 }
 
 static void add_problem(struct lm_message_builder *b, StatusResponse *m, const char *repository, bool degraded,
@@ -157,6 +184,16 @@ static void add_problem(struct lm_message_builder *b, StatusResponse *m, const c
 	lm_message_text(b, &problem->repository, repository);
 	lm_message_text(b, &problem->what, text);
 	b->failed |= !text;
+}
+
+static void find_cache_problems(struct lm_message_builder *b, StatusResponse *m, const CacheStatus *cache)
+{
+	if (*cache->state_cause) {
+		CLEANUP(lm_freep) char *what = lm_str_printf("the cache's disk is %s: served from memory", cache->state);
+		add_problem(b, m, "", true, what ? what : "the cache's disk fails", cache->state_cause);
+	}
+	if (cache->thrashing)
+		add_problem(b, m, "", true, "the cache is too small: it evicts what is soon fetched again", "");
 }
 
 static void find_repository_problems(struct lm_message_builder *b, StatusResponse *m, const RepositoryStatus *r)
@@ -189,6 +226,8 @@ StatusResponse *lm_status_new(const struct lm_control_config *config, bool layer
 	m->uptime_ms = age_ms(lm_now_ms(), config->started_ms);
 	m->started_s = (uint64_t)lm_wall_s() - m->uptime_ms / 1000;
 	fill_cache(&b, config, m);
+	if (m->cache && !b.failed)
+		find_cache_problems(&b, m, m->cache);
 	lm_layers_describe(config->layers, layers, &b, m);
 	for (size_t i = 0; i < config->repository_count; i++) {
 		RepositoryStatus *r = lm_message_add(&b, TYPE(repository_status), &m->repositories, &m->n_repositories);
