@@ -32,6 +32,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.reply(200, data[: len(data) // 2], len(data))
             self.close_connection = True
             return None
+        if mode == "late":  # a link with a long way
+            time.sleep(0.2)
+            return self.reply(200, data)
         if mode == "stall":  # accepts, and never answers
             return time.sleep(3600)
         return self.reply(int(mode), b"")
