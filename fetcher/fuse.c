@@ -32,6 +32,10 @@ struct log_slot {
 	struct lm_log_limit limit;
 };
 
+struct counter {
+	_Atomic(uint64_t) received, answered, failed, ns;
+};
+
 struct lm_fuse {
 	struct lm_fuse_config config; /* constant after new, strings owned */
 	struct lm_session *session;
@@ -44,12 +48,19 @@ struct lm_fuse {
 	struct log_slot log_slots[LOG_SLOTS];
 	_Atomic(int64_t) burst_end_ms;
 	_Atomic(unsigned) burst;
+	struct counter counters[LM_REQUEST_KINDS];
+	_Atomic(uint64_t) interrupted, parked_count;
 	struct lm_reader *reader;
 
 	struct lm_lock lock;
 	struct lm_cond wake;
 	STAILQ_HEAD(, change) changes; /* under lock */
 };
+
+static struct lm_fuse *fuse_of(fuse_req_t req)
+{
+	return lm_session_user(req);
+}
 
 /* The one place where codes become the kernel's error numbers. Whatever is not an answer to the question is EIO. */
 static int kernel_errno(int code)
@@ -123,17 +134,41 @@ static void log_failure(struct lm_op *op, const struct lm_object_ref *object, in
 		LM_KV("not_shown", "%u", missed));
 }
 
+static void count(_Atomic(uint64_t) *counter, uint64_t more)
+{
+	atomic_fetch_add_explicit(counter, more, memory_order_relaxed);
+}
+
+void lm_op_done(const struct lm_op *op)
+{
+	struct counter *counter = &op->fuse->counters[op->kind];
+	count(&counter->ns, (uint64_t)(lm_now_ns() - op->begin_ns));
+	count(&counter->answered, 1);
+}
+
+/* Before the answer, which may be the last that keeps the mount from being torn down. */
+static void done_badly(const struct lm_op *op)
+{
+	count(&op->fuse->counters[op->kind].failed, 1);
+	lm_op_done(op);
+}
+
 void lm_op_fail(struct lm_op *op, int code, const struct lm_err *err)
 {
 	int error = kernel_errno(code);
 	if (error == EIO)
 		log_failure(op, NULL, code, err);
+	if (error == EIO || error == ENOMEM)
+		done_badly(op);
+	else
+		lm_op_done(op);
 	fuse_reply_err(op->req, error);
 }
 
 void lm_op_fail_object(struct lm_op *op, const struct lm_object_ref *object, int code, const struct lm_err *err)
 {
 	log_failure(op, object, code, err);
+	done_badly(op);
 	fuse_reply_err(op->req, code == -ENOMEM ? ENOMEM : EIO);
 }
 
@@ -153,8 +188,10 @@ static void on_interrupt(fuse_req_t req, void *arg)
 {
 	struct lm_wait *wait = arg;
 	wait->leave(wait->arg);
-	if (!atomic_exchange(&wait->answered, true))
-		fuse_reply_err(req, EINTR);
+	if (atomic_exchange(&wait->answered, true))
+		return;
+	count(&fuse_of(req)->interrupted, 1);
+	fuse_reply_err(req, EINTR);
 }
 
 void lm_op_offer_interrupt(fuse_req_t req, struct lm_wait *wait)
@@ -207,6 +244,15 @@ static int order(struct parked *parked)
 	return r;
 }
 
+/* After run, when it needs nothing: a read is answered, and counted, in its own time. */
+static void conclude(struct lm_op *op, int code, const struct lm_err *err)
+{
+	if (code < 0)
+		lm_op_fail(op, code, err);
+	else if (op->kind != LM_REQUEST_READ)
+		lm_op_done(op);
+}
+
 /* Runs a parked request whose need is there, to its answer or its next need. */
 static void go_on(struct parked *parked)
 {
@@ -221,8 +267,7 @@ static void go_on(struct parked *parked)
 		if (r == LM_NEED && ++parked->tries == TRIES_MAX)
 			r = lm_err_set(&err, -EIO, "an object that was fetched is gone again and again");
 		if (r != LM_NEED) {
-			if (r < 0)
-				lm_op_fail(&parked->op, r, &err);
+			conclude(&parked->op, r, &err);
 			free(parked);
 			return;
 		}
@@ -232,6 +277,7 @@ static void go_on(struct parked *parked)
 
 static void park(struct lm_op *op, const struct lm_object_ref *need)
 {
+	count(&op->fuse->parked_count, 1);
 	size_t name_len = op->name ? strlen(op->name) : 0;
 	struct parked *parked = calloc(1, sizeof(*parked) + name_len + 1);
 	if (!parked) {
@@ -253,16 +299,13 @@ static void submit(struct lm_op op)
 	struct lm_object_ref need;
 	struct lm_err err = LM_ERR_INIT;
 	op.request = lm_session_request();
+	op.begin_ns = lm_now_ns();
+	count(&op.fuse->counters[op.kind].received, 1);
 	int r = op.run(&op, &need, &err);
 	if (r == LM_NEED)
 		park(&op, &need);
-	else if (r < 0)
-		lm_op_fail(&op, r, &err);
-}
-
-static struct lm_fuse *fuse_of(fuse_req_t req)
-{
-	return lm_session_user(req);
+	else
+		conclude(&op, r, &err);
 }
 
 /* Entries and attributes. */
@@ -297,7 +340,12 @@ static int run_lookup(struct lm_op *op, struct lm_object_ref *ret_need, struct l
 
 static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	submit((struct lm_op){.fuse = fuse_of(req), .req = req, .run = run_lookup, .ino = parent, .name = name});
+	submit((struct lm_op){.fuse = fuse_of(req),
+		.req = req,
+		.kind = LM_REQUEST_LOOKUP,
+		.run = run_lookup,
+		.ino = parent,
+		.name = name});
 }
 
 static int run_getattr(struct lm_op *op, struct lm_object_ref *ret_need, struct lm_err *err)
@@ -312,7 +360,8 @@ static int run_getattr(struct lm_op *op, struct lm_object_ref *ret_need, struct 
 
 static void do_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *info)
 {
-	submit((struct lm_op){.fuse = fuse_of(req), .req = req, .run = run_getattr, .ino = ino});
+	submit((struct lm_op){
+		.fuse = fuse_of(req), .req = req, .kind = LM_REQUEST_GETATTR, .run = run_getattr, .ino = ino});
 }
 
 static int run_readlink(struct lm_op *op, struct lm_object_ref *ret_need, struct lm_err *err)
@@ -327,7 +376,8 @@ static int run_readlink(struct lm_op *op, struct lm_object_ref *ret_need, struct
 
 static void do_readlink(fuse_req_t req, fuse_ino_t ino)
 {
-	submit((struct lm_op){.fuse = fuse_of(req), .req = req, .run = run_readlink, .ino = ino});
+	submit((struct lm_op){
+		.fuse = fuse_of(req), .req = req, .kind = LM_REQUEST_READLINK, .run = run_readlink, .ino = ino});
 }
 
 static void do_statfs(fuse_req_t req, fuse_ino_t ino)
@@ -367,8 +417,13 @@ static int run_getxattr(struct lm_op *op, struct lm_object_ref *ret_need, struct
 
 static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-	submit((struct lm_op){
-		.fuse = fuse_of(req), .req = req, .run = run_getxattr, .ino = ino, .name = name, .size = size});
+	submit((struct lm_op){.fuse = fuse_of(req),
+		.req = req,
+		.kind = LM_REQUEST_GETXATTR,
+		.run = run_getxattr,
+		.ino = ino,
+		.name = name,
+		.size = size});
 }
 
 static int run_listxattr(struct lm_op *op, struct lm_object_ref *ret_need, struct lm_err *err)
@@ -383,7 +438,12 @@ static int run_listxattr(struct lm_op *op, struct lm_object_ref *ret_need, struc
 
 static void do_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
-	submit((struct lm_op){.fuse = fuse_of(req), .req = req, .run = run_listxattr, .ino = ino, .size = size});
+	submit((struct lm_op){.fuse = fuse_of(req),
+		.req = req,
+		.kind = LM_REQUEST_LISTXATTR,
+		.run = run_listxattr,
+		.ino = ino,
+		.size = size});
 }
 
 /* Directories. */
@@ -431,14 +491,20 @@ static int run_readdir(struct lm_op *op, struct lm_object_ref *ret_need, struct 
 
 static void do_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *info)
 {
-	submit((struct lm_op){
-		.fuse = fuse_of(req), .req = req, .run = run_readdir, .ino = ino, .size = size, .offset = offset});
+	submit((struct lm_op){.fuse = fuse_of(req),
+		.req = req,
+		.kind = LM_REQUEST_READDIR,
+		.run = run_readdir,
+		.ino = ino,
+		.size = size,
+		.offset = offset});
 }
 
 static void do_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *info)
 {
 	submit((struct lm_op){.fuse = fuse_of(req),
 		.req = req,
+		.kind = LM_REQUEST_READDIR,
 		.run = run_readdir,
 		.ino = ino,
 		.size = size,
@@ -471,6 +537,7 @@ static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
 {
 	submit((struct lm_op){.fuse = fuse_of(req),
 		.req = req,
+		.kind = LM_REQUEST_READ,
 		.run = lm_read_run,
 		.ino = ino,
 		.size = size,
@@ -654,6 +721,35 @@ void lm_fuse_leave(struct lm_fuse *fuse)
 	if (!fuse || atomic_exchange(&fuse->stopping, true))
 		return;
 	lm_session_leave(fuse->session);
+}
+
+const char *lm_request_name(enum lm_request_kind kind)
+{
+	static const char *const names[LM_REQUEST_KINDS] = {
+		[LM_REQUEST_LOOKUP] = "lookup",
+		[LM_REQUEST_GETATTR] = "getattr",
+		[LM_REQUEST_READLINK] = "readlink",
+		[LM_REQUEST_GETXATTR] = "getxattr",
+		[LM_REQUEST_LISTXATTR] = "listxattr",
+		[LM_REQUEST_READDIR] = "readdir",
+		[LM_REQUEST_READ] = "read",
+	};
+	return names[kind];
+}
+
+void lm_fuse_stats(struct lm_fuse *fuse, struct lm_fuse_stats *ret)
+{
+	uint64_t received = 0, answered = atomic_load(&fuse->interrupted);
+	*ret = (struct lm_fuse_stats){.interrupted = answered, .parked = atomic_load(&fuse->parked_count)};
+	for (int i = 0; i < LM_REQUEST_KINDS; i++) {
+		struct counter *counter = &fuse->counters[i];
+		ret->requests[i].answered = atomic_load(&counter->answered); /* before `received`: never more than it */
+		ret->requests[i].failed = atomic_load(&counter->failed);
+		ret->requests[i].ns = atomic_load(&counter->ns);
+		answered += ret->requests[i].answered;
+		received += atomic_load(&counter->received);
+	}
+	ret->waiting = received > answered ? received - answered : 0;
 }
 
 bool lm_fuse_resumed(const struct lm_fuse *fuse)

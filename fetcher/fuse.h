@@ -20,6 +20,30 @@
 
 struct lm_fuse;
 
+/* What the kernel asks for; what costs next to nothing to answer is not counted. */
+enum lm_request_kind {
+	LM_REQUEST_LOOKUP,
+	LM_REQUEST_GETATTR,
+	LM_REQUEST_READLINK,
+	LM_REQUEST_GETXATTR,
+	LM_REQUEST_LISTXATTR,
+	LM_REQUEST_READDIR,
+	LM_REQUEST_READ,
+	LM_REQUEST_KINDS,
+};
+const char *lm_request_name(enum lm_request_kind kind); /* "lookup"... */
+
+struct lm_fuse_stats {
+	struct {
+		uint64_t answered; /* errors included */
+		uint64_t failed;   /* those with EIO or ENOMEM */
+		uint64_t ns;	   /* from receiving to answering, together */
+	} requests[LM_REQUEST_KINDS];
+	uint64_t interrupted; /* their callers did not want to wait */
+	uint64_t parked;      /* that had to wait for a catalog */
+	uint64_t waiting;     /* received and not answered yet */
+};
+
 struct lm_fuse_config { /* everything pointed to must outlive the mount */
 	const char *fqrn;
 	const char *mountpoint;
@@ -48,6 +72,7 @@ void lm_fuse_stop(struct lm_fuse *fuse);
 /* Instead of stop: another process goes on with the mount. Parked requests are not answered here any more. */
 void lm_fuse_leave(struct lm_fuse *fuse);
 
+void lm_fuse_stats(struct lm_fuse *fuse, struct lm_fuse_stats *ret);
 bool lm_fuse_resumed(const struct lm_fuse *fuse);
 bool lm_fuse_progress(struct lm_fuse *fuse); /* lm_session_progress() */
 struct lm_session_stats;

@@ -6,12 +6,11 @@
 
 #define FUSE_USE_VERSION 314
 
-#include "fetcher/tree.h"
+#include "fetcher/fuse.h"
 
 #include <fuse_lowlevel.h>
 #include <stdatomic.h>
 
-struct lm_fuse;
 struct lm_reader;
 
 /* A request. run answers it and returns 0, or returns LM_NEED or an error without having answered. */
@@ -20,6 +19,8 @@ struct lm_op {
 	fuse_req_t req;
 	uint64_t request; /* lm_session_request() */
 	int (*run)(struct lm_op *op, struct lm_object_ref *ret_need, struct lm_err *err);
+	enum lm_request_kind kind;
+	int64_t begin_ns;
 	fuse_ino_t ino;
 	const char *name; /* or NULL */
 	size_t size;
@@ -27,6 +28,9 @@ struct lm_op {
 	bool plus;		  /* readdirplus */
 	struct lm_reader *reader; /* of a read */
 };
+
+/* Counts the request as answered, now; to be called by whoever answers without the two below. */
+void lm_op_done(const struct lm_op *op);
 
 /* Both answer the request and log, within limits, what is EIO. */
 void lm_op_fail(struct lm_op *op, int code, const struct lm_err *err);

@@ -134,6 +134,7 @@ static void reply_pieces(struct reading *reading)
 			.pos = (off_t)reading->pieces[i].piece.offset,
 			.size = reading->pieces[i].piece.len,
 		};
+	lm_op_done(&reading->op);
 	lm_session_reply_data(reading->op.req, reading->op.request, vec);
 }
 

@@ -1,5 +1,12 @@
 #include "base/clock.h"
 
+int64_t lm_now_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
 int64_t lm_now_us(void)
 {
 	struct timespec t;

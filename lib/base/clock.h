@@ -6,6 +6,7 @@
 #include <time.h>
 
 int64_t lm_now_ms(void);		      /* monotonic milliseconds */
+int64_t lm_now_ns(void);		      /* monotonic nanoseconds */
 int64_t lm_now_us(void);		      /* monotonic microseconds */
 int64_t lm_wall_s(void);		      /* seconds since the epoch */
 struct timespec lm_mono_after_ms(int64_t ms); /* now + ms on CLOCK_MONOTONIC, for timed waits */
