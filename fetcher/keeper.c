@@ -244,6 +244,14 @@ bool lm_keeper_wants_leave(struct lm_keeper *keeper)
 	return r == 0 || (r == 1 && message.kind == LM_MESSAGE_LEAVE);
 }
 
+int lm_keeper_replace(struct lm_keeper *keeper, struct lm_err *err)
+{
+	if (!keeper)
+		return lm_err_set(err, -EINVAL, "what needs another worker needs a restart: there is no keeper");
+	/* The parent is the keeper: this process ends with it. */
+	return kill(getppid(), SIGUSR2) < 0 ? lm_err_sys(err, -errno, "keeper") : 0;
+}
+
 void lm_keeper_end(struct lm_keeper *keeper)
 {
 	tell(keeper, LM_MESSAGE_END, "");

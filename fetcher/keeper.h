@@ -46,6 +46,8 @@ void lm_keeper_alive(struct lm_keeper *keeper);
 /* A descriptor (-1: none) that is readable when the keeper wants something; true: another worker is ready, leave. */
 int lm_keeper_fd(const struct lm_keeper *keeper);
 bool lm_keeper_wants_leave(struct lm_keeper *keeper);
+/* Asks for another worker, as a USR2 to the keeper does. */
+int lm_keeper_replace(struct lm_keeper *keeper, struct lm_err *err) MUST_CHECK;
 /* This end is meant: the keeper ends, too. Otherwise it starts another worker. */
 void lm_keeper_end(struct lm_keeper *keeper);
 

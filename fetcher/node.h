@@ -27,6 +27,13 @@ LM_DEFINE_CLEANUP(struct lm_node, lm_node_stop, lm_node_stopp)
 /* Instead of stop: nothing is unmounted, and what is not answered is left to the next worker; the process must exit. */
 void lm_node_leave(struct lm_node *node);
 
+/*
+ * Other settings: what the running parts can take is in force when this returns. Each change is logged. *ret_worker:
+ * another worker is needed for the rest, and can take the mounts over. After an error some may be in force. Main thread.
+ */
+int lm_node_reload(
+	struct lm_node *node, struct lm_settings *settings, bool *ret_worker, struct lm_err *err) MUST_CHECK;
+
 /* Whether threads that must not hang have done something, or had nothing to do, since the last call. Main thread. */
 bool lm_node_progress(struct lm_node *node);
 

@@ -2,16 +2,18 @@
 
 #include "base/file.h"
 #include "base/str.h"
+#include "net/origin.h"
 #include "repo/manifest.h"
 
 #include <dirent.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
-enum { KEY_FILE_MAX = 64 << 10, BLACKLIST_MAX = 1 << 20 };
+enum { KEY_FILE_MAX = 64 << 10, BLACKLIST_MAX = 1 << 20, FAILURE_PAUSE_MS = 2000 };
 static const char date_format[] = "%Y-%m-%dT%H:%M:%SZ";
 static const char stock_dir[] = "/etc/cvmfs", own_dir[] = "/etc/lamella";
 
@@ -569,6 +571,49 @@ static int load_mountpoint(const struct lm_settings *node, struct lm_repository_
 	return s->mountpoint ? 0 : lm_err_oom(err);
 }
 
+/* In the settings 0 means 0; to the origin it would be its default. */
+void lm_settings_origin(const struct lm_repository_settings *s, struct lm_origin_config *ret)
+{
+	*ret = (struct lm_origin_config){
+		.servers = s->servers,
+		.proxies = s->proxies,
+		.fallback_proxies = s->fallback_proxies,
+		.fqrn = s->fqrn,
+		.max_servers = s->max_servers,
+		.use_geoapi = s->use_geoapi,
+		.proxy_shard = s->proxy_shard,
+		.ip_family = s->address_family,
+		.max_proxy_ips = s->max_addresses,
+		.dns_server = s->dns_server,
+		.dns_timeout_ms = s->dns_timeout_ms,
+		.dns_retries = s->dns_retries,
+		.dns_min_ttl_s = s->dns_min_ttl_s,
+		.dns_max_ttl_s = s->dns_max_ttl_s,
+		.follow_redirects = s->follow_redirects,
+		.send_info_header = s->send_info_header,
+		.low_speed_limit = s->low_speed_limit ? s->low_speed_limit : 1,
+		.ca_file = s->ca_file,
+		.ca_path = s->ca_dir,
+		.site_ca_only = !s->use_system_ca && (s->ca_dir[0] || s->ca_file[0]),
+		.timeout_ms = s->timeout_ms,
+		.timeout_direct_ms = s->timeout_direct_ms,
+		.max_retries = s->max_retries,
+		.backoff_init_ms = s->backoff_init_ms ? s->backoff_init_ms : 1,
+		.backoff_max_ms = s->backoff_max_ms ? s->backoff_max_ms : 1,
+		.proxy_reset_ms = s->proxy_reset_ms ? s->proxy_reset_ms : UINT_MAX,
+		.host_reset_ms = s->host_reset_ms ? s->host_reset_ms : UINT_MAX,
+		.failure_pause_max_ms = FAILURE_PAUSE_MS,
+	};
+}
+
+static int check_origin(const struct lm_repository_settings *s, struct lm_err *err)
+{
+	struct lm_origin_config origin;
+	lm_settings_origin(s, &origin);
+	int r = lm_origin_check(&origin, err);
+	return r < 0 ? lm_err_prefix(err, r, "%s", s->fqrn) : 0;
+}
+
 static int load_repository(const struct lm_settings_options *o, const struct lm_settings *node,
 	struct lm_repository_settings *s, struct lm_err *err)
 {
@@ -577,6 +622,8 @@ static int load_repository(const struct lm_settings_options *o, const struct lm_
 		r = check_keys(s->conf, err);
 	if (r == 0)
 		r = parse_scope(s->conf, LM_SCOPE_REPOSITORY, s, s->fqrn, err);
+	if (r == 0)
+		r = check_origin(s, err);
 	if (r == 0)
 		r = load_mountpoint(node, s, err);
 	if (r == 0)
@@ -708,4 +755,41 @@ const struct lm_repository_settings *lm_settings_find(const struct lm_settings *
 		if (strcmp(settings->repositories[i].fqrn, fqrn) == 0)
 			return &settings->repositories[i];
 	return NULL;
+}
+
+/* Changes. */
+
+struct diff {
+	void (*fn)(void *arg, const struct lm_settings_change *change);
+	void *arg;
+};
+
+static int diff_scope(const struct diff *diff, enum lm_setting_scope scope, const char *fqrn,
+	const struct lm_conf *older, const struct lm_conf *newer, struct lm_err *err)
+{
+	for (const struct lm_setting *s = lm_settings_table; s->key; s++) {
+		if (s->scope != scope || strcmp(value_of(older, s), value_of(newer, s)) == 0)
+			continue;
+		CLEANUP(lm_freep) char *from = lm_setting_shown(older, s);
+		CLEANUP(lm_freep) char *to = lm_setting_shown(newer, s);
+		if (!from || !to)
+			return lm_err_oom(err);
+		const struct lm_settings_change change = {.setting = s, .fqrn = fqrn, .from = from, .to = to};
+		diff->fn(diff->arg, &change);
+	}
+	return 0;
+}
+
+int lm_settings_diff(const struct lm_settings *older, const struct lm_settings *newer,
+	void (*fn)(void *arg, const struct lm_settings_change *change), void *arg, struct lm_err *err)
+{
+	const struct diff diff = {fn, arg};
+	int r = diff_scope(&diff, LM_SCOPE_NODE, "", older->conf, newer->conf, err);
+	for (size_t i = 0; i < newer->repository_count && r == 0; i++) {
+		const struct lm_repository_settings *s = &newer->repositories[i],
+						    *old = lm_settings_find(older, s->fqrn);
+		if (old)
+			r = diff_scope(&diff, LM_SCOPE_REPOSITORY, s->fqrn, old->conf, s->conf, err);
+	}
+	return r;
 }

@@ -31,6 +31,8 @@
 #include "base/log.h"
 #include "repo/signature.h"
 
+struct lm_origin_config;
+
 enum { LM_SETTINGS_REPOSITORIES_MAX = 64, LM_SETTINGS_KEYS_MAX = 64 };
 #define LM_SETTINGS_DEFAULT_FILE "/etc/lamella/lamella.conf"
 #define LM_SETTINGS_UNLIMITED UINT64_MAX
@@ -83,8 +85,7 @@ struct lm_settings {
 	uint64_t quota;		/* bytes, or LM_SETTINGS_UNLIMITED */
 	unsigned cache_reserve; /* percent of the file system to be left free */
 	unsigned descriptors;
-	unsigned watchdog_ms; /* 0: none */
-	unsigned log_level;   /* enum lm_log_level */
+	unsigned log_level; /* enum lm_log_level */
 
 	/* options */
 	bool require_mounts;
@@ -101,6 +102,9 @@ int lm_settings_load(int argc, char **argv, struct lm_settings **ret, struct lm_
 struct lm_settings *lm_settings_ref(struct lm_settings *settings);
 void lm_settings_unref(struct lm_settings *settings); /* NULL is fine */
 LM_DEFINE_CLEANUP(struct lm_settings, lm_settings_unref, lm_settings_unrefp)
+
+/* Points into s. */
+void lm_settings_origin(const struct lm_repository_settings *s, struct lm_origin_config *ret);
 
 /* NULL when there is none of that name. */
 const struct lm_repository_settings *lm_settings_find(const struct lm_settings *settings, const char *fqrn);
@@ -122,14 +126,18 @@ struct lm_setting {
 		LM_SETTING_U64,	     /* uint64_t */
 		LM_SETTING_CHOICE,   /* unsigned: which of words */
 	} kind;
-	const char *unit;     /* of the number in the file; NULL: none */
-	uint64_t scale;	      /* the field is the number times this */
-	uint64_t min, max;    /* of the number in the file */
-	bool minus_one;	      /* -1 stands for LM_SETTINGS_UNLIMITED */
-	const char *words;    /* separated by blanks */
-	const char *fallback; /* as in a file; "": not set, or what help says */
-	bool required;	      /* must be set, and not to "" */
-	bool live;	      /* a reload changes it; else the next start does */
+	const char *unit;	  /* of the number in the file; NULL: none */
+	uint64_t scale;		  /* the field is the number times this */
+	uint64_t min, max;	  /* of the number in the file */
+	bool minus_one;		  /* -1 stands for LM_SETTINGS_UNLIMITED */
+	const char *words;	  /* separated by blanks */
+	const char *fallback;	  /* as in a file; "": not set, or what help says */
+	bool required;		  /* must be set, and not to "" */
+	enum lm_setting_reload {  /* what a change needs */
+		LM_RELOAD_WORKER, /* another worker, which goes on with the mounts that stay */
+		LM_RELOAD_LIVE,	  /* nothing more: the running parts take it */
+		LM_RELOAD_START,  /* a start of the program */
+	} reload;
 	const char *help;
 };
 extern const struct lm_setting lm_settings_table[]; /* ends with key NULL */
@@ -148,6 +156,16 @@ bool lm_setting_is_missed(const struct lm_setting_elsewhere *setting, const char
 
 /* The value in force, as in a file, passwords in URLs replaced by ***. The caller frees. NULL when out of memory. */
 char *lm_setting_shown(const struct lm_conf *conf, const struct lm_setting *setting);
+
+/* What is different in newer settings. */
+
+struct lm_settings_change {
+	const struct lm_setting *setting;
+	const char *fqrn;      /* "": of the node */
+	const char *from, *to; /* as lm_setting_shown() */
+};
+int lm_settings_diff(const struct lm_settings *older, const struct lm_settings *newer,
+	void (*fn)(void *arg, const struct lm_settings_change *change), void *arg, struct lm_err *err) MUST_CHECK;
 
 /* What there is to say about settings that can be used. */
 

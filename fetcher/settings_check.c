@@ -184,6 +184,8 @@ static int print_text(const struct lm_settings *settings)
 
 /* Everything as JSON. jansson's constructors return NULL when memory is short, and its setters then fail. */
 
+static const char *const reload_names[] = {"worker", "live", "start"};
+
 static json_t *json_place(const struct lm_conf_entry *entry)
 {
 	return entry->line ? json_pack("{s:s, s:i}", "file", entry->file, "line", (int)entry->line)
@@ -194,8 +196,8 @@ static json_t *json_setting(const struct lm_conf *conf, const struct lm_setting 
 {
 	const struct lm_conf_entry *entry = lm_conf_entry(conf, s->key);
 	CLEANUP(lm_freep) char *value = lm_setting_shown(conf, s);
-	return json_pack("{s:s, s:s?, s:s?, s:o, s:b}", "key", s->key, "value", value, "unit", s->unit, "from",
-		entry ? json_place(entry) : json_null(), "reload", s->live);
+	return json_pack("{s:s, s:s?, s:s?, s:o, s:s}", "key", s->key, "value", value, "unit", s->unit, "from",
+		entry ? json_place(entry) : json_null(), "reload", reload_names[s->reload]);
 }
 
 static json_t *json_settings(const struct lm_conf *conf, enum lm_setting_scope scope)

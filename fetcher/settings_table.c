@@ -19,12 +19,13 @@ enum {
 #define SECONDS LM_SETTING_UNSIGNED, .unit = "s", .scale = 1000, .max = SECONDS_MAX
 #define MINUTES LM_SETTING_U64, .unit = "min", .scale = 60, .max = MINUTES_MAX
 #define MEBIBYTES(most) LM_SETTING_U64, .unit = "MiB", .scale = 1 << 20, .max = (most)
-#define LIVE .live = true
+#define LIVE .reload = LM_RELOAD_LIVE
+#define AT_START .reload = LM_RELOAD_START
 
 const struct lm_setting lm_settings_table[] = {
-	{"CVMFS_REPOSITORIES", OF_NODE(names), TEXT, LIVE, .fallback = "", .required = true,
+	{"CVMFS_REPOSITORIES", OF_NODE(names), TEXT, .fallback = "", .required = true,
 		.help = "repositories to mount, separated by commas"},
-	{"CVMFS_DEFAULT_DOMAIN", OF_NODE(default_domain), TEXT, LIVE, .fallback = "",
+	{"CVMFS_DEFAULT_DOMAIN", OF_NODE(default_domain), TEXT, .fallback = "",
 		.help = "completes names of repositories that have no dot"},
 
 	{"CVMFS_SERVER_URL", OF_REPOSITORY(servers), TEXT, LIVE, .fallback = "", .required = true,
@@ -92,17 +93,17 @@ const struct lm_setting lm_settings_table[] = {
 		.help = "file of forbidden certificates and revisions; default: /etc/cvmfs/blacklist where it exists"},
 	{"CVMFS_MAX_TTL", OF_REPOSITORY(max_ttl_s), MINUTES, LIVE, .fallback = "0",
 		.help = "after which a new revision is looked for at the latest; 0: as the repository says"},
-	{"CVMFS_ROOT_HASH", OF_REPOSITORY(root_hash), TEXT, .fallback = "",
+	{"CVMFS_ROOT_HASH", OF_REPOSITORY(root_hash), TEXT, AT_START, .fallback = "",
 		.help = "mount this root catalog and no other; one repository only"},
-	{"CVMFS_REPOSITORY_TAG", OF_REPOSITORY(tag), TEXT, .fallback = "",
+	{"CVMFS_REPOSITORY_TAG", OF_REPOSITORY(tag), TEXT, AT_START, .fallback = "",
 		.help = "mount the revision with this tag and no other"},
-	{"CVMFS_REPOSITORY_DATE", OF_REPOSITORY(date), TEXT, .fallback = "",
+	{"CVMFS_REPOSITORY_DATE", OF_REPOSITORY(date), TEXT, AT_START, .fallback = "",
 		.help = "mount the newest tagged revision of this time, YYYY-MM-DDThh:mm:ssZ, and no other"},
 
-	{"CVMFS_CACHE_BASE", OF_NODE(cache_base), PATH, .fallback = "/var/lib/cvmfs",
+	{"CVMFS_CACHE_BASE", OF_NODE(cache_base), PATH, AT_START, .fallback = "/var/lib/cvmfs",
 		.help = "the cache is the folder \"lamella\" in it"},
 	{"CVMFS_QUOTA_LIMIT", OF_NODE(quota), MEBIBYTES(MEBIBYTES_MAX), .minus_one = true, LIVE, .fallback = "4000",
-		.help = "size of the cache; -1: no limit"},
+		.help = "size of the cache; 0 or -1: no limit"},
 	{"LAMELLA_CACHE_RESERVE", OF_NODE(cache_reserve), COUNT(0, 90), .unit = "%", LIVE, .fallback = "5",
 		.help = "share of the cache's file system that is left free"},
 	{"LAMELLA_CATALOG_MAX", OF_REPOSITORY(catalog_max), MEBIBYTES(CATALOG_MIB_MAX), .min = 1, .fallback = "1024",
@@ -120,8 +121,6 @@ const struct lm_setting lm_settings_table[] = {
 		.help = "of the control service; empty: none"},
 	{"LAMELLA_METRICS", OF_NODE(metrics), TEXT, .fallback = "",
 		.help = "ADDRESS:PORT where metrics are served, beside their socket; empty: nowhere else"},
-	{"LAMELLA_WATCHDOG", OF_NODE(watchdog_ms), SECONDS, LIVE, .fallback = "30",
-		.help = "after which a worker that gives no sign of life is replaced; 0: never"},
 	{"CVMFS_NFILES", OF_NODE(descriptors), COUNT(256, 1 << 30), .fallback = "131072",
 		.help = "descriptors that the process may have, where the system allows it"},
 	{"LAMELLA_LOG_LEVEL", OF_NODE(log_level), LM_SETTING_CHOICE, LIVE, .words = "error warn info debug",

@@ -17,7 +17,7 @@ static const int syslog_priority[] = {3, 4, 6, 7};
 
 static struct {
 	const char *program; /* constant after lm_log_init() */
-	enum lm_log_level max_level;
+	_Atomic(enum lm_log_level) max_level;
 	bool journal;
 } logger = {.max_level = LM_LOG_INFO};
 
@@ -36,6 +36,11 @@ void lm_log_init(const char *program, enum lm_log_level max_level)
 	logger.program = program;
 	logger.max_level = max_level;
 	logger.journal = stderr_is_journal();
+}
+
+void lm_log_set_level(enum lm_log_level max_level)
+{
+	logger.max_level = max_level;
 }
 
 bool lm_log_level_parse(const char *text, enum lm_log_level *ret)
