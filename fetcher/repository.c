@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/queue.h>
 
-enum { CERTIFICATE_MAX = 2 * LM_PEM_MAX, TTL_MIN_S = 5, FIRST_RETRY_S = 5 };
+enum { CERTIFICATE_MAX = 2 * LM_PEM_MAX, TTL_MIN_S = 5, FIRST_RETRY_S = 5, FIRST_HOPE_S = 2 };
 
 struct wish { /* somebody wants to know when the next look has ended */
 	void (*fn)(void *arg);
@@ -38,21 +38,25 @@ struct lm_repository {
 	bool started;
 
 	/* repository's thread only */
-	struct lm_manifest known;    /* newest manifest ever accepted; known.catalog unset: none */
-	struct lm_manifest recorded; /* that in `record`, whose catalog or history we had; the same */
+	struct lm_manifest known;     /* newest manifest ever accepted; known.catalog unset: none */
+	struct lm_manifest recorded;  /* that in `record`, whose catalog or history we had; the same */
 	struct lm_settings *in_force; /* counted */
 	const struct lm_repository_settings *settings;
-	struct lm_buf certificate;   /* the object, as stored, that was asked for last */
-	struct wishes current;	     /* to be told of the look under way: they came before it began */
-	uint64_t retry_s;	     /* without a root: until the next look */
+	struct lm_buf certificate; /* the object, as stored, that was asked for last */
+	struct wishes current;	   /* to be told of the look under way: they came before it began */
+	uint64_t retry_s;	   /* without a root: until the next look */
+	uint64_t hope_s;	   /* between two looks that something which could be fetched gave rise to */
 
 	struct lm_lock lock;
 	struct lm_cond changed;
 	/* under lock */
 	bool stop, first_ended, look_now, past_caches;
+	bool hope;		  /* something could be fetched since the last look began */
 	struct lm_settings *next; /* for the thread to take; NULL: none */
 	struct wishes wishes;
 	struct lm_repository_status status;
+
+	_Atomic(bool) hopes; /* whether that is of interest: not online */
 };
 
 static bool is_pinned(const struct lm_repository *repository)
@@ -607,6 +611,9 @@ static void end_look(struct lm_repository *repository, int code, const struct lm
 	status->looked_ms = lm_now_ms();
 	status->looks++;
 	status->failed_looks += code < 0;
+	atomic_store(&repository->hopes, code < 0);
+	if (code == 0)
+		repository->hope_s = 0;
 	enter_state(repository, code == 0	   ? LM_REPOSITORY_ONLINE
 				: status->root.set ? LM_REPOSITORY_OFFLINE
 						   : LM_REPOSITORY_FAILED);
@@ -671,18 +678,45 @@ static void take_settings(struct lm_repository *repository)
 	repository->settings = lm_settings_find(repository->in_force, repository->config.fqrn);
 }
 
+/* On the engine's thread, for whatever was fetched. */
+static void on_success(void *arg)
+{
+	struct lm_repository *repository = arg;
+	if (!atomic_load_explicit(&repository->hopes, memory_order_relaxed))
+		return;
+	LM_LOCKED(&repository->lock);
+	if (repository->hope)
+		return;
+	repository->hope = true;
+	lm_cond_broadcast(&repository->changed);
+}
+
+/* Milliseconds until a look is due; 0: now. Lock held. */
+static int64_t left_ms(const struct lm_repository *repository, int64_t due_ms)
+{
+	if (repository->look_now)
+		return 0;
+	if (repository->hope && repository->status.offline)
+		due_ms = LM_MIN(due_ms, repository->status.looked_ms + (int64_t)repository->hope_s * 1000);
+	return LM_MAX(due_ms - lm_now_ms(), 0);
+}
+
 /* Waits until it is time for a look: false when there will be no more. */
 static bool wait_for_time(struct lm_repository *repository, bool *ret_past_caches)
 {
 	LM_LOCKED(&repository->lock);
-	int64_t due_ms = lm_now_ms() + (int64_t)pause_of(repository) * 1000, left_ms;
+	int64_t due_ms = lm_now_ms() + (int64_t)pause_of(repository) * 1000, left;
 	while (!repository->stop && !repository->look_now && is_settled(repository))
 		lm_cond_wait(&repository->changed, &repository->lock);
-	repository->status.next_look_ms = repository->look_now ? 0 : due_ms;
-	while (!repository->stop && !repository->look_now && (left_ms = due_ms - lm_now_ms()) > 0)
-		lm_cond_wait_ms(&repository->changed, &repository->lock, left_ms);
+	repository->hope_s =
+		LM_MIN(LM_MAX(repository->hope_s, (uint64_t)FIRST_HOPE_S), (uint64_t)LM_REPOSITORY_RETRY_S);
+	while (!repository->stop && (left = left_ms(repository, due_ms)) > 0) {
+		repository->status.next_look_ms = lm_now_ms() + left;
+		lm_cond_wait_ms(&repository->changed, &repository->lock, left);
+	}
+	repository->hope_s = repository->hope && !repository->look_now ? 2 * repository->hope_s : 0;
 	*ret_past_caches = repository->past_caches;
-	repository->look_now = repository->past_caches = false;
+	repository->look_now = repository->past_caches = repository->hope = false;
 	repository->status.next_look_ms = 0;
 	STAILQ_CONCAT(&repository->current, &repository->wishes);
 	if (!repository->stop) /* answers that were given up may be judged by the old ones still */
@@ -737,6 +771,8 @@ static int open_parts(struct lm_repository *repository, struct lm_err *err)
 	int r = lm_mkdir_p(AT_FDCWD, config->dir, 0700, err);
 	if (r == 0)
 		r = lm_origin_new(config->http, &origin, &repository->origin, err);
+	if (r == 0)
+		lm_origin_on_success(repository->origin, on_success, repository);
 	if (r == 0)
 		r = lm_fetch_new(
 			config->cache, repository->origin, config->work, s->catalog_max, &repository->fetch, err);

@@ -173,7 +173,7 @@ static void finish_failed(void *arg)
 	struct lm_err err = LM_ERR_INIT;
 	char text[LM_ERR_MAX] = "";
 	size_t len = 0;
-	for (unsigned kind = LM_ORIGIN_TRANSFER; kind < LM_ORIGIN_FAULTS && len < sizeof(text); kind++)
+	for (unsigned kind = LM_ORIGIN_FINE + 1; kind < LM_ORIGIN_FAULTS && len < sizeof(text); kind++)
 		if (request->faults[kind][0])
 			len += (size_t)snprintf(
 				text + len, sizeof(text) - len, "%s%s", len ? "; " : "", request->faults[kind]);
@@ -297,9 +297,12 @@ static void attempt_succeeded(struct lm_origin_request *request)
 	int64_t now = lm_now_ms();
 	atomic_store(&origin->offline, false);
 	origin->pause_ms = 0;
-	LM_LOCKED(&origin->lock);
+	lm_lock_take(&origin->lock);
 	count(request, LM_ORIGIN_FINE, "", now);
 	lm_origin_try_good(request->policy, &request->try, now);
+	lm_lock_release(&origin->lock);
+	if (origin->on_success)
+		origin->on_success(origin->on_success_arg);
 }
 
 static void heed_verdict(struct lm_origin_request *request, const char *where, int code, struct lm_err *err)
@@ -375,9 +378,11 @@ static void on_done(void *arg, const struct lm_http_result *result)
 		atomic_fetch_add(&request->origin->failed, 1);
 		finish_with(request, result->code, &err);
 	} else {
-		bool timeout = result->code == -ETIMEDOUT;
+		enum lm_origin_fault fault = result->code == -ETIMEDOUT ? LM_ORIGIN_TIMEOUT
+					     : result->before_connect	? LM_ORIGIN_CONNECT
+									: LM_ORIGIN_TRANSFER;
 		request->retry_after_ms = 0;
-		attempt_failed(request, timeout ? LM_ORIGIN_TIMEOUT : LM_ORIGIN_TRANSFER, lm_err_text(&err));
+		attempt_failed(request, fault, lm_err_text(&err));
 	}
 }
 
@@ -463,7 +468,7 @@ static bool choose(struct lm_origin_request *request, struct errands *errands)
 	request->policy = lm_origin_policy_ref(setup->policy);
 	lm_origin_try_start(request->policy, &request->try, request->path, request->no_cache, now);
 	if (atomic_load(&origin->offline))
-		lm_origin_try_hasten(request->policy, &request->try);
+		lm_origin_try_hasten(&request->try);
 	return true;
 }
 
@@ -577,6 +582,12 @@ static void copy_latency(struct lm_origin *origin, struct lm_origin_stats *ret)
 {
 	LM_LOCKED(&origin->lock);
 	memcpy(ret->latency, origin->latency, sizeof(ret->latency));
+}
+
+void lm_origin_on_success(struct lm_origin *origin, void (*fn)(void *arg), void *arg)
+{
+	origin->on_success = fn;
+	origin->on_success_arg = arg;
 }
 
 void lm_origin_stats(struct lm_origin *origin, struct lm_origin_stats *ret)

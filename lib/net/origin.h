@@ -2,16 +2,18 @@
  * An origin: the servers of one repository and the proxies on the way, tried as the stock client tries them.
  *
  * Servers in order, the working one sticks; proxy groups with load balancing inside a group, a failing proxy is burned,
- * the next group follows when one is used up; transfer errors are retried with back-off on the same path. Which
- * fault is whose: 5xx, 400, 404 the server's (unless a proxy error header says otherwise); 429 a connection problem;
- * other 4xx the proxy's, if there is one. A body that its consumer calls -EBADMSG is fetched once more past all caches,
- * then from the next server. Never DIRECT unless configured. The rules are in origin_policy.h.
+ * the next group follows when one is used up; transfer errors are retried with back-off on the same path, but a refused
+ * connection is tried elsewhere at once where there is another way. Which fault is whose: 5xx, 400, 404 the server's
+ * (unless a proxy error header says otherwise); 429 a connection problem; other 4xx the proxy's, if there is one. A
+ * body that its consumer calls -EBADMSG is fetched once more past all caches, then from the next server. Never DIRECT
+ * unless configured. The rules are in origin_policy.h.
  *
  * A request ends in bounded time. With S servers, P proxies (every address counts, DIRECT too) and R retries, it makes
- * at most S * 2P + R attempts (the 2 only where bytes come damaged). An attempt connects within its time-out, then
- * receives at the lowest speed allowed or ends within one and a half time-outs; so a consumer that refuses a body
- * longer than it expects bounds the attempt, too. Pauses before retries are at most R times the longest back-off. Time
- * in the engine's queue, waiting for other requests to end, comes on top, and the time to look up names of proxies
+ * at most S * 2P + R attempts (the 2 only where bytes come damaged); where connections break at once instead of taking
+ * a time-out, and R > 0, twice that. An attempt connects within its time-out, then receives at the lowest speed allowed
+ * or ends within one and a half time-outs; so a consumer that refuses a body longer than it expects bounds the attempt,
+ * too. Pauses before retries, and one before everything is tried again, are at most the longest back-off each. Time in
+ * the engine's queue, waiting for other requests to end, comes on top, and the time to look up names of proxies
  * (bounded likewise) where none of their addresses is known. Defaults, two servers, one proxy that accepts and says
  * nothing: under a minute.
  *
@@ -71,6 +73,10 @@ int lm_origin_new(struct lm_http *http, const struct lm_origin_config *config, s
 	struct lm_err *err) MUST_CHECK;
 void lm_origin_free(struct lm_origin *origin); /* after all its requests are done */
 LM_DEFINE_CLEANUP(struct lm_origin, lm_origin_free, lm_origin_freep)
+
+/* fn is called after each attempt that succeeded, on the engine's thread; it must not block, nor call the origin. To be
+ * set before the first request. */
+void lm_origin_on_success(struct lm_origin *origin, void (*fn)(void *arg), void *arg);
 
 /* Whether lm_origin_new() would take it. Needs no engine. */
 int lm_origin_check(const struct lm_origin_config *config, struct lm_err *err) MUST_CHECK;

@@ -10,6 +10,8 @@ struct lm_origin {
 	/* constant after lm_origin_new() */
 	struct lm_http *http;
 	char *fqrn;
+	void (*on_success)(void *arg);
+	void *on_success_arg;
 
 	_Atomic(unsigned) refs; /* lm_origin_free() drops one; questions on the origin's own account have one each */
 
