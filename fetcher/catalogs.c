@@ -32,6 +32,8 @@ enum { RENEW_BYTES = 8 << 20 }; /* of a table: some 70,000 numbers */
 struct opened {
 	struct lm_open_catalog open;
 	struct record *record;
+	struct lm_cache *cache; /* NULL: its object is not pinned */
+	struct lm_object_ref ref;
 	unsigned refs; /* under lock */
 	TAILQ_ENTRY(opened) entry;
 };
@@ -247,8 +249,11 @@ int lm_catalogs_new(
 
 static void opened_free(struct opened *opened)
 {
-	if (opened)
-		lm_catalog_close(opened->open.catalog);
+	if (!opened)
+		return;
+	lm_catalog_close(opened->open.catalog);
+	if (opened->cache)
+		lm_cache_unpin(opened->cache, &opened->ref);
 	free(opened);
 }
 LM_DEFINE_CLEANUP(struct opened, opened_free, opened_freep)
@@ -424,7 +429,13 @@ static int open_record(struct lm_catalogs *catalogs, struct record *record, stru
 		.kind = LM_OBJECT_CATALOG,
 		.compression = LM_COMPRESSION_ZLIB,
 		.size = LM_SIZE_UNKNOWN,
+		.layer = lm_cache_layer(catalogs->cache, record->mountpoint),
 	};
+	CLEANUP(opened_freep) struct opened *opened = calloc(1, sizeof(*opened));
+	if (!opened || lm_cache_pin(catalogs->cache, &ref, NULL) < 0)
+		return lm_err_oom(err);
+	opened->cache = catalogs->cache; /* pinned before it is opened, so that it is still there by its name then */
+	opened->ref = ref;
 	CLEANUP(lm_closep) int fd = lm_cache_open(catalogs->cache, &ref);
 	if (fd == -ENOENT) {
 		*ret_need = ref;
@@ -433,8 +444,7 @@ static int open_record(struct lm_catalogs *catalogs, struct record *record, stru
 	if (fd < 0)
 		return lm_err_sys(err, fd, "open catalog %s", lm_hash_text(&ref.hash).s);
 	CLEANUP(lm_freep) char *path = lm_cache_path(catalogs->cache, &ref);
-	CLEANUP(opened_freep) struct opened *opened = calloc(1, sizeof(*opened));
-	if (!path || !opened)
+	if (!path)
 		return lm_err_oom(err);
 	opened->record = record;
 	opened->open = (struct lm_open_catalog){
@@ -442,6 +452,7 @@ static int open_record(struct lm_catalogs *catalogs, struct record *record, stru
 		.mountpoint = record->mountpoint,
 		.prefix_len = record->prefix_len,
 		.view = record->view,
+		.layer = ref.layer,
 	};
 	int r = lm_catalog_open(path, record->mountpoint + record->prefix_len, &opened->open.catalog, err);
 	if (r < 0)

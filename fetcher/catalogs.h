@@ -44,6 +44,7 @@ struct lm_open_catalog {
 	const char *mountpoint; /* in the tree */
 	size_t prefix_len;	/* the catalog's own paths are the tree's without that many bytes */
 	enum lm_view view;
+	uint16_t layer; /* that it lies in: lm_cache_layer() */
 };
 
 /* Begins the numbers anew where many are given out: removes the file. Only before lm_catalogs_new(), and only when no

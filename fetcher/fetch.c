@@ -292,8 +292,10 @@ static int begin_content(struct download *d, unsigned attempt, struct lm_err *er
 	lm_cache_txn_free(STEAL(d->txn));
 	uint64_t max = d->ref.size == LM_SIZE_UNKNOWN ? d->fetch->database_max : d->ref.size;
 	int r = lm_cache_begin(d->fetch->cache, &d->txn, err);
-	if (r == 0)
+	if (r == 0) {
+		lm_cache_expect(d->txn, d->ref.size);
 		r = lm_unpack_new(&d->ref.hash, d->ref.compression, max, sink, d, &d->unpack, err);
+	}
 	if (r == 0)
 		d->worked = attempt;
 	return r;
@@ -484,8 +486,9 @@ static void on_done(void *arg, int code, const struct lm_err *err)
 
 static void start(struct download *d, enum lm_http_priority priority)
 {
-	/* It may have arrived between the caller's look into the cache and the entry in the table. */
-	d->fd = lm_cache_open(d->fetch->cache, &d->ref);
+	/* It may have arrived between the caller's look into the cache and the entry in the table; or it lies there from
+	 * before the machine ended uncleanly, and is verified now. */
+	d->fd = lm_cache_recover(d->fetch->cache, &d->ref);
 	if (d->fd >= 0) {
 		finish_later(d, 0, NULL);
 		return;

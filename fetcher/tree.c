@@ -736,6 +736,8 @@ int lm_tree_read_plan(struct lm_tree *tree, uint64_t node, uint64_t offset, size
 		if (r < 0)
 			return r;
 	}
+	for (size_t i = 0; i < plan.count; i++)
+		plan.pieces[i].ref.layer = place.open->layer;
 	*ret = plan;
 	plan = (struct lm_read_plan){0};
 	return 0;
@@ -754,8 +756,10 @@ int lm_tree_chunks(struct lm_tree *tree, uint64_t node, uint64_t from, uint64_t 
 	if (r != 0)
 		return r;
 	for (size_t i = 0; i < count && found < max; i++)
-		if (chunks[i].offset >= from)
-			ret[found++] = chunk_ref(&row, &chunks[i]);
+		if (chunks[i].offset >= from) {
+			ret[found] = chunk_ref(&row, &chunks[i]);
+			ret[found++].layer = place.open->layer;
+		}
 	*ret_count = found;
 	return 0;
 }

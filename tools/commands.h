@@ -6,6 +6,7 @@
 #ifndef LM_TOOLS_COMMANDS_H
 #define LM_TOOLS_COMMANDS_H
 
+int lm_cmd_cache(int argc, char **argv);
 int lm_cmd_convert(int argc, char **argv);
 int lm_cmd_inspect(int argc, char **argv);
 int lm_cmd_mount(int argc, char **argv);

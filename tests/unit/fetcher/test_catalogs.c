@@ -246,8 +246,10 @@ static void test_no_catalog(void **state)
 	tree_rig_open(&rig, NULL);
 	uint32_t n = number(&rig, 9, "", 0);
 	assert_int_equal(lm_catalogs_get(rig.catalogs, n, &open, &need, &err), LM_NEED);
-	CLEANUP(lm_freep) char *path = lm_cache_path(rig.cache, &need);
-	write_file(path, "this is no database", 19);
+	CLEANUP(lm_cache_txn_freep) struct lm_cache_txn *txn = NULL;
+	assert_ok(lm_cache_begin(rig.cache, &txn, &err), &err);
+	assert_ok(lm_cache_write(txn, "this is no database", 19, &err), &err);
+	assert_ok(lm_cache_commit(txn, &need, &err), &err);
 	assert_int_equal(lm_catalogs_get(rig.catalogs, n, &open, &need, &err), -EPROTO);
 	assert_int_equal(lm_catalogs_get(rig.catalogs, n, &open, &need, &err), -EPROTO);
 }
