@@ -1,4 +1,5 @@
 /* `lamella mount`: starts a lamella-fetcher for one repository, with settings made of the options. */
+#include "base/clock.h"
 #include "base/conf.h"
 #include "base/file.h"
 #include "base/str.h"
@@ -17,7 +18,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
-enum { MORE_MAX = 8, ARGS_MAX = 48, LOG_SHOWN_MAX = 64 << 10, START_TIMEOUT_MS = 180000 };
+enum { MORE_MAX = 8, ARGS_MAX = 48, LOG_SHOWN_MAX = 64 << 10, START_TIMEOUT_MS = 180000, NOTIFY_MAX = 4096 };
 static const char fetcher_name[] = "lamella-fetcher";
 
 struct options {
@@ -243,6 +244,19 @@ static void become_daemon(struct args *args, int log_fd)
 	_exit(LM_EXIT_FAILED);
 }
 
+/* Takes what the daemon says to a service manager, descriptors included, which go at once. */
+static bool says_ready(int notify_fd)
+{
+	char text[NOTIFY_MAX];
+	ssize_t len;
+	bool ready = false;
+	while ((len = recv(notify_fd, text, sizeof(text) - 1, MSG_DONTWAIT)) >= 0) {
+		text[len] = '\0';
+		ready |= strstr(text, "READY=1") != NULL;
+	}
+	return ready;
+}
+
 /* 0 when it is ready; else its log has said why not. */
 static int wait_for_daemon(pid_t child, int notify_fd, struct lm_err *err)
 {
@@ -250,16 +264,20 @@ static int wait_for_daemon(pid_t child, int notify_fd, struct lm_err *err)
 	if (child_fd < 0)
 		return lm_err_sys(err, -errno, "pidfd_open");
 	struct pollfd fds[] = {{.fd = notify_fd, .events = POLLIN}, {.fd = child_fd, .events = POLLIN}};
-	int r;
-	while ((r = poll(fds, ARRAY_LEN(fds), START_TIMEOUT_MS)) < 0 && errno == EINTR)
-		;
-	if (r == 0) {
+	int64_t end_ms = lm_now_ms() + START_TIMEOUT_MS;
+	for (;;) {
+		int r = poll(fds, ARRAY_LEN(fds), (int)LM_MAX(end_ms - lm_now_ms(), (int64_t)0));
+		if (r < 0)
+			continue;
+		if (says_ready(notify_fd))
+			return 0;
+		if (fds[1].revents)
+			return lm_err_set(err, -EIO, "%s did not start", fetcher_name);
+		if (r > 0)
+			continue;
 		kill(child, SIGTERM);
 		return lm_err_set(err, -ETIMEDOUT, "not mounted within %d s", START_TIMEOUT_MS / 1000);
 	}
-	if (fds[0].revents & POLLIN)
-		return 0; /* the only thing it says before it is ready is that it is */
-	return lm_err_set(err, -EIO, "%s did not start", fetcher_name);
 }
 
 /* What the daemon wrote, for whoever called us. */
