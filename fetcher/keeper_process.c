@@ -83,7 +83,9 @@ static int64_t earlier(int64_t a, int64_t b) /* of two times, where 0 is never *
 static void tell_manager(const char *state, int fd)
 {
 	struct lm_err err = LM_ERR_INIT;
-	if (lm_notify_fd(state, fd, &err) < 0)
+	int r = lm_notify_fd(state, fd, &err);
+	/* Whoever started us may have wanted to know of the start only. */
+	if (r < 0 && r != -ECONNREFUSED && r != -ENOENT)
 		lm_log(LM_LOG_WARN, "service manager can't be told", LM_KV("cause", "%s", lm_err_text(&err)));
 }
 
