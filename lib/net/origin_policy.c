@@ -130,23 +130,29 @@ static bool pick(struct lm_origin_policy *policy, uint64_t key, unsigned *ret)
 	return true;
 }
 
-static void enter_group(struct lm_origin_policy *policy, unsigned group)
+static bool is_tried(const struct lm_origin_try *try, unsigned path)
+{
+	return try && try->proxies_tried[path / 64] >> path % 64 & 1;
+}
+
+static void enter_group(struct lm_origin_policy *policy, unsigned group, const struct lm_origin_try *try)
 {
 	policy->group = group;
 	for (unsigned i = 0; i < policy->n_paths; i++)
 		if (policy->paths[i].group == group)
-			policy->paths[i].peer->burned = false;
+			policy->paths[i].peer->burned = is_tried(try, i);
 }
 
-/* A proxy of the group in use that is not burned; where there is none, of the next group. */
-static unsigned choose(struct lm_origin_policy *policy, uint64_t key)
+/* A proxy of the group in use that is not burned; where there is none, of the next group, whatever was burned there.
+ * What the request has tried is left out (NULL: nothing was tried). False: there is nothing else. */
+static bool choose(struct lm_origin_policy *policy, uint64_t key, const struct lm_origin_try *try, unsigned *ret)
 {
-	unsigned path = 0;
-	if (!pick(policy, key, &path)) {
-		enter_group(policy, (policy->group + 1) % policy->n_groups);
-		(void)pick(policy, key, &path);
+	for (unsigned i = 0; i <= policy->n_groups; i++) {
+		if (pick(policy, key, ret))
+			return true;
+		enter_group(policy, (policy->group + 1) % policy->n_groups, try);
 	}
-	return path;
+	return false;
 }
 
 static void reset_paths(struct lm_origin_policy *policy)
@@ -198,9 +204,9 @@ static int add_path(struct lm_origin_policy *policy, const struct lm_origin_prox
 	if (address && (!at || !shown))
 		return -ENOMEM;
 	const char *url = at ? at : proxy->url;
+	if (known_path(policy, url))
+		return 0; /* written twice */
 	struct peer *peer = known_path(from, url);
-	if (!peer)
-		peer = known_path(policy, url);
 	if (peer)
 		peer->refs++;
 	else if (!(peer = peer_new(url, proxy->shown, shown)))
@@ -350,16 +356,16 @@ void lm_origin_try_start(
 	reset_when_due(policy, now_ms);
 	*try = (struct lm_origin_try){
 		.server = policy->server,
-		.proxy = choose(policy, key),
 		.key = key,
 		.no_cache = no_cache,
 		.no_cache_always = no_cache,
 	};
+	(void)choose(policy, key, NULL, &try->proxy);
 }
 
-void lm_origin_try_hasten(const struct lm_origin_policy *policy, struct lm_origin_try *try)
+void lm_origin_try_hasten(struct lm_origin_try *try)
 {
-	try->retries = policy->rules.max_retries;
+	try->hasty = true;
 }
 
 static void note_given_up(struct lm_origin_try *try, enum lm_origin_fault fault)
@@ -384,8 +390,8 @@ static bool next_server(
 		if (try->servers_tried >> server & 1)
 			continue;
 		try->server = server;
-		try->proxy = choose(policy, try->key);
-		try->proxies_tried = 0;
+		memset(try->proxies_tried, 0, sizeof(try->proxies_tried));
+		(void)choose(policy, try->key, NULL, &try->proxy);
 		try->no_cache = try->no_cache_always;
 		return true;
 	}
@@ -395,12 +401,15 @@ static bool next_server(
 static bool next_proxy(
 	struct lm_origin_policy *policy, struct lm_origin_try *try, enum lm_origin_fault fault, int64_t now_ms)
 {
-	burn(policy, try->proxy, now_ms);
-	if (++try->proxies_tried >= policy->n_paths) {
+	try->proxies_tried[try->proxy / 64] |= UINT64_C(1) << try->proxy % 64;
+	/* Other requests may have entered a group anew since. */
+	for (unsigned i = 0; i < policy->n_paths; i++)
+		if (is_tried(try, i))
+			burn(policy, i, now_ms);
+	if (!choose(policy, try->key, try, &try->proxy)) {
 		reset_paths(policy);
 		return next_server(policy, try, fault, now_ms);
 	}
-	try->proxy = choose(policy, try->key);
 	try->no_cache = try->no_cache_always;
 	return true;
 }
@@ -425,13 +434,56 @@ static bool has_other_server(const struct lm_origin_policy *policy, const struct
 	return false;
 }
 
+static bool is_broken(enum lm_origin_fault fault)
+{
+	return fault == LM_ORIGIN_CONNECT || fault == LM_ORIGIN_TRANSFER || fault == LM_ORIGIN_TIMEOUT;
+}
+
+static bool is_only_way(const struct lm_origin_policy *policy)
+{
+	return policy->n_servers == 1 && policy->n_paths == 1;
+}
+
 static bool may_retry(const struct lm_origin_policy *policy, const struct lm_origin_try *try,
 	enum lm_origin_fault fault, uint64_t retry_after_ms)
 {
-	if (try->retries >= policy->rules.max_retries || retry_after_ms > policy->rules.backoff_max_ms)
+	if (try->hasty || try->retries >= policy->rules.max_retries || retry_after_ms > policy->rules.backoff_max_ms)
 		return false;
-	return fault == LM_ORIGIN_TRANSFER || fault == LM_ORIGIN_TIMEOUT || fault == LM_ORIGIN_OVERLOAD ||
-	       (fault == LM_ORIGIN_BUSY && !has_other_server(policy, try));
+	switch (fault) {
+	case LM_ORIGIN_TRANSFER:
+	case LM_ORIGIN_TIMEOUT:
+	case LM_ORIGIN_OVERLOAD:
+		return true;
+	case LM_ORIGIN_BUSY:
+		return !has_other_server(policy, try);
+	case LM_ORIGIN_CONNECT:
+		return is_only_way(policy);
+	default:
+		return false;
+	}
+}
+
+static bool may_start_over(
+	const struct lm_origin_policy *policy, const struct lm_origin_try *try, enum lm_origin_fault fault)
+{
+	if (try->hasty || try->started_over || policy->rules.max_retries == 0)
+		return false;
+	return !is_only_way(policy) && try->refused && !try->timed_out && is_broken(fault);
+}
+
+/* Everything was tried: once more? */
+static bool start_over(struct lm_origin_policy *policy, struct lm_origin_try *try, enum lm_origin_fault fault)
+{
+	if (!may_start_over(policy, try, fault))
+		return false;
+	try->started_over = true;
+	try->servers_tried = 0;
+	memset(try->proxies_tried, 0, sizeof(try->proxies_tried));
+	try->absent = try->damaged = false;
+	try->transport = 0;
+	try->server = policy->server;
+	try->no_cache = try->no_cache_always;
+	return choose(policy, try->key, NULL, &try->proxy);
 }
 
 bool lm_origin_try_again(struct lm_origin_policy *policy, struct lm_origin_try *try, enum lm_origin_fault fault,
@@ -439,19 +491,25 @@ bool lm_origin_try_again(struct lm_origin_policy *policy, struct lm_origin_try *
 {
 	bool proxied = lm_origin_policy_proxy(policy, try->proxy);
 	*ret_delay_ms = 0;
+	try->timed_out |= fault == LM_ORIGIN_TIMEOUT;
+	try->refused |= fault == LM_ORIGIN_CONNECT;
 	if (fault == LM_ORIGIN_DAMAGED && !try->no_cache) {
 		try->no_cache = true;
 		return true;
 	}
 	if (may_retry(policy, try, fault, retry_after_ms)) {
-		try->retries++;
 		unsigned pause_ms = back_off(policy, try);
 		*ret_delay_ms = LM_MAX(pause_ms, (unsigned)retry_after_ms);
+		try->retries++;
 		return true;
 	}
-	if (proxied && (fault == LM_ORIGIN_TRANSFER || fault == LM_ORIGIN_TIMEOUT || fault == LM_ORIGIN_PROXY))
-		return next_proxy(policy, try, fault, now_ms);
-	return next_server(policy, try, fault, now_ms);
+	bool next = proxied && (is_broken(fault) || fault == LM_ORIGIN_PROXY) ? next_proxy(policy, try, fault, now_ms)
+									      : next_server(policy, try, fault, now_ms);
+	if (!next && start_over(policy, try, fault)) {
+		*ret_delay_ms = back_off(policy, try);
+		next = true;
+	}
+	return next;
 }
 
 void lm_origin_try_good(struct lm_origin_policy *policy, const struct lm_origin_try *try, int64_t now_ms)
@@ -484,7 +542,7 @@ enum lm_origin_fault lm_origin_judge(unsigned status, bool proxied, bool proxy_e
 const char *lm_origin_fault_name(enum lm_origin_fault fault)
 {
 	static const char *const names[LM_ORIGIN_FAULTS] = {
-		"none", "transfer", "timeout", "overload", "busy", "proxy", "server", "absent", "damaged"};
+		"none", "connect", "transfer", "timeout", "overload", "busy", "proxy", "server", "absent", "damaged"};
 	return names[fault];
 }
 

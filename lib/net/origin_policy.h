@@ -14,10 +14,16 @@
  *
  *   damaged                        same path once more past the caches, then the next server
  *   transfer, timeout, overload    same path after a back-off while the request has retries left; then as below
+ *   connect                        the same where there is no other way; else as below at once
  *   busy                           the next server; where there is none, as overload
- *   transfer, timeout, by a proxy  the proxy is burned, the next proxy; when all were tried, the next server
+ *   connect, transfer, timeout, by a proxy
+ *                                  the proxy is burned, the next proxy; when all were tried, the next server
  *   proxy's answer                 the same, without the retry
  *   everything else                the next server
+ *
+ * When everything was tried, there are several ways, somebody had refused a connection, the last fault was a broken
+ * one, and none took a whole time-out, then all is tried once more after a back-off: what was started again meanwhile
+ * is found. Not without retries.
  *
  * An overloaded or busy server that says when to come back is asked not before; when that is later than the longest
  * back-off, not again.
@@ -45,8 +51,9 @@ enum { LM_ORIGIN_PATHS_MAX = 256 }; /* addresses of all proxies; more are left o
 
 enum lm_origin_fault {
 	LM_ORIGIN_FINE,
+	LM_ORIGIN_CONNECT,  /* no connection */
 	LM_ORIGIN_TRANSFER, /* no complete answer */
-	LM_ORIGIN_TIMEOUT,  /* the same, by time */
+	LM_ORIGIN_TIMEOUT,  /* one of these, by time */
 	LM_ORIGIN_OVERLOAD, /* 429 */
 	LM_ORIGIN_BUSY,	    /* 503 that says when to come back */
 	LM_ORIGIN_PROXY,    /* an answer, the proxy's fault */
@@ -87,17 +94,17 @@ struct lm_origin_try {
 	/* private */
 	uint64_t key; /* of the path */
 	bool no_cache_always;
-	uint64_t servers_tried; /* bit per server that was given up */
-	unsigned proxies_tried; /* with this server */
+	uint64_t servers_tried;				  /* bit per server that was given up */
+	uint64_t proxies_tried[LM_ORIGIN_PATHS_MAX / 64]; /* likewise, with this server */
 	unsigned retries, backoff_ms;
+	bool hasty, refused, timed_out, started_over;
 	bool absent, damaged;
 	int transport; /* error of the last server that could not be had, or 0 */
 };
 
 void lm_origin_try_start(
 	struct lm_origin_policy *policy, struct lm_origin_try *try, const char *path, bool no_cache, int64_t now_ms);
-/* No retries on the same path. */
-void lm_origin_try_hasten(const struct lm_origin_policy *policy, struct lm_origin_try *try);
+void lm_origin_try_hasten(struct lm_origin_try *try); /* no retries */
 /* retry_after_ms: what the answer said, or 0. */
 bool lm_origin_try_again(struct lm_origin_policy *policy, struct lm_origin_try *try, enum lm_origin_fault fault,
 	uint64_t retry_after_ms, int64_t now_ms, unsigned *ret_delay_ms) MUST_CHECK;

@@ -23,10 +23,10 @@ static void walk(struct lm_origin_policy *policy, const uint8_t *faults, size_t 
 		assert(lm_origin_policy_server(policy, try.server));
 		(void)lm_origin_policy_proxy(policy, try.proxy);
 		enum lm_origin_fault fault =
-			LM_ORIGIN_TRANSFER + (n ? faults[attempts % n] : attempts) % (LM_ORIGIN_FAULTS - 1);
+			LM_ORIGIN_FINE + 1 + (n ? faults[attempts % n] : attempts) % (LM_ORIGIN_FAULTS - 1);
 		if (!lm_origin_try_again(policy, &try, fault, attempts % 3 * 500, attempts, &delay_ms))
 			break;
-		assert(attempts < 2 * LM_ORIGIN_SERVERS_MAX * LM_ORIGIN_PROXIES_MAX + 3);
+		assert(attempts < 4 * LM_ORIGIN_SERVERS_MAX * LM_ORIGIN_PROXIES_MAX + 4);
 	}
 	assert(lm_origin_try_code(&try) < 0);
 }

@@ -291,6 +291,53 @@ static void test_transfer_direct(void **state)
 	assert_false(again(LM_ORIGIN_TRANSFER));
 }
 
+/* A refused connection costs no pause while there is another way; in the end all are tried once more, but only once. */
+static void test_refused(void **state)
+{
+	make("http://a;http://b", "http://p1:1|http://p2:1");
+	start(0);
+	for (unsigned round = 0; round < 2; round++) {
+		assert_at("http://a", "http://p1:1", false);
+		assert_true(again(LM_ORIGIN_CONNECT));
+		assert_int_equal(delay_ms, 0);
+		assert_at("http://a", "http://p2:1", false);
+		assert_true(again(LM_ORIGIN_CONNECT));
+		assert_int_equal(delay_ms, 0);
+		assert_at("http://b", "http://p1:1", false);
+		assert_true(again(LM_ORIGIN_CONNECT));
+		assert_int_equal(again(LM_ORIGIN_CONNECT), round == 0);
+	}
+	assert_int_equal(lm_origin_try_code(&try), -EIO);
+
+	make("http://a", "DIRECT"); /* the only way */
+	start(0);
+	assert_true(again(LM_ORIGIN_CONNECT));
+	assert_at("http://a", NULL, false);
+	assert_false(again(LM_ORIGIN_CONNECT));
+
+	make("http://a", "http://p1:1|http://p2:1"); /* not when it takes its time */
+	start(0);
+	assert_true(again(LM_ORIGIN_CONNECT));
+	assert_true(again(LM_ORIGIN_TIMEOUT));
+	assert_false(again(LM_ORIGIN_TIMEOUT));
+}
+
+/* One that was burned long ago may be well, and the last of its group fails: it is tried, and the group is not left to
+ * the one that is known to fail. */
+static void test_burned_one_is_well_again(void **state)
+{
+	make("http://a", "http://p1:1|http://p2:1");
+	start(0);
+	assert_true(again(LM_ORIGIN_CONNECT));
+	for (dice = 0; dice < 2; dice++) {
+		start(0);
+		assert_at("http://a", dice ? "http://p1:1" : "http://p2:1", false);
+		assert_true(again(LM_ORIGIN_CONNECT));
+		assert_at("http://a", dice ? "http://p2:1" : "http://p1:1", false);
+		lm_origin_try_good(policy, &try, 0);
+	}
+}
+
 static void test_overload_is_the_servers(void **state)
 {
 	make("http://a;http://b", "http://p1:1;http://p2:1");
@@ -388,7 +435,7 @@ static void test_bound(void **state)
 	enum { SERVERS = 3, PROXIES = 4, RETRIES = 2, ROUNDS = 20000 };
 	unsigned seed = 1, most = 0;
 	rules.max_retries = RETRIES;
-	make("http://a;http://b;http://c", "http://p1:1|http://p2:1;DIRECT;http://p3:1");
+	make("http://a;http://b;http://c", "http://p1:1|http://p2:1;DIRECT;http://p3:1;http://p1:1");
 	for (unsigned round = 0; round < ROUNDS; round++) {
 		int64_t now = (int64_t)round * 1000;
 		unsigned attempts = 1;
@@ -396,7 +443,7 @@ static void test_bound(void **state)
 		lm_origin_try_start(policy, &try, "path", rand_r(&seed) % 4 == 0, now);
 		for (; attempts < 1000; attempts++) {
 			enum lm_origin_fault fault =
-				LM_ORIGIN_TRANSFER + (unsigned)rand_r(&seed) % (LM_ORIGIN_FAULTS - 1);
+				LM_ORIGIN_FINE + 1 + (unsigned)rand_r(&seed) % (LM_ORIGIN_FAULTS - 1);
 			if (rand_r(&seed) % 16 == 0) {
 				lm_origin_try_good(policy, &try, now);
 				break;
@@ -409,7 +456,7 @@ static void test_bound(void **state)
 		}
 		most = LM_MAX(most, attempts);
 	}
-	assert_in_range(most, SERVERS, SERVERS * 2 * PROXIES + RETRIES);
+	assert_in_range(most, SERVERS, 2 * SERVERS * 2 * PROXIES + RETRIES);
 }
 
 /* A server that says when to come back is asked then, or not at all. */
@@ -452,7 +499,7 @@ static void test_hasten(void **state)
 {
 	make("http://a;http://b", "DIRECT");
 	start(0);
-	lm_origin_try_hasten(policy, &try);
+	lm_origin_try_hasten(&try);
 	assert_true(again(LM_ORIGIN_TIMEOUT));
 	assert_int_equal(delay_ms, 0);
 	assert_at("http://b", NULL, false);
@@ -711,6 +758,8 @@ int main(void)
 		TEST(test_damaged_and_absent),
 		TEST(test_back_off),
 		TEST(test_transfer_direct),
+		TEST(test_refused),
+		TEST(test_burned_one_is_well_again),
 		TEST(test_overload_is_the_servers),
 		TEST(test_proxies),
 		TEST(test_proxy_balancing),
