@@ -61,7 +61,7 @@ mapfile -t digests < <(cd "$M/.layers" && printf '%s\n' ??/*/layerfs | cut -d/ -
 [ "$(stat -c %t:%T "$M"/.lamella-layers/cb/*/layerfs/etc/removed-later)" = 0:0 ] || fail "a deletion is no whiteout"
 opaque=$(cd "$M/.lamella-layers" && find . -type d -exec getfattr -n trusted.overlay.opaque --only-values {} + 2>/dev/null) || true # not all have it
 [ "$opaque" = y ] || fail "opaque directories: '$opaque'"
-if ls -a "$M" | grep -q lamella; then fail "the view of layers is listed"; fi
+[[ $(ls -a "$M") != *lamella* ]] || fail "the view of layers is listed"
 "$LISTING" "$M" | diff "$(last_listing $FQRN)" - >"$WORK/diff" || fail "the plain mount: $(head "$WORK/diff")"
 
 say "a container's writable layer above them"
