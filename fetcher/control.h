@@ -11,8 +11,11 @@ struct lm_control_repository {
 	const char *mountpoint;
 };
 
+struct lm_fuse_stats;
+struct lm_keeper;
 struct lm_layers;
 struct lm_pins;
+struct lm_session_stats;
 
 struct lm_control_config { /* everything must outlive the service */
 	const char *socket;
@@ -21,10 +24,13 @@ struct lm_control_config { /* everything must outlive the service */
 	struct lm_cache *cache;
 	struct lm_pins *pins;
 	struct lm_layers *layers;
-	struct lm_http *http; /* for its timer */
-	int64_t started_ms;   /* monotonic */
+	struct lm_http *http;	  /* for its timer */
+	int64_t started_ms;	  /* monotonic */
+	struct lm_keeper *keeper; /* or NULL */
 	/* Whether the repository is mounted now. */
 	bool (*is_mounted)(void *arg, size_t repository);
+	/* Zeroed where it is not. */
+	void (*fuse_stats)(void *arg, size_t repository, struct lm_fuse_stats *ret, struct lm_session_stats *session);
 	void *arg;
 };
 

@@ -10,6 +10,7 @@
 #include "fetcher/mountpoint.h"
 #include "fetcher/pins.h"
 #include "fetcher/repository.h"
+#include "fetcher/session.h"
 #include "fetcher/web.h"
 
 #include <string.h>
@@ -139,6 +140,20 @@ static bool is_mounted(void *arg, size_t index)
 	return m->fuse && !m->ended;
 }
 
+static void fuse_stats(void *arg, size_t index, struct lm_fuse_stats *ret, struct lm_session_stats *session)
+{
+	struct mount *m = &((struct lm_node *)arg)->mounts[index];
+	lm_lock_take(&m->lock);
+	struct lm_fuse *fuse = m->fuse; /* once there, it is there to the end */
+	lm_lock_release(&m->lock);
+	*ret = (struct lm_fuse_stats){0};
+	*session = (struct lm_session_stats){0};
+	if (fuse) {
+		lm_fuse_stats(fuse, ret);
+		lm_fuse_session_stats(fuse, session);
+	}
+}
+
 static int open_mount(struct lm_node *node, const struct lm_repository_settings *settings, struct lm_err *err)
 {
 	struct mount *m = &node->mounts[node->count];
@@ -252,7 +267,9 @@ static int describe_for_control(struct lm_node *node, struct lm_err *err)
 		.layers = node->layers,
 		.http = node->http,
 		.started_ms = lm_now_ms(),
+		.keeper = node->keeper,
 		.is_mounted = is_mounted,
+		.fuse_stats = fuse_stats,
 		.arg = node,
 	};
 	return 0;

@@ -938,6 +938,11 @@ struct lm_catalogs *lm_repository_catalogs(struct lm_repository *repository)
 	return repository->catalogs;
 }
 
+struct lm_origin *lm_repository_origin(struct lm_repository *repository)
+{
+	return repository->origin;
+}
+
 void lm_repository_status(struct lm_repository *repository, struct lm_repository_status *ret)
 {
 	lm_lock_take(&repository->lock);

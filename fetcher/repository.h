@@ -80,6 +80,7 @@ int lm_repository_reconfigure(
 const char *lm_repository_fqrn(const struct lm_repository *repository);
 struct lm_tree *lm_repository_tree(struct lm_repository *repository);
 struct lm_fetch *lm_repository_fetch(struct lm_repository *repository);
+struct lm_origin *lm_repository_origin(struct lm_repository *repository);
 struct lm_catalogs *lm_repository_catalogs(struct lm_repository *repository);
 
 enum lm_repository_state {

@@ -3,7 +3,10 @@
 #include "base/clock.h"
 #include "base/str.h"
 #include "fetcher/control.h"
+#include "fetcher/fuse.h"
+#include "fetcher/keeper.h"
 #include "fetcher/layers.h"
+#include "fetcher/session.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -12,6 +15,10 @@ typedef Lamella__Fetcher__V1__StatusResponse StatusResponse;
 typedef Lamella__Fetcher__V1__RepositoryStatus RepositoryStatus;
 typedef Lamella__Fetcher__V1__CacheStatus CacheStatus;
 typedef Lamella__Fetcher__V1__Problem Problem;
+typedef Lamella__Fetcher__V1__Host Host;
+typedef Lamella__Fetcher__V1__Download Download;
+typedef Lamella__Fetcher__V1__SlowObject SlowObject;
+typedef Lamella__Fetcher__V1__KernelRequests KernelRequests;
 #define TYPE(name) (&lamella__fetcher__v1__##name##__descriptor)
 #define STATE(name) LAMELLA__FETCHER__V1__REPOSITORY_STATE__REPOSITORY_##name
 
@@ -91,14 +98,134 @@ static void fill_looks(RepositoryStatus *m, const struct lm_repository_status *s
 	m->ttl_s = s->ttl_s;
 }
 
+struct filling { /* of one list, by callbacks */
+	struct lm_message_builder *b;
+	RepositoryStatus *m;
+	int64_t now_ms;
+};
+
+static void add_host(void *arg, const struct lm_origin_place *place)
+{
+	static const Lamella__Fetcher__V1__HostState states[] = {
+		[LM_ORIGIN_IN_USE] = LAMELLA__FETCHER__V1__HOST_STATE__HOST_IN_USE,
+		[LM_ORIGIN_STANDBY] = LAMELLA__FETCHER__V1__HOST_STATE__HOST_STANDBY,
+		[LM_ORIGIN_BURNED] = LAMELLA__FETCHER__V1__HOST_STATE__HOST_BURNED,
+	};
+	struct filling *f = arg;
+	RepositoryStatus *m = f->m;
+	Host *host = place->proxy ? lm_message_add(f->b, TYPE(host), &m->proxies, &m->n_proxies)
+				  : lm_message_add(f->b, TYPE(host), &m->servers, &m->n_servers);
+	if (!host)
+		return;
+	lm_message_text(f->b, &host->url, place->url);
+	if (place->proxy && strcmp(place->name, place->url) != 0)
+		lm_message_text(f->b, &host->name, place->name);
+	host->group = place->group;
+	host->fallback = place->fallback;
+	host->state = states[place->state];
+	host->burned_ms = place->state == LM_ORIGIN_BURNED ? place->burned_ms : 0;
+	host->requests = place->requests;
+	host->failed_requests = place->failed;
+	host->bytes = place->bytes;
+	if (!*place->error)
+		return;
+	lm_message_text(f->b, &host->last_error, place->error);
+	host->last_error_age_ms = age_ms(f->now_ms, place->error_ms);
+}
+
+static void put_object(struct lm_message_builder *b, char **field, const struct lm_object_ref *ref)
+{
+	char path[LM_OBJECT_PATH_MAX];
+	lm_message_text(b, field, lm_object_path(&ref->hash, ref->kind, path));
+}
+
+static void add_download(void *arg, const struct lm_fetch_download *download)
+{
+	struct filling *f = arg;
+	Download *m = lm_message_add(f->b, TYPE(download), &f->m->downloads, &f->m->n_downloads);
+	if (!m)
+		return;
+	put_object(f->b, &m->object, &download->ref);
+	m->age_ms = (uint64_t)LM_MAX(download->age_ms, 0);
+	m->bytes = download->bytes;
+	m->waiters = download->waiters;
+}
+
+static int by_age(const void *a, const void *b)
+{
+	uint64_t x = (*(Download *const *)a)->age_ms, y = (*(Download *const *)b)->age_ms;
+	return x < y ? 1 : x > y ? -1 : 0;
+}
+
+static void fill_lists(struct lm_message_builder *b, struct lm_repository *repository, RepositoryStatus *m)
+{
+	struct filling f = {.b = b, .m = m, .now_ms = lm_now_ms()};
+	struct lm_fetch *fetch = lm_repository_fetch(repository);
+	struct lm_fetch_slow slowest[LM_FETCH_SLOWEST];
+	if (lm_origin_describe(lm_repository_origin(repository), add_host, &f) < 0 ||
+		lm_fetch_describe(fetch, add_download, &f) < 0)
+		b->failed = true;
+	if (m->n_downloads > 1)
+		qsort(m->downloads, m->n_downloads, sizeof(*m->downloads), by_age);
+	size_t count = lm_fetch_slowest(fetch, slowest);
+	for (size_t i = 0; i < count; i++) {
+		SlowObject *slow = lm_message_add(b, TYPE(slow_object), &m->slowest, &m->n_slowest);
+		if (!slow)
+			return;
+		put_object(b, &slow->object, &slowest[i].ref);
+		slow->took_ms = (uint64_t)slowest[i].took_ms;
+		slow->age_ms = (uint64_t)LM_MAX(slowest[i].ago_ms, 0);
+		slow->failed = slowest[i].code < 0;
+	}
+}
+
+static void fill_kernel(
+	struct lm_message_builder *b, const struct lm_control_config *config, size_t index, RepositoryStatus *m)
+{
+	struct lm_fuse_stats s;
+	struct lm_session_stats session;
+	config->fuse_stats(config->arg, index, &s, &session);
+	m->kernel_waiting = s.waiting;
+	m->kernel_interrupted = s.interrupted;
+	m->kernel_taken_over = session.replayed;
+	for (unsigned kind = 0; kind < LM_REQUEST_KINDS; kind++) {
+		KernelRequests *k =
+			lm_message_add(b, TYPE(kernel_requests), &m->kernel_requests, &m->n_kernel_requests);
+		if (!k)
+			return;
+		lm_message_text(b, &k->kind, lm_request_name(kind));
+		k->answered = s.requests[kind].answered;
+		k->failed = s.requests[kind].failed;
+		k->time_us = s.requests[kind].ns / 1000;
+	}
+}
+
+static void fill_fetch(struct lm_message_builder *b, RepositoryStatus *m, const struct lm_fetch_stats *s)
+{
+	m->files_fetched = s->files;
+	m->catalogs_fetched = s->catalogs;
+	m->failed_objects = s->failed;
+	m->content_bytes = s->bytes;
+	m->joined_downloads = s->merged;
+	m->refused_wishes = s->refused;
+	m->timeouts = s->timeouts;
+	m->ahead = s->ahead;
+	m->ahead_used = s->ahead_used;
+	m->fetch_time_ms = s->latency_ms;
+	m->fetch_times = calloc(LM_FETCH_LATENCIES, sizeof(*m->fetch_times));
+	b->failed |= !m->fetch_times;
+	for (; m->fetch_times && m->n_fetch_times < LM_FETCH_LATENCIES; m->n_fetch_times++)
+		m->fetch_times[m->n_fetch_times] = s->latency[m->n_fetch_times];
+}
+
 static void fill_network(RepositoryStatus *m, const struct lm_repository_status *s)
 {
 	m->requests = s->origin.requests;
 	m->failed_requests = s->origin.failed;
 	m->bytes_fetched = s->origin.bytes;
-	m->files_fetched = s->fetch.files;
-	m->catalogs_fetched = s->fetch.catalogs;
-	m->failed_objects = s->fetch.failed;
+	m->given_up_requests = s->origin.given_up;
+	m->failovers = s->origin.failovers;
+	m->past_caches = s->origin.past_caches;
 }
 
 static void fill_repository(
@@ -116,6 +243,9 @@ static void fill_repository(
 	lm_message_text(b, &m->fixed, s.pin);
 	fill_looks(m, &s, lm_now_ms());
 	fill_network(m, &s);
+	fill_fetch(b, m, &s.fetch);
+	fill_kernel(b, config, index, m);
+	fill_lists(b, served->repository, m);
 }
 
 RepositoryStatus *lm_status_repository_new(const struct lm_control_config *config, size_t index)
@@ -189,7 +319,8 @@ static void add_problem(struct lm_message_builder *b, StatusResponse *m, const c
 static void find_cache_problems(struct lm_message_builder *b, StatusResponse *m, const CacheStatus *cache)
 {
 	if (*cache->state_cause) {
-		CLEANUP(lm_freep) char *what = lm_str_printf("the cache's disk is %s: served from memory", cache->state);
+		CLEANUP(lm_freep)
+		char *what = lm_str_printf("the cache's disk is %s: served from memory", cache->state);
 		add_problem(b, m, "", true, what ? what : "the cache's disk fails", cache->state_cause);
 	}
 	if (cache->thrashing)
@@ -215,6 +346,19 @@ static void find_repository_problems(struct lm_message_builder *b, StatusRespons
 		add_problem(b, m, r->fqrn, false, "not mounted", "");
 }
 
+static void fill_worker(struct lm_message_builder *b, const struct lm_control_config *config, StatusResponse *m)
+{
+	struct lm_keeper_facts facts;
+	lm_keeper_facts(config->keeper, &facts);
+	m->process = (uint64_t)getpid();
+	m->uptime_ms = age_ms(lm_now_ms(), config->started_ms);
+	m->started_s = (uint64_t)lm_wall_s() - m->uptime_ms / 1000;
+	m->worker = facts.worker;
+	m->worker_restarts = facts.restarts;
+	m->keeper_started_s = facts.worker ? (uint64_t)facts.keeper_start_s : m->started_s;
+	lm_message_text(b, &m->worker_last_end, facts.last_end);
+}
+
 StatusResponse *lm_status_new(const struct lm_control_config *config, bool layers)
 {
 	struct lm_message_builder b = {0};
@@ -222,9 +366,7 @@ StatusResponse *lm_status_new(const struct lm_control_config *config, bool layer
 	if (!m)
 		return NULL;
 	lm_message_text(&b, &m->version, LM_VERSION);
-	m->process = (uint64_t)getpid();
-	m->uptime_ms = age_ms(lm_now_ms(), config->started_ms);
-	m->started_s = (uint64_t)lm_wall_s() - m->uptime_ms / 1000;
+	fill_worker(&b, config, m);
 	fill_cache(&b, config, m);
 	if (m->cache && !b.failed)
 		find_cache_problems(&b, m, m->cache);

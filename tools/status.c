@@ -12,19 +12,47 @@ typedef Lamella__Fetcher__V1__StatusResponse StatusResponse;
 typedef Lamella__Fetcher__V1__RepositoryStatus RepositoryStatus;
 typedef Lamella__Fetcher__V1__LayerStatus LayerStatus;
 typedef Lamella__Fetcher__V1__Problem Problem;
+typedef Lamella__Fetcher__V1__CacheStatus CacheStatus;
+typedef Lamella__Fetcher__V1__Host Host;
+
+enum { LISTED_MAX = 3 };
 
 struct options {
 	const char *socket, *name;
 	bool json, layers;
 };
 
+static unsigned percent(uint64_t part, uint64_t whole)
+{
+	return whole ? (unsigned)((double)part * 100 / (double)whole) : 0;
+}
+
+static void print_cache(const CacheStatus *c)
+{
+	printf("  cache     %s: %s", *c->directory ? c->directory : "?", lm_cli_size(c->bytes).s);
+	if (c->capacity != UINT64_MAX)
+		printf(" of %s", lm_cli_size(c->capacity).s);
+	printf(" in %" PRIu64 " objects%s", c->objects, c->counting ? " (still counting)" : "");
+	if (c->kept_bytes)
+		printf(", %s held by pins", lm_cli_size(c->kept_bytes).s);
+	printf("\n            %u%% of %" PRIu64 " wishes were there; %" PRIu64 " objects evicted",
+		percent(c->hits, c->hits + c->misses), c->hits + c->misses, c->evicted);
+	if (c->refetched)
+		printf(", %" PRIu64 " of them fetched again", c->refetched);
+	if (c->memory)
+		printf("; %s in memory", lm_cli_size(c->memory).s);
+	putchar('\n');
+}
+
 static void print_node(const StatusResponse *status)
 {
 	printf("lamella-fetcher %s, process %" PRIu64 ", up %s\n", status->version, status->process,
 		lm_fetcher_duration(status->uptime_ms).s);
+	if (status->worker)
+		printf("  worker    %" PRIu64 ", %" PRIu64 " ended unasked%s%s\n", status->worker,
+			status->worker_restarts, *status->worker_last_end ? ": " : "", status->worker_last_end);
 	if (status->cache)
-		printf("  cache     %s in %" PRIu64 " objects%s\n", lm_cli_size(status->cache->bytes).s,
-			status->cache->objects, status->cache->counting ? " (still counting)" : "");
+		print_cache(status->cache);
 }
 
 static void print_looks(const RepositoryStatus *r)
@@ -50,8 +78,73 @@ static void print_looks(const RepositoryStatus *r)
 	printf("; time to live %" PRIu64 " s\n", r->ttl_s);
 }
 
+static void print_host(const char *kind, const Host *host)
+{
+	printf("  %-9s %s", kind, host->url);
+	if (*host->name)
+		printf(" (%s)", host->name);
+	if (host->fallback)
+		printf(", fallback");
+	switch (host->state) {
+	case LAMELLA__FETCHER__V1__HOST_STATE__HOST_IN_USE:
+		printf(", in use");
+		break;
+	case LAMELLA__FETCHER__V1__HOST_STATE__HOST_BURNED:
+		printf(", failed, left alone for %s", lm_fetcher_duration(host->burned_ms).s);
+		break;
+	default:
+		printf(", on standby");
+	}
+	printf("; %" PRIu64 " requests", host->requests);
+	if (host->failed_requests)
+		printf(", %" PRIu64 " failed", host->failed_requests);
+	putchar('\n');
+	if (*host->last_error)
+		printf("            %s ago: %s\n", lm_fetcher_duration(host->last_error_age_ms).s, host->last_error);
+}
+
+static void print_kernel(const RepositoryStatus *r)
+{
+	uint64_t answered = 0, failed = 0;
+	for (size_t i = 0; i < r->n_kernel_requests; i++) {
+		answered += r->kernel_requests[i]->answered;
+		failed += r->kernel_requests[i]->failed;
+	}
+	printf("  kernel    %" PRIu64 " requests", answered);
+	const char *before = " (";
+	for (size_t i = 0; i < r->n_kernel_requests; i++) {
+		if (r->kernel_requests[i]->answered == 0)
+			continue;
+		printf("%s%" PRIu64 " %s", before, r->kernel_requests[i]->answered, r->kernel_requests[i]->kind);
+		before = ", ";
+	}
+	printf("%s, %" PRIu64 " waiting", *before == ',' ? ")" : "", r->kernel_waiting);
+	if (failed)
+		printf(", %" PRIu64 " failed", failed);
+	putchar('\n');
+}
+
+/* The longest-running and the slowest; --json has all of them. */
+static void print_objects(const RepositoryStatus *r)
+{
+	for (size_t i = 0; i < r->n_downloads && i < LISTED_MAX; i++)
+		printf("  fetching  %s for %s, %s so far, %" PRIu64 " wait\n", r->downloads[i]->object,
+			lm_fetcher_duration(r->downloads[i]->age_ms).s, lm_cli_size(r->downloads[i]->bytes).s,
+			r->downloads[i]->waiters);
+	if (r->n_downloads > LISTED_MAX)
+		printf("            and %zu more\n", r->n_downloads - LISTED_MAX);
+	for (size_t i = 0; i < r->n_slowest && i < LISTED_MAX; i++)
+		printf("  slowest   %s took %s%s, %s ago\n", r->slowest[i]->object,
+			lm_fetcher_duration(r->slowest[i]->took_ms).s, r->slowest[i]->failed ? " and failed" : "",
+			lm_fetcher_duration(r->slowest[i]->age_ms).s);
+}
+
 static void print_network(const RepositoryStatus *r)
 {
+	for (size_t i = 0; i < r->n_servers; i++)
+		print_host("server", r->servers[i]);
+	for (size_t i = 0; i < r->n_proxies; i++)
+		print_host("proxy", r->proxies[i]);
 	printf("  fetched   %" PRIu64 " files, %" PRIu64 " catalogs; %s in %" PRIu64 " requests", r->files_fetched,
 		r->catalogs_fetched, lm_cli_size(r->bytes_fetched).s, r->requests);
 	if (r->failed_requests)
@@ -93,6 +186,8 @@ static void print_status(const StatusResponse *status, const struct options *o)
 	for (size_t i = 0; i < status->n_repositories; i++) {
 		print_looks(status->repositories[i]);
 		print_network(status->repositories[i]);
+		print_kernel(status->repositories[i]);
+		print_objects(status->repositories[i]);
 	}
 	if (o->layers)
 		print_layers(status, o->name);

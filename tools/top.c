@@ -20,6 +20,8 @@
 typedef Lamella__Fetcher__V1__StatusResponse StatusResponse;
 typedef Lamella__Fetcher__V1__RepositoryStatus RepositoryStatus;
 
+enum { LISTED_MAX = 8 };
+
 struct top {
 	const char *socket;
 	uint64_t count, interval_s;
@@ -43,6 +45,13 @@ static uint64_t files(const RepositoryStatus *r)
 {
 	return r->files_fetched + r->catalogs_fetched;
 }
+static uint64_t kernel(const RepositoryStatus *r)
+{
+	uint64_t sum = 0;
+	for (size_t i = 0; i < r->n_kernel_requests; i++)
+		sum += r->kernel_requests[i]->answered;
+	return sum;
+}
 static uint64_t failed(const RepositoryStatus *r)
 {
 	return r->failed_requests;
@@ -52,6 +61,7 @@ static const struct column {
 	uint64_t (*counter)(const RepositoryStatus *r);
 	bool is_size;
 } columns[] = {
+	{"KERNEL/s", kernel, false},
 	{"HTTP/s", requests, false},
 	{"BYTES/s", bytes, true},
 	{"OBJECTS/s", files, false},
@@ -77,7 +87,7 @@ static void print_header(void)
 	printf("%-8s %-30s %-8s %10s", "TIME", "REPOSITORY", "STATE", "REVISION");
 	for (size_t i = 0; i < ARRAY_LEN(columns); i++)
 		printf(" %10s", columns[i].title);
-	putchar('\n');
+	printf(" %8s %8s\n", "WAITING", "FETCHING");
 }
 
 static void print_repository(const struct top *top, const RepositoryStatus *r)
@@ -96,7 +106,7 @@ static void print_repository(const struct top *top, const RepositoryStatus *r)
 		else
 			printf(" %10.1f", value);
 	}
-	putchar('\n');
+	printf(" %8" PRIu64 " %8zu\n", r->kernel_waiting, r->n_downloads);
 }
 
 static void print_lines(const struct top *top)
@@ -140,17 +150,48 @@ static void close_screen(const struct termios *before)
 	tcsetattr(STDIN_FILENO, TCSANOW, before);
 }
 
+/* Of all wishes since the last status, those whose object was cached. */
+static void draw_cache(const struct top *top)
+{
+	const Lamella__Fetcher__V1__CacheStatus *now = top->now->cache,
+						*before = top->before ? top->before->cache : NULL;
+	if (!now)
+		return;
+	printf("cache %s in %" PRIu64 " objects", lm_cli_size(now->bytes).s, now->objects);
+	if (before) {
+		double hits = rate(top, before->hits, now->hits), misses = rate(top, before->misses, now->misses);
+		printf(", %.1f wishes/s, %.0f%% there", hits + misses,
+			hits + misses > 0 ? 100 * hits / (hits + misses) : 100);
+		printf(", %.1f evicted/s", rate(top, before->evicted, now->evicted));
+	}
+	putchar('\n');
+}
+
+static void draw_objects(const RepositoryStatus *r)
+{
+	for (size_t i = 0; i < r->n_downloads && i < LISTED_MAX; i++)
+		printf("fetching %s for %s, %s so far, %" PRIu64 " wait\n", r->downloads[i]->object,
+			lm_fetcher_duration(r->downloads[i]->age_ms).s, lm_cli_size(r->downloads[i]->bytes).s,
+			r->downloads[i]->waiters);
+	for (size_t i = 0; i < r->n_slowest && i < LISTED_MAX; i++)
+		printf("slowest  %s took %s%s, %s ago\n", r->slowest[i]->object,
+			lm_fetcher_duration(r->slowest[i]->took_ms).s, r->slowest[i]->failed ? " and failed" : "",
+			lm_fetcher_duration(r->slowest[i]->age_ms).s);
+}
+
 static void draw(const struct top *top)
 {
 	const StatusResponse *s = top->now;
 	fputs("\033[H\033[2J", stdout);
 	printf("lamella-fetcher %s, up %s", s->version, lm_fetcher_duration(s->uptime_ms).s);
-	if (s->cache)
-		printf(", cache %s in %" PRIu64 " objects", lm_cli_size(s->cache->bytes).s, s->cache->objects);
-	printf("   (q ends)\n\n");
+	printf("   (q ends)\n");
+	draw_cache(top);
+	putchar('\n');
 	print_header();
 	for (size_t i = 0; i < s->n_repositories; i++)
 		print_repository(top, s->repositories[i]);
+	for (size_t i = 0; i < s->n_repositories; i++)
+		draw_objects(s->repositories[i]);
 	for (size_t i = 0; i < s->n_problems; i++)
 		printf("%s%s%s%s\n", i == 0 ? "\n" : "", s->problems[i]->repository,
 			*s->problems[i]->repository ? ": " : "", s->problems[i]->what);

@@ -25,6 +25,19 @@ static StatusResponse *make_status(void)
 	r->state_age_ms = 1005;
 	r->requests = 17;
 	lm_message_text(&b, &r->mountpoint, "/cvmfs/a");
+	Lamella__Fetcher__V1__Host *h =
+		lm_message_add(&b, &lamella__fetcher__v1__host__descriptor, &r->proxies, &r->n_proxies);
+	lm_message_text(&b, &h->url, "http://p:3128");
+	h->state = LAMELLA__FETCHER__V1__HOST_STATE__HOST_IN_USE;
+	Lamella__Fetcher__V1__KernelRequests *k = lm_message_add(
+		&b, &lamella__fetcher__v1__kernel_requests__descriptor, &r->kernel_requests, &r->n_kernel_requests);
+	lm_message_text(&b, &k->kind, "read");
+	k->time_us = 2000001;
+	r->fetch_times = calloc(3, sizeof(*r->fetch_times));
+	r->n_fetch_times = 3;
+	r->fetch_times[0] = 1;
+	r->fetch_times[2] = 4;
+	r->fetch_time_ms = 12345;
 	Lamella__Fetcher__V1__Count *c =
 		lm_message_add(&b, &lamella__fetcher__v1__count__descriptor, &s->layer_answers, &s->n_layer_answers);
 	lm_message_text(&b, &c->name, "faithful");
@@ -50,6 +63,12 @@ static void test_text(void **state)
 		"lamella_fetcher_repository_offline_seconds{repository=\"a\\\"b\\\\c\\\\x0a.example.org\\\\xff\"} "
 		"1.005\n",
 		"lamella_fetcher_repository_mounted{repository=\"a\\\"b\\\\c\\\\x0a.example.org\\\\xff\"} 1\n",
+		"\\xff\",proxy=\"http://p:3128\"} 1\n",
+		"\\xff\",kind=\"read\"} 2.000001\n",
+		"\\xff\",le=\"0.001\"} 1\n",
+		"\\xff\",le=\"0.002\"} 1\n",
+		"\\xff\",le=\"+Inf\"} 5\n",
+		"\\xff\"} 12.345\n",
 		"lamella_fetcher_layer_answers_total{state=\"faithful\"} 3\n",
 	};
 	for (size_t i = 0; i < ARRAY_LEN(lines); i++)
