@@ -1,16 +1,19 @@
 #include "fetcher/read.h"
 
+#include "base/clock.h"
 #include "base/lock.h"
 #include "fetcher/readahead.h"
 #include "fetcher/session.h"
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum {
 	KNOWN = 256,	    /* files whose last piece is remembered */
 	AHEAD_AT_ONCE = 64, /* chunks that one read orders ahead */
 	VEC_ON_STACK = 8,
+	SETTLED_S = 60, /* after which the kernel has written what is new, by its defaults */
 };
 
 /* Where the last read of a file found its bytes: most reads go on there, and need no catalog. */
@@ -111,6 +114,27 @@ static struct reading *reading_new(const struct lm_op *op, const struct lm_piece
 	return reading;
 }
 
+/* Whether the kernel has surely written the file to the disk. */
+static bool is_settled(int fd)
+{
+	struct stat st;
+	return fstat(fd, &st) == 0 && st.st_mtim.tv_sec + SETTLED_S < lm_wall_s();
+}
+
+/*
+ * The mount's own pages hold these bytes now, so those of the cache's files are only in the way. Dirty ones are left
+ * alone: they can't be dropped, and the kernel would wait for all processors to find that out.
+ */
+static void drop_pages(const struct reading *reading)
+{
+	for (size_t i = 0; i < reading->count; i++) {
+		const struct awaited *piece = &reading->pieces[i];
+		if (is_settled(piece->fd))
+			(void)posix_fadvise(
+				piece->fd, (off_t)piece->piece.offset, (off_t)piece->piece.len, POSIX_FADV_DONTNEED);
+	}
+}
+
 /* All pieces are open: the kernel takes the bytes straight from the cache's files. */
 static void reply_pieces(struct reading *reading)
 {
@@ -136,6 +160,7 @@ static void reply_pieces(struct reading *reading)
 		};
 	lm_op_done(&reading->op);
 	lm_session_reply_data(reading->op.req, reading->op.request, vec);
+	drop_pages(reading);
 }
 
 /* One piece less is missing; with the last one the request is answered. */
