@@ -390,11 +390,17 @@ static struct lm_open_catalog *use(struct lm_catalogs *catalogs, struct opened *
 	return &opened->open;
 }
 
+static bool too_many_open(struct lm_catalogs *catalogs)
+{
+	lm_lock_assert(&catalogs->lock);
+	return catalogs->open_count > catalogs->open_max ||
+	       (catalogs->open_count > LM_CATALOGS_KEPT && lm_catalog_memory() > LM_CATALOGS_MEMORY);
+}
+
 /* Takes the least recently used catalog that nobody uses off the list, when too many are open; else NULL. */
 static struct opened *take_surplus(struct lm_catalogs *catalogs)
 {
-	lm_lock_assert(&catalogs->lock);
-	if (catalogs->open_count <= catalogs->open_max)
+	if (!too_many_open(catalogs))
 		return NULL;
 	struct opened *opened;
 	TAILQ_FOREACH_REVERSE(opened, &catalogs->recent, opened_list, entry)
@@ -498,7 +504,7 @@ void lm_catalogs_put(struct lm_catalogs *catalogs, struct lm_open_catalog *open)
 	struct opened *opened = (struct opened *)((char *)open - offsetof(struct opened, open));
 	lm_lock_take(&catalogs->lock);
 	opened->refs--;
-	bool surplus = catalogs->open_count > catalogs->open_max;
+	bool surplus = too_many_open(catalogs);
 	lm_lock_release(&catalogs->lock);
 	if (surplus)
 		close_surplus(catalogs);

@@ -99,6 +99,11 @@ void lm_catalog_close(struct lm_catalog *c)
 	free(c);
 }
 
+uint64_t lm_catalog_memory(void)
+{
+	return (uint64_t)sqlite3_memory_used();
+}
+
 const char *lm_catalog_mountpoint(const struct lm_catalog *c)
 {
 	return c->db.mountpoint;

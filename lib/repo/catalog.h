@@ -80,6 +80,9 @@ int lm_catalog_open(const char *path, const char *mountpoint, struct lm_catalog 
 void lm_catalog_close(struct lm_catalog *catalog);
 LM_DEFINE_CLEANUP(struct lm_catalog, lm_catalog_close, lm_catalog_closep)
 
+/* Bytes that SQLite holds for all databases of this process together. */
+uint64_t lm_catalog_memory(void);
+
 const char *lm_catalog_mountpoint(const struct lm_catalog *catalog);
 uint64_t lm_catalog_revision(const struct lm_catalog *catalog);
 unsigned lm_catalog_schema(const struct lm_catalog *catalog); /* revision of schema 2.5, at most the newest known */
