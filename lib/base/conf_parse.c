@@ -414,7 +414,8 @@ static int include(struct cursor *c, struct lm_err *err)
 
 static int assign(struct cursor *c, struct lm_err *err)
 {
-	bool exported = skip_word(c, "export") | skip_word(c, "readonly");
+	bool exported = skip_word(c, "export");
+	exported = skip_word(c, "readonly") || exported;
 	const char *key = c->at;
 	size_t key_len = lm_conf_key_length(c->at, c->end);
 	if (exported && key_len && key + key_len == c->end)
