@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# What the daemon needs when nothing is asked of it, and after everything was: a whole image listed and read, again and
+# again, from its cache and with nothing cached. It stays small, does not grow, and sleeps when there is nothing to do.
+# time limit: 600 s
+# also sanitized
+# shellcheck source=tests/e2e/lib.sh
+. "$(dirname "$0")/lib.sh"
+need_root
+need jq tar
+need_built "$ALONE" "$LAMELLA" "$LM_BUILD/fetcher/lamella-fetcher"
+[ -c /dev/fuse ] || skip "no /dev/fuse"
+IMAGES=(edge)
+if [ -n "$LM_ALL" ]; then
+	for image in analysis atlas; do [ ! -e "$LM_IMAGES/oci-$image/index.json" ] || IMAGES+=("$image"); done
+fi
+need_image "${IMAGES[@]}"
+isolate memory
+
+RSS_MAX_KIB=$((40 << 10)) # of all its processes together
+GROWTH_MAX_KIB=2048
+ROUNDS=20
+IDLE_S=4
+WAKEUPS_PER_S=4
+[ -z "${LM_SANITIZED:-}" ] || ROUNDS=3 # for leaks; sizes mean nothing there
+
+workers() { pgrep -x lamella-fetcher; }
+# Pages that several of them share are counted once.
+resident_kib() { for p in $(workers); do cat "/proc/$p/smaps_rollup"; done | awk '/^Pss:/ { sum += $2 } END { print sum }'; }
+# What a thread did: its turns on a processor, and the time.
+work_done() { for p in $(workers); do cat /proc/"$p"/task/*/status; done | awk '/ctxt_switches/ { sum += $2 } END { print sum }'; }
+drop_caches() { echo 3 >/proc/sys/vm/drop_caches; }
+
+read_everything() {
+	ls -lR "$MOUNT_BASE/$FQRN/.layers" >"$WORK/tmp/list"
+	find "$MOUNT_BASE/$FQRN/.layers" -type f -print0 | xargs -0 -n 200 -P 4 cat >/dev/null
+}
+ticks() { for p in $(workers); do awk '{ print $14 + $15 }' "/proc/$p/stat"; done | paste -sd ' '; } # of processor time
+# Nothing is done while nothing is asked. gRPC looks at its timers now and then, whatever one does, which takes no time.
+idle() { # WHAT
+	local before after wakeups
+	before=$(ticks) wakeups=$(work_done)
+	sleep $IDLE_S
+	after=$(ticks) wakeups=$(($(work_done) - wakeups))
+	[ "$after" = "$before" ] || fail "$1: worked within $IDLE_S s: $before, then $after"
+	[ $wakeups -le $((WAKEUPS_PER_S * IDLE_S)) ] || fail "$1: woke up $wakeups times in $IDLE_S s"
+	say "  $1: idle, $wakeups wake-ups in $IDLE_S s, $(resident_kib) KiB"
+}
+small() { # WHAT
+	local kib
+	kib=$(resident_kib)
+	[ -n "${LM_SANITIZED:-}" ] || [ "$kib" -le $RSS_MAX_KIB ] || fail "$1: $kib KiB"
+	say "  $1: $kib KiB"
+}
+settled() { # nothing is read ahead any more: twice the same
+	local before
+	before=$(work_done)
+	sleep 0.5
+	[ $(($(work_done) - before)) -le $WAKEUPS_PER_S ]
+}
+settle() { wait_for 20 "rest" settled; }
+
+repo_init
+serve_start
+for image in "${IMAGES[@]}"; do
+	say "$image"
+	convert "oci:$LM_IMAGES/oci-$image"
+	fetcher_start CVMFS_QUOTA_LIMIT=20000
+	settle
+	idle "nothing read yet"
+	read_everything
+	settle
+	small "all listed and read, $(grep -c . "$WORK/tmp/list") lines, for the first time"
+	idle "all read"
+	rounds=$ROUNDS
+	[ "$image" = edge ] || rounds=6
+	for ((round = 1; round <= rounds; round++)); do
+		# Every other time with nothing but catalogs in its cache.
+		[ $((round % 2)) = 0 ] || find "$WORK/cache/lamella/cache" -type f ! -name '*C' -delete
+		drop_caches
+		read_everything
+		settle
+		[ $round != 4 ] || early=$(resident_kib)
+	done
+	small "$rounds times more"
+	[ -n "${LM_SANITIZED:-}" ] || [ "$(resident_kib)" -le $((early + GROWTH_MAX_KIB)) ] ||
+		fail "$image: grew from $early to $(resident_kib) KiB"
+	stop fetcher
+done
+check_reports
