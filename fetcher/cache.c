@@ -24,11 +24,11 @@ uint64_t cache_now_ms(const struct lm_cache *cache)
 	return (uint64_t)(cache->start_wall_ms + (lm_now_ms() - cache->start_mono_ms));
 }
 
-/* A file from the future (the clock was wrong then, or is now) counts as used at our start. */
+/* A file from the future (the clock was wrong then, or is now) counts as used now. */
 uint64_t cache_time_of(const struct lm_cache *cache, const struct timespec *wall)
 {
 	int64_t ms = (wall->tv_sec - EPOCH_2020_S) * 1000 + wall->tv_nsec / 1000000;
-	return ms < 0 ? 0 : (uint64_t)LM_MIN(ms, cache->start_wall_ms);
+	return ms < 0 ? 0 : LM_MIN((uint64_t)ms, cache_now_ms(cache));
 }
 
 uint32_t cache_blocks(const struct stat *st)
@@ -188,16 +188,24 @@ static void init_locks(struct lm_cache *cache)
 	TAILQ_INIT(&cache->stored);
 }
 
+static int64_t wall_ms(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	return LM_MAX((now.tv_sec - EPOCH_2020_S) * INT64_C(1000) + now.tv_nsec / 1000000, INT64_C(0));
+}
+
 int lm_cache_new(const char *dir, struct lm_cache **ret, struct lm_err *err)
 {
 	CLEANUP(lm_cache_freep) struct lm_cache *cache = calloc(1, sizeof(*cache));
 	bool alone;
 	if (!cache)
 		return lm_err_oom(err);
-	cache->dir_fd = cache->objects_fd = cache->memory_fd = cache->wake_fd = cache->watch_fd = cache->leader_fd = -1;
+	cache->dir_fd = cache->objects_fd = cache->wake_fd = cache->watch_fd = cache->leader_fd = -1;
+	atomic_init(&cache->memory_fd, -1);
 	init_locks(cache);
 	cache->start_mono_ms = lm_now_ms();
-	cache->start_wall_ms = LM_MAX(lm_wall_s() - EPOCH_2020_S, (int64_t)0) * 1000;
+	cache->start_wall_ms = wall_ms();
 	cache->index = lm_index_new(LM_CACHE_OBJECTS_MAX);
 	cache->layers = lm_used_layers_new();
 	cache->dir = strdup(dir);

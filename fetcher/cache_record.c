@@ -166,13 +166,14 @@ static void throw_away(
 	struct lm_cache *cache, int folder_fd, const char *name, struct lm_index_key key, const char *why)
 {
 	unsigned missed;
+	const char *slash = strrchr(name, '/');
 	if (unlinkat(folder_fd, name, 0) < 0 && errno != ENOENT)
 		(void)cache_fault(cache, -errno, "delete a damaged object");
 	(void)lm_index_remove(cache->index, key, UINT64_MAX);
 	atomic_fetch_add(&cache->damaged, 1);
 	if (lm_log_limit_pass(&cache->damage_log, CACHE_LOG_INTERVAL_MS, &missed))
 		lm_log(LM_LOG_WARN, "damaged object deleted from the cache",
-			LM_KV("object", "%02x/%s", key.folder, name), LM_KV("cause", "%s", why),
+			LM_KV("object", "%02x/%s", key.folder, slash ? slash + 1 : name), LM_KV("cause", "%s", why),
 			LM_KV("more", "%u", missed));
 }
 

@@ -181,6 +181,12 @@ static int store(struct lm_cache_txn *txn, const char *name, struct lm_err *err)
 
 /* --- transactions --- */
 
+/* What ext4 and others say of a directory that was removed. */
+static bool may_be_gone(int r)
+{
+	return r == -ENOENT || r == -EPERM || r == -ESTALE;
+}
+
 static bool lacks_descriptors(int r)
 {
 	return r == -EMFILE || r == -ENFILE || r == -ENOMEM;
@@ -218,7 +224,7 @@ int lm_cache_begin(struct lm_cache *cache, struct lm_cache_txn **ret, struct lm_
 		r = move_to_memory(txn, err);
 	} else {
 		r = open_disk_file(txn);
-		if (r == -ENOENT && cache_revive(cache) == 0)
+		if (may_be_gone(r) && cache_revive(cache) == 0)
 			r = open_disk_file(txn);
 		if (lacks_descriptors(r))
 			r = lm_err_sys(err, r, "temporary file in %s", cache->dir);
@@ -354,7 +360,7 @@ int lm_cache_commit(struct lm_cache_txn *txn, const struct lm_object_ref *ref, s
 	if (!txn->in_memory) {
 		struct lm_err why = LM_ERR_INIT;
 		int r = commit_to_disk(txn, ref, name, &why);
-		if (r == -ENOENT && cache_revive(cache) == 0)
+		if (may_be_gone(r) && cache_revive(cache) == 0)
 			r = commit_to_disk(txn, ref, name, &why);
 		if (r == 0) {
 			note_object(txn, ref);
