@@ -283,7 +283,8 @@ static void walk_on(struct walk *walk)
 		}
 		if (r == 0 && walk->step == STEPS_TO_MARKER) {
 			settle(walk, STATE(LOSSY), current_revision(walk),
-				strdup("written by stock tools, which drop owners, extended attributes and hard links"));
+				strdup("written by stock tools, which drop owners, extended attributes and hard "
+				       "links"));
 			return;
 		}
 		if (r == -ENOENT && walk->step == STEPS_TO_LAYER) {

@@ -60,8 +60,7 @@ static void test_text(void **state)
 		"\nlamella_fetcher_cache_bytes 18446744073709551615\n",
 		"\nlamella_fetcher_cache_counting 1\n",
 		"lamella_fetcher_repository_online{repository=\"a\\\"b\\\\c\\\\x0a.example.org\\\\xff\"} 0\n",
-		"lamella_fetcher_repository_offline_seconds{repository=\"a\\\"b\\\\c\\\\x0a.example.org\\\\xff\"} "
-		"1.005\n",
+		"_offline_seconds{repository=\"a\\\"b\\\\c\\\\x0a.example.org\\\\xff\"} 1.005\n",
 		"lamella_fetcher_repository_mounted{repository=\"a\\\"b\\\\c\\\\x0a.example.org\\\\xff\"} 1\n",
 		"\\xff\",proxy=\"http://p:3128\"} 1\n",
 		"\\xff\",kind=\"read\"} 2.000001\n",

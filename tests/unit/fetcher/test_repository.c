@@ -518,6 +518,48 @@ static void test_stop_in_the_middle(void **state)
 	assert_true(lm_now_ms() - begin < 10000);
 }
 
+static enum lm_repository_state state_of(struct rig *rig)
+{
+	struct lm_repository_status status;
+	lm_repository_status(rig->repository, &status);
+	return status.state;
+}
+
+/* Offline, the first thing that can be fetched has it look again, long before its time. */
+static void test_hope(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_repository_status status;
+	if (!rig_open(&rig))
+		skip();
+	start(&rig);
+	assert_ok(lm_repository_wait(rig.repository, &err), &err);
+	look(&rig);
+	assert_int_equal(state_of(&rig), LM_REPOSITORY_ONLINE);
+
+	web_spoil(rig.web, "/.cvmfs", WEB_BROKEN, 0);
+	look(&rig);
+	lm_repository_status(rig.repository, &status);
+	assert_int_equal(status.state, LM_REPOSITORY_OFFLINE);
+	assert_true(status.offline);
+	assert_int_equal(status.looks, 3);
+	assert_int_equal(status.failed_looks, 1);
+	assert_true(status.last_error.msg[0] != '\0');
+
+	web_spoil(rig.web, NULL, WEB_RIGHT, 0);
+	CLEANUP(lm_buf_done) struct lm_buf body = LM_BUF(1 << 20);
+	int64_t begin = lm_now_ms();
+	assert_ok(lm_origin_get_buf(lm_repository_origin(rig.repository), ".cvmfswhitelist", &body, &err), &err);
+	while (state_of(&rig) == LM_REPOSITORY_OFFLINE && lm_now_ms() - begin < 30000)
+		usleep(10000); /* nothing tells of a look that nobody asked for */
+	lm_repository_status(rig.repository, &status);
+	assert_int_equal(status.state, LM_REPOSITORY_ONLINE);
+	assert_int_equal(status.looks, 4);
+	assert_true(lm_now_ms() - status.state_since_ms < 30000);
+	assert_int_equal(status.last_error.code, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -531,6 +573,7 @@ int main(void)
 		cmocka_unit_test(test_forged_text_is_not_recorded),
 		cmocka_unit_test(test_past_caches),
 		cmocka_unit_test(test_stop_in_the_middle),
+		cmocka_unit_test(test_hope),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
