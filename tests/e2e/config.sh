@@ -226,6 +226,7 @@ more_rounds 1
 ls "$MOUNT_BASE/$OTHER" >/dev/null || fail "$OTHER can't be read"
 before_worker=$worker
 wait_for 20 "the end of the old worker" eval "! kill -0 $before_worker 2>/dev/null"
+# shellcheck disable=SC2016 # evaluated later
 wait_for 20 "the new worker" eval '[ -S "$FETCHER_SOCKET" ] && "$LAMELLA" status >/dev/null 2>&1'
 local_conf fixture 'http://127.0.0.1:3129'
 reload

@@ -379,6 +379,56 @@ static void test_stock_client(void **state)
 	}
 }
 
+static void test_manual(void **state)
+{
+	const char *root = getenv("LM_SOURCE_ROOT");
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(1 << 20);
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/deploy/man/lamella.conf.5", root ? root : ".");
+	assert_ok(lm_file_read(AT_FDCWD, path, &text, &err), &err);
+	for (const struct lm_setting *s = lm_settings_table; s->key; s++)
+		if (!strstr(lm_buf_cstr(&text), s->key))
+			fail_msg("lamella.conf(5) does not name %s", s->key);
+	for (const struct lm_setting_elsewhere *s = lm_settings_elsewhere; s->key; s++)
+		if (!strstr(lm_buf_cstr(&text), s->key))
+			fail_msg("lamella.conf(5) does not name %s", s->key);
+}
+
+static void add_change(void *arg, const struct lm_settings_change *c)
+{
+	CLEANUP(lm_freep)
+	char *line = lm_str_printf("%s %s %s > %s %d\n", c->fqrn, c->setting->key, c->from, c->to, c->setting->reload);
+	assert_int_equal(lm_buf_str(arg, line), 0);
+}
+
+static void test_diff(void **state)
+{
+	CLEANUP(place_remove) struct place p = {0};
+	CLEANUP(lm_settings_unrefp) struct lm_settings *older = NULL;
+	CLEANUP(lm_settings_unrefp) struct lm_settings *newer = NULL;
+	CLEANUP(lm_buf_done) struct lm_buf out = LM_BUF(64 << 10);
+	struct lm_err err = LM_ERR_INIT;
+	site_make(&p);
+	assert_ok(load_site(&p, &older, &err, NULL), &err);
+	assert_ok(load_site(&p, &newer, &err, NULL), &err);
+	assert_ok(lm_settings_diff(older, newer, add_change, &out, &err), &err);
+	assert_string_equal(lm_buf_cstr(&out), "");
+	lm_settings_unref(STEAL(newer));
+	write_at(&p, "own.conf",
+		"CVMFS_REPOSITORIES=a,d.example.org\nCVMFS_CACHE_BASE=/d\nCVMFS_QUOTA_LIMIT=4000\n"
+		"CVMFS_HTTP_PROXY='http://u:p@other:1'\n");
+	write_at(&p, "config.d/a.example.org.local", "CVMFS_MAX_RETRIES=6\n");
+	assert_ok(load_site(&p, &newer, &err, NULL), &err);
+	assert_ok(lm_settings_diff(older, newer, add_change, &out, &err), &err);
+	CLEANUP(lm_freep)
+	char *expected = lm_str_printf(" CVMFS_REPOSITORIES a,b.example.org,c.example.net > a,d.example.org %d\n"
+				       " CVMFS_CACHE_BASE /c > /d %d\n"
+				       "a.example.org CVMFS_HTTP_PROXY http://squid:3128 > http://u:***@other:1 %d\n"
+				       "a.example.org CVMFS_MAX_RETRIES 5 > 6 %d\n",
+		LM_RELOAD_WORKER, LM_RELOAD_START, LM_RELOAD_LIVE, LM_RELOAD_LIVE);
+	assert_string_equal(lm_buf_cstr(&out), expected);
+}
+
 static void add_remark(void *arg, const struct lm_settings_remark *r)
 {
 	struct lm_buf *out = arg;
@@ -449,6 +499,8 @@ int main(void)
 		cmocka_unit_test(test_empty_is_default),
 		cmocka_unit_test(test_table),
 		cmocka_unit_test(test_stock_client),
+		cmocka_unit_test(test_manual),
+		cmocka_unit_test(test_diff),
 		cmocka_unit_test(test_remarks),
 		cmocka_unit_test(test_passwords_are_hidden),
 	};
