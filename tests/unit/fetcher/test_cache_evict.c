@@ -417,8 +417,11 @@ static void test_two_share_a_quota(void **state)
 static void remove_tree(const char *dir, const char *sub)
 {
 	CLEANUP(lm_freep) char *path = lm_str_printf("%s%s", dir, sub);
-	struct lm_err err = LM_ERR_INIT;
-	assert_ok(lm_remove_tree(AT_FDCWD, path, &err), &err);
+	int r;
+	do /* the housekeeper may make its file anew meanwhile */
+		r = lm_remove_tree(AT_FDCWD, path, NULL);
+	while (r == -ENOTEMPTY);
+	assert_int_equal(r, 0);
 }
 
 static void test_removed_directory(void **state)
