@@ -52,7 +52,7 @@ int lm_keeper_replace(struct lm_keeper *keeper, struct lm_err *err) MUST_CHECK;
 void lm_keeper_end(struct lm_keeper *keeper);
 
 struct lm_keeper_facts {	/* constant after start */
-	uint64_t worker;	/* number of this one, from 1; 0: no keeper */
+	uint64_t worker;	/* number of this one: the keeper's start << 24, + from 1; 0: no keeper */
 	uint64_t crashed;	/* number of the one that died of itself just before; 0: it did not */
 	uint64_t restarts;	/* workers that ended without being asked to */
 	int64_t keeper_start_s; /* wall clock */

@@ -22,7 +22,7 @@ typedef Lamella__Fetcher__V1__KernelRequests KernelRequests;
 #define TYPE(name) (&lamella__fetcher__v1__##name##__descriptor)
 #define STATE(name) LAMELLA__FETCHER__V1__REPOSITORY_STATE__REPOSITORY_##name
 
-enum { TEXT_MAX = 4096 };
+enum { TEXT_MAX = 4096, WORKER_MASK = (1 << 24) - 1 };
 
 /* Messages. */
 
@@ -353,7 +353,7 @@ static void fill_worker(struct lm_message_builder *b, const struct lm_control_co
 	m->process = (uint64_t)getpid();
 	m->uptime_ms = age_ms(lm_now_ms(), config->started_ms);
 	m->started_s = (uint64_t)lm_wall_s() - m->uptime_ms / 1000;
-	m->worker = facts.worker;
+	m->worker = facts.worker & WORKER_MASK; /* above it is the keeper's start, in the same number */
 	m->worker_restarts = facts.restarts;
 	m->keeper_started_s = facts.worker ? (uint64_t)facts.keeper_start_s : m->started_s;
 	lm_message_text(b, &m->worker_last_end, facts.last_end);

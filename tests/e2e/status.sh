@@ -148,6 +148,21 @@ for pid in "${asking[@]}"; do wait "$pid" || fail "a status call failed"; done
 for fd in "${silent[@]}"; do exec {fd}>&-; done
 python3 "$LM_ROOT/tests/e2e/exposition.py" "$WORK/m3" "$WORK/m4" >/dev/null || fail "metrics"
 
+say "another worker"
+worker_is() { [ "$("$LAMELLA" status --json 2>/dev/null | jq .worker)" = "$1" ]; } # NUMBER
+worker_is 1 || fail "worker: $("$LAMELLA" status)"
+kill -KILL "$("$LAMELLA" status --json | jq .process)"
+wait_for 20 "the second worker" worker_is 2
+status_is '.worker_restarts == 1 and .problems == [] and (.worker_last_end | length) > 0'
+kill -USR2 "$(pid_of fetcher)"
+wait_for 20 "the third worker" worker_is 3
+status_is '.worker_restarts == 1 and .problems == []'
+for p in /metrics /healthz; do page $p >/dev/null || fail "no $p of the third worker"; done
+curl -sS --max-time 20 "http://$METRICS/metrics" >"$WORK/m6"
+python3 "$LM_ROOT/tests/e2e/exposition.py" "$WORK/m6" >/dev/null || fail "metrics"
+grep -qx 'lamella_fetcher_worker_restarts_total 1' "$WORK/m6" || fail "restarts: $(grep restarts "$WORK/m6")"
+! grep -q 'no metrics' "$WORK/log/fetcher.log" || fail "a worker without metrics"
+
 say "a taken port does not hold up a node"
 stop fetcher
 start_listening other $METRICS "$LAMELLA" serve "$WORK/files" --listen $METRICS
