@@ -172,7 +172,7 @@ started() { # NAME CHECK...: fails at once when the daemon has ended
 
 # Reports of the sanitizers, in the logs of our programs: none may be there at the end of a test.
 check_reports() {
-	! grep -HnE 'ERROR: (Address|Leak|Thread)Sanitizer|runtime error:' "$WORK"/log/*.log || fail "a sanitizer reported"
+	! grep -HnE '(ERROR|WARNING): (Address|Leak|Thread)Sanitizer|runtime error:' "$WORK"/log/*.log || fail "a sanitizer reported"
 }
 
 # --- registry and images ----------------------------------------------------------------------------------------------
