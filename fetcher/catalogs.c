@@ -27,8 +27,6 @@ struct disk_record {
 };
 _Static_assert(sizeof(struct disk_record) == 36, "no padding");
 
-enum { RENEW_BYTES = 8 << 20 }; /* of a table: some 70,000 numbers */
-
 struct opened {
 	struct lm_open_catalog open;
 	struct record *record;
@@ -217,14 +215,6 @@ static int follow_table_locked(struct lm_catalogs *catalogs, struct lm_err *err)
 		return r;
 	locked = catalogs;
 	return follow_table(locked, err);
-}
-
-void lm_catalogs_renew(const char *table)
-{
-	struct stat st;
-	if (stat(table, &st) == 0 && st.st_size > RENEW_BYTES && unlink(table) == 0)
-		lm_log(LM_LOG_INFO, "catalog numbers begin anew", LM_KV("table", "%s", table),
-			LM_KV("bytes", "%lld", (long long)st.st_size));
 }
 
 int lm_catalogs_new(

@@ -12,7 +12,7 @@
  *
  * Only catalogs that somebody looks into get a number: a new revision costs one for each catalog that changed, about
  * five for an image. At a revision every five minutes they last for 30 years. What they cost before is memory, about
- * 200 bytes each; so lm_catalogs_renew() begins anew when a mount does.
+ * 200 bytes each. Removing TABLE while nothing is mounted begins anew.
  *
  * VIEWS. LM_VIEW_LAYERS shows the same catalog with what stands for whiteouts in it turned into what overlayfs knows
  * (tree.h); it is a catalog of its own in all that follows.
@@ -48,10 +48,6 @@ struct lm_open_catalog {
 	enum lm_view view;
 	uint16_t layer; /* that it lies in: lm_cache_layer() */
 };
-
-/* Begins the numbers anew where many are given out: removes the file. Only before lm_catalogs_new(), and only when no
- * kernel knows any number of it, since the mount is a new one. Failure is no harm. */
-void lm_catalogs_renew(const char *table);
 
 /* table: path of the file of numbers (made if absent; its directory must exist). open_max: catalogs kept open. */
 int lm_catalogs_new(struct lm_cache *cache, const char *table, size_t open_max, struct lm_catalogs **ret,

@@ -778,8 +778,6 @@ static int open_parts(struct lm_repository *repository, struct lm_err *err)
 			config->cache, repository->origin, config->work, s->catalog_max, &repository->fetch, err);
 	if (r == 0)
 		lm_fetch_set_timeout(repository->fetch, s->read_timeout_ms);
-	if (r == 0 && !config->resume)
-		lm_catalogs_renew(table); /* a new mount, so no kernel knows numbers */
 	if (r == 0)
 		r = lm_catalogs_new(config->cache, table, LM_REPOSITORY_OPEN_CATALOGS, &repository->catalogs, err);
 	if (r == 0)

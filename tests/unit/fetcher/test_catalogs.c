@@ -181,24 +181,6 @@ static void test_appenders_race(void **state)
 	}
 }
 
-/* A table of many numbers is left behind with the mount that knew them; a small one stays. */
-static void test_renew(void **state)
-{
-	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
-	tree_rig_open(&rig, NULL);
-	CLEANUP(lm_freep) char *table = lm_str_printf("%s/catalogs", rig.dir);
-	number(&rig, 1, "/a", 0);
-	lm_catalogs_renew(table);
-	tree_rig_reopen(&rig, 16);
-	assert_int_equal(lm_catalogs_count(rig.catalogs), 1);
-	assert_int_equal(truncate(table, 9 << 20), 0);
-	lm_catalogs_renew(table);
-	assert_int_equal(access(table, F_OK), -1);
-	lm_catalogs_renew(table);
-	tree_rig_reopen(&rig, 16);
-	assert_int_equal(lm_catalogs_count(rig.catalogs), 0);
-}
-
 static void test_need_and_open(void **state)
 {
 	if (!fixtures_present())
@@ -313,7 +295,6 @@ int main(void)
 		cmocka_unit_test(test_views),
 		cmocka_unit_test(test_two_appenders),
 		cmocka_unit_test(test_appenders_race),
-		cmocka_unit_test(test_renew),
 		cmocka_unit_test(test_need_and_open),
 		cmocka_unit_test(test_no_catalog),
 		cmocka_unit_test(test_few_stay_open),
