@@ -676,6 +676,7 @@ static void take_settings(struct lm_repository *repository)
 	lm_settings_unref(repository->in_force);
 	repository->in_force = STEAL(repository->next);
 	repository->settings = lm_settings_find(repository->in_force, repository->config.fqrn);
+	repository->known.certificate = (struct lm_hash){0}; /* other keys may judge it otherwise: verified again */
 }
 
 /* On the engine's thread, for whatever was fetched. */

@@ -496,6 +496,32 @@ static void test_past_caches(void **state)
 }
 
 /* Stopping does not wait for a server that says nothing; wishes are granted all the same. */
+/* A repository that looks where nothing is finds its root by other settings, and by worse ones keeps it. */
+static void test_reconfigure(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	CLEANUP(lm_settings_unrefp) struct lm_settings *first = NULL;
+	struct lm_err err = LM_ERR_INIT;
+	if (!rig_open(&rig))
+		skip();
+	start_at(&rig, NOWHERE);
+	assert_int_equal(lm_repository_wait(rig.repository, &err), -EIO);
+	first = STEAL(rig.settings);
+	load_settings(&rig, "keys/" FQRN ".pub");
+	assert_ok(lm_repository_reconfigure(rig.repository, rig.settings, &err), &err);
+	latch_wait(&rig.roots, 1);
+	assert_int_equal(revision(&rig), 3);
+	/* Another key: the look fails, the root stays. */
+	load_settings(&rig, "alternates/other.pub");
+	assert_ok(lm_repository_reconfigure(rig.repository, rig.settings, &err), &err);
+	assert_int_equal(lm_repository_look(rig.repository, true, on_look, &rig), 0);
+	latch_wait(&rig.looks, 1);
+	struct lm_repository_status status;
+	lm_repository_status(rig.repository, &status);
+	assert_true(status.offline);
+	assert_int_equal(revision(&rig), 3);
+}
+
 static void test_stop_in_the_middle(void **state)
 {
 	CLEANUP(rig_close) struct rig rig = {0};
@@ -572,6 +598,7 @@ int main(void)
 		cmocka_unit_test(test_blacklist),
 		cmocka_unit_test(test_forged_text_is_not_recorded),
 		cmocka_unit_test(test_past_caches),
+		cmocka_unit_test(test_reconfigure),
 		cmocka_unit_test(test_stop_in_the_middle),
 		cmocka_unit_test(test_hope),
 	};
