@@ -9,12 +9,13 @@
  * unless configured. The rules are in origin_policy.h.
  *
  * A request ends in bounded time. With S servers, P proxies (every address counts, DIRECT too) and R retries, it makes
- * at most S * 2P + R attempts (the 2 only where bytes come damaged); where connections are refused and R > 0, twice
- * that. An attempt connects within its time-out, then receives at the lowest speed allowed or ends within one and a
- * half time-outs; so a consumer that refuses a body longer than it expects bounds the attempt, too. Pauses before
- * retries, and one before everything is tried again, are at most the longest back-off each. Time in the engine's queue,
- * waiting for other requests to end, comes on top, and the time to look up names of proxies (bounded likewise) where
- * none of their addresses is known. Defaults, two servers, one proxy that accepts and says nothing: under a minute.
+ * at most S * 2P + R attempts (the 2 only where bytes come damaged); where connections are refused and R > 0, or where
+ * a second proxy is asked about what the first one says of all servers, twice that. An attempt connects within its
+ * time-out, then receives at the lowest speed allowed or ends within one and a half time-outs; so a consumer that
+ * refuses a body longer than it expects bounds the attempt, too. Pauses before retries, and one before everything is
+ * tried again, are at most the longest back-off each. Time in the engine's queue, waiting for other requests to end,
+ * comes on top, and the time to look up names of proxies (bounded likewise) where none of their addresses is known.
+ * Defaults, two servers, one proxy that accepts and says nothing: under a minute.
  *
  * Names of proxies are looked up again when their answers are too old, while requests go on by the old ones. Every
  * address counts as a proxy, except of https:// proxies, which have to be called by their names; a name that can't be

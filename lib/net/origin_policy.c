@@ -486,6 +486,42 @@ static bool start_over(struct lm_origin_policy *policy, struct lm_origin_try *tr
 	return choose(policy, try->key, NULL, &try->proxy);
 }
 
+static bool find_witness(const struct lm_origin_policy *policy, const struct lm_origin_try *try, unsigned *ret)
+{
+	bool any = false;
+	for (unsigned i = 0; i < policy->n_paths; i++) {
+		if (i == try->proxy || policy->paths[i].peer->burned)
+			continue;
+		if (!any)
+			*ret = i;
+		any = true;
+		if (policy->paths[i].group == policy->group) {
+			*ret = i;
+			break;
+		}
+	}
+	return any;
+}
+
+/* No server has it, or not undamaged, as this proxy tells: what does another one say? */
+static bool ask_witness(
+	const struct lm_origin_policy *policy, struct lm_origin_try *try, enum lm_origin_fault fault, bool proxied)
+{
+	unsigned witness;
+	if (!proxied || try->hasty || try->witnessed || is_broken(fault) || fault == LM_ORIGIN_PROXY ||
+		!find_witness(policy, try, &witness))
+		return false;
+	try->witnessed = true;
+	try->suspect = try->proxy;
+	try->suspect_burns = fault != LM_ORIGIN_ABSENT;
+	try->servers_tried = 0;
+	memset(try->proxies_tried, 0, sizeof(try->proxies_tried));
+	try->server = policy->server;
+	try->proxy = witness;
+	try->no_cache = try->no_cache_always;
+	return true;
+}
+
 bool lm_origin_try_again(struct lm_origin_policy *policy, struct lm_origin_try *try, enum lm_origin_fault fault,
 	uint64_t retry_after_ms, int64_t now_ms, unsigned *ret_delay_ms)
 {
@@ -505,6 +541,8 @@ bool lm_origin_try_again(struct lm_origin_policy *policy, struct lm_origin_try *
 	}
 	bool next = proxied && (is_broken(fault) || fault == LM_ORIGIN_PROXY) ? next_proxy(policy, try, fault, now_ms)
 									      : next_server(policy, try, fault, now_ms);
+	if (!next)
+		next = ask_witness(policy, try, fault, proxied);
 	if (!next && start_over(policy, try, fault)) {
 		*ret_delay_ms = back_off(policy, try);
 		next = true;
@@ -516,6 +554,8 @@ void lm_origin_try_good(struct lm_origin_policy *policy, const struct lm_origin_
 {
 	if (try->servers_tried >> policy->server & 1)
 		use_server(policy, try->server, now_ms);
+	if (try->witnessed && try->suspect_burns && try->proxy != try->suspect)
+		burn(policy, try->suspect, now_ms);
 }
 
 int lm_origin_try_code(const struct lm_origin_try *try)

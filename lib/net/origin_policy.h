@@ -21,6 +21,10 @@
  *   proxy's answer                 the same, without the retry
  *   everything else                the next server
  *
+ * When no server was left through a proxy, and the last fault was no broken connection, another proxy is asked for a
+ * second opinion, once: what a proxy damages or refuses looks like the servers' fault. If that one delivers, the first
+ * one is burned (not for a 404: caches remember these).
+ *
  * When everything was tried, there are several ways, somebody had refused a connection, the last fault was a broken
  * one, and none took a whole time-out, then all is tried once more after a back-off: what was started again meanwhile
  * is found. Not without retries.
@@ -98,6 +102,8 @@ struct lm_origin_try {
 	uint64_t proxies_tried[LM_ORIGIN_PATHS_MAX / 64]; /* likewise, with this server */
 	unsigned retries, backoff_ms;
 	bool hasty, refused, timed_out, started_over;
+	unsigned suspect; /* proxy that is not believed, once witnessed */
+	bool witnessed, suspect_burns;
 	bool absent, damaged;
 	int transport; /* error of the last server that could not be had, or 0 */
 };

@@ -136,7 +136,7 @@ static void test_too_many(void **state)
 	list[64 * 11] = '\0';
 	make(list, list);
 	start(0);
-	for (unsigned i = 1; i < 64; i++)
+	for (unsigned i = 1; i < 2 * 64; i++) /* through one proxy, and once more through a second one */
 		assert_true(again(LM_ORIGIN_SERVER));
 	assert_false(again(LM_ORIGIN_SERVER));
 }
@@ -247,6 +247,38 @@ static void test_damaged(void **state)
 	assert_true(again(LM_ORIGIN_DAMAGED));
 	assert_at("http://b", "http://p:1", true);
 	assert_false(again(LM_ORIGIN_DAMAGED));
+}
+
+/* What all servers are said to have damaged or refused, another proxy is asked for. */
+static void test_witness(void **state)
+{
+	static const enum lm_origin_fault faults[] = {LM_ORIGIN_DAMAGED, LM_ORIGIN_SERVER, LM_ORIGIN_ABSENT};
+	for (size_t i = 0; i < ARRAY_LEN(faults); i++) {
+		make("http://a", "http://p:1|http://q:1");
+		start(0);
+		assert_at("http://a", "http://p:1", false);
+		if (faults[i] == LM_ORIGIN_DAMAGED)
+			assert_true(again(faults[i]));
+		assert_true(again(faults[i]));
+		assert_int_equal(delay_ms, 0);
+		assert_at("http://a", "http://q:1", false);
+		lm_origin_try_good(policy, &try, 0);
+		start(0);
+		assert_at("http://a", faults[i] == LM_ORIGIN_ABSENT ? "http://p:1" : "http://q:1", false);
+
+		/* Both say the same: it is true, and nobody is burned. */
+		make("http://a", "http://p:1;http://q:1");
+		start(0);
+		if (faults[i] == LM_ORIGIN_DAMAGED)
+			assert_true(again(faults[i]));
+		assert_true(again(faults[i]));
+		assert_at("http://a", "http://q:1", false);
+		if (faults[i] == LM_ORIGIN_DAMAGED)
+			assert_true(again(faults[i]));
+		assert_false(again(faults[i]));
+		start(0);
+		assert_at("http://a", "http://p:1", false);
+	}
 }
 
 static void test_damaged_and_absent(void **state)
@@ -755,6 +787,7 @@ int main(void)
 		TEST(test_absent),
 		TEST(test_absent_beside_other_faults),
 		TEST(test_damaged),
+		TEST(test_witness),
 		TEST(test_damaged_and_absent),
 		TEST(test_back_off),
 		TEST(test_transfer_direct),
