@@ -71,10 +71,12 @@ faults() { # NAME [LINE...]: of server or proxy NAME, from now on
 	printf '%s\n' "$@" >"$WORK/run/$name.new"
 	mv "$WORK/run/$name.new" "$WORK/run/$name.faults"
 }
-every_fault() { # NAME: each for its own file
-	local f lines=()
-	for f in "${FAULTS[@]}"; do lines+=("$f ${OBJECT[$f]}\$"); done
-	faults "$1" "${lines[@]}"
+every_fault() { # NAME [FAULT...]: each for its own file
+	local f lines=() name=$1
+	shift
+	[ $# -gt 0 ] || set -- "${FAULTS[@]}"
+	for f; do lines+=("$f ${OBJECT[$f]}\$"); done
+	faults "$name" "${lines[@]}"
 }
 hostile_start() { # NAME ADDRESS
 	faults "$1"
@@ -118,7 +120,7 @@ readable() { # NAME...
 all_read() { # WHAT
 	check_outcome "$1"
 	! grep -q EIO "$WORK/outcome" || fail "$1: not readable: $(awk '$3 == "EIO" { print $1 }' "$WORK/outcome" | paste -sd ' ')"
-	say "  $1: ${#FAULTS[@]} files read, the slowest in $(worst)"
+	say "  $1: $(grep -c . "$WORK/outcome") files read, the slowest in $(worst)"
 }
 as_documented() { # WHAT
 	local name ms result
@@ -203,14 +205,15 @@ another() { # WHO WHAT
 		[ $round -le 30 ] || fail "$2: never asked there: ${left[*]}"
 		[ $round = 1 ] || sleep 1.1 # the reset time
 		forget_files
-		every_fault "$1"
-		read_files
+		every_fault "$1" "${left[@]}"
+		read_files "${left[@]}"
 		all_read "$2"
 		still=()
 		for fault in "${left[@]}"; do asked "$1" "$fault" || still+=("$fault"); done
 		left=("${still[@]}")
 	done
 	for fault in stall_accept stall_connect reset_connect; do
+		sleep 1.1
 		faults "$1" "$fault -"
 		some_read "$2: $fault"
 	done
