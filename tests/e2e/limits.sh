@@ -57,7 +57,7 @@ read_all() { # WHAT JOBS: every file, by that many readers at a time, and the bi
 	done
 	(cd "$DIR" && find . -type f -print0 | sort -z | xargs -0 -n 24 -P "$2" sha256sum) >"$WORK/sums" 2>"$WORK/errors" || true
 	wait "${readers[@]}"
-	[ ! -s "$WORK/errors" ] && [ ! -e "$WORK/tmp/failed" ] || fail "$1: $(head -n 3 "$WORK/errors")"
+	if [ -s "$WORK/errors" ] || [ -e "$WORK/tmp/failed" ]; then fail "$1: $(head -n 3 "$WORK/errors")"; fi
 	sort -k 2 "$WORK/sums" | cmp -s - <(sort -k 2 "$WORK/expected") || fail "$1: not what it was"
 	[ "$(workers)" = "$PIDS" ] || fail "$1: the daemon died"
 	say "  $1: $((SMALL + 1)) files read in $(($(now_ms) - begin)) ms"
