@@ -15,10 +15,11 @@
 struct lm_node;
 
 /* Returns 0 when the first looks have ended and the control socket listens. With settings->require_mounts it is an
- * error, that of the first one, when a repository is not mounted then. keeper (or NULL) must outlive the node; what it kept
- * is mounted already and goes on at once, with the root that was in force, and is left to the next worker when the start
- * fails. */
-int lm_node_start(struct lm_settings *settings, struct lm_keeper *keeper, struct lm_node **ret, struct lm_err *err) MUST_CHECK;
+ * error, that of the first one, when a repository is not mounted then. keeper (or NULL) must outlive the node; what it
+ * kept is mounted already and goes on at once, with the root that was in force, and is left to the next worker when the
+ * start fails. */
+int lm_node_start(
+	struct lm_settings *settings, struct lm_keeper *keeper, struct lm_node **ret, struct lm_err *err) MUST_CHECK;
 
 /* Unmounts, ends downloads, joins all threads. NULL is fine. */
 void lm_node_stop(struct lm_node *node);
@@ -29,10 +30,10 @@ void lm_node_leave(struct lm_node *node);
 
 /*
  * Other settings: what the running parts can take is in force when this returns. Each change is logged. *ret_worker:
- * another worker is needed for the rest, and can take the mounts over. After an error some may be in force. Main thread.
+ * another worker is needed for the rest, and can take the mounts over. After an error some may be in force. Main
+ * thread.
  */
-int lm_node_reload(
-	struct lm_node *node, struct lm_settings *settings, bool *ret_worker, struct lm_err *err) MUST_CHECK;
+int lm_node_reload(struct lm_node *node, struct lm_settings *settings, bool *ret_worker, struct lm_err *err) MUST_CHECK;
 
 /* Whether threads that must not hang have done something, or had nothing to do, since the last call. Main thread. */
 bool lm_node_progress(struct lm_node *node);

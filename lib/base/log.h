@@ -21,7 +21,7 @@ enum lm_log_level { LM_LOG_ERROR, LM_LOG_WARN, LM_LOG_INFO, LM_LOG_DEBUG };
 
 /* program is kept, not copied. Call once, before the first thread; lines before that carry no name. */
 void lm_log_init(const char *program, enum lm_log_level max_level);
-void lm_log_set_level(enum lm_log_level max_level); /* any thread */
+void lm_log_set_level(enum lm_log_level max_level);		   /* any thread */
 bool lm_log_level_parse(const char *text, enum lm_log_level *ret); /* "error", "warn", "info", "debug" */
 bool lm_log_enabled(enum lm_log_level level);
 

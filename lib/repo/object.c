@@ -34,7 +34,8 @@ const char *lm_object_alternative_path(
 
 /*
  * States of an unpack: RUNNING -> ENDED (the zlib stream's end was seen) -> TRAILING; RUNNING -> BROKEN. In all of them
- * further bytes are only hashed, up to IDLE_MAX. A `failed` code (too much content, sink, memory) ends everything at once.
+ * further bytes are only hashed, up to IDLE_MAX. A `failed` code (too much content, sink, memory) ends everything at
+ * once.
  */
 enum unpack_state { RUNNING, ENDED, TRAILING, BROKEN };
 

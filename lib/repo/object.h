@@ -37,10 +37,10 @@ int lm_object_path_parse(const char *path, struct lm_hash *ret, enum lm_object_k
  * Unpacking: stored bytes go in as they arrive, content comes out through the sink, the hash is known at the end.
  *
  * Content must not be used (renamed into place, shown) before lm_unpack_finish() returned 0.  More content than
- * content_max is -EPROTO at once (zlib bombs end there; the sink never sees more than content_max), and so are over 1 MiB
- * in a row that bring no content (what never ends, ends there). finish: -EBADMSG
- * wrong hash, -EPROTO broken, cut short or with bytes after its end. The hash is judged first, so a damaged transfer
- * is always -EBADMSG. After a failure of feed (also the sink's) the same code comes back from feed and finish.
+ * content_max is -EPROTO at once (zlib bombs end there; the sink never sees more than content_max), and so are over 1
+ * MiB in a row that bring no content (what never ends, ends there). finish: -EBADMSG wrong hash, -EPROTO broken, cut
+ * short or with bytes after its end. The hash is judged first, so a damaged transfer is always -EBADMSG. After a
+ * failure of feed (also the sink's) the same code comes back from feed and finish.
  */
 struct lm_unpack;
 typedef int lm_sink_fn(void *arg, const void *data, size_t len, struct lm_err *err); /* 0 or negative: stops */

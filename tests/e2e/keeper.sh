@@ -44,6 +44,7 @@ readers_start() {
 		python3 "$LM_ROOT/tests/e2e/reader.py" "$ROOT" "$WORK/list" $((SEED + i)) >"$WORK/tmp/reader.$i" 2>&1 &
 		READERS[i]=$!
 	done
+	# shellcheck disable=SC2012 # what people type
 	(while :; do ls -lR "$ROOT/.layers" 2>&1 | cmp -s - "$WORK/listing" || exit 1; done) &
 	READERS[9]=$!
 }
@@ -194,5 +195,5 @@ done
 say "errors at the start"
 code=0
 "$LM_BUILD/fetcher/lamella-fetcher" --no-such-option >"$WORK/tmp/out" 2>&1 || code=$?
-[ $code = 2 ] && grep -q 'wrong usage' "$WORK/tmp/out" || fail "code $code: $(cat "$WORK/tmp/out")"
+{ [ $code = 2 ] && grep -q 'wrong usage' "$WORK/tmp/out"; } || fail "code $code: $(cat "$WORK/tmp/out")"
 check_reports
