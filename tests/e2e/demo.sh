@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # `run demo` works, and leaves no process, mount, control group or file behind: when it ends, and when it is killed.
+# runs by itself: the mounts of the machine are compared
 # time limit: 600 s
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"

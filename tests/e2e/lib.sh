@@ -100,7 +100,7 @@ isolate() { # NAME [ARGUMENT...]
 	if [ -z "${LM_ALONE:-}" ]; then
 		need_root
 		need_built "$ALONE"
-		"$ALONE" --sweep "$LM_TMP"
+		[ -n "${LM_SWEPT:-}" ] || "$ALONE" --sweep "$LM_TMP" # whoever runs several at once did so before
 		new_work "$name"
 		LM_ALONE=$WORK exec "$ALONE" ${LM_KEEP:+--keep} "$WORK" bash "$0" "$@"
 	fi

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What the daemon needs when nothing is asked of it, and after everything was: a whole image listed and read, again and
 # again, from its cache and with nothing cached. It stays small, does not grow, and sleeps when there is nothing to do.
+# runs by itself: idle processes are watched
 # time limit: 600 s
 # also sanitized
 # shellcheck source=tests/e2e/lib.sh
