@@ -1,5 +1,6 @@
 #include "fetcher/keeper.h"
 
+#include "base/file.h"
 #include "base/lock.h"
 #include "base/log.h"
 #include "base/notify.h"
@@ -7,11 +8,14 @@
 #include "fetcher/keeper_process.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/queue.h>
+#include <sys/stat.h>
 
 struct held { /* a session that nobody has claimed */
 	struct lm_kept kept;
@@ -23,7 +27,9 @@ struct lm_keeper {
 	int socket;
 	int interval_ms; /* constant after start, as are the facts */
 	struct lm_keeper_facts facts;
-	char unwanted[LM_MESSAGE_TEXT_MAX + 1]; /* main thread only */
+	enum lm_kept_settings settings; /* main thread only, as all here */
+	int settings_fd;
+	char unwanted[LM_MESSAGE_TEXT_MAX + 1];
 	struct lm_lock lock;
 	SLIST_HEAD(, held) held; /* under lock */
 };
@@ -46,6 +52,26 @@ static bool parse_environment(int *ret_socket, int *ret_parent)
 	return is_worker;
 }
 
+/* They are on their way before this process starts; a keeper of an older version sends none. */
+static int receive_settings(struct lm_keeper *keeper, struct lm_err *err)
+{
+	struct pollfd pollfd = {.fd = keeper->socket, .events = POLLIN};
+	struct lm_message message;
+	int fds[2];
+	if (poll(&pollfd, 1, 0) <= 0)
+		return 0;
+	int r = lm_message_receive(keeper->socket, &message, fds, err);
+	if (r == 0 || (r == 1 && message.kind == LM_MESSAGE_LEAVE))
+		return lm_err_set(err, -ECANCELED, "not needed any more");
+	if (r == 1 && message.kind == LM_MESSAGE_SETTINGS && fds[0] >= 0) {
+		keeper->settings_fd = STEAL_FD(fds[0]);
+		keeper->settings = message.numbers[0] == LM_KEPT_IN_FORCE ? LM_KEPT_IN_FORCE : LM_KEPT_SPARE;
+	}
+	lm_closep(&fds[0]);
+	lm_closep(&fds[1]);
+	return LM_MIN(r, 0);
+}
+
 int lm_keeper_connect(struct lm_keeper **ret, struct lm_err *err)
 {
 	int fd, parent;
@@ -55,16 +81,19 @@ int lm_keeper_connect(struct lm_keeper **ret, struct lm_err *err)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		return lm_err_set(err, -ECANCELED, "the keeper has gone");
-	struct lm_keeper *keeper = calloc(1, sizeof(*keeper));
+	CLEANUP(lm_keeper_freep) struct lm_keeper *keeper = calloc(1, sizeof(*keeper));
 	if (!keeper)
 		return lm_err_oom(err);
 	lm_lock_init(&keeper->lock);
 	SLIST_INIT(&keeper->held);
 	keeper->socket = fd;
+	keeper->settings_fd = -1;
 	keeper->interval_ms = -1;
 	(void)fcntl(fd, F_SETFD, FD_CLOEXEC);
-	*ret = keeper;
-	return 0;
+	int r = receive_settings(keeper, err);
+	if (r == 0)
+		*ret = STEAL(keeper);
+	return r;
 }
 
 void lm_keeper_free(struct lm_keeper *keeper)
@@ -76,6 +105,7 @@ void lm_keeper_free(struct lm_keeper *keeper)
 		SLIST_REMOVE_HEAD(&keeper->held, entry);
 		held_free(held);
 	}
+	lm_closep(&keeper->settings_fd);
 	lm_closep(&keeper->socket);
 	lm_lock_done(&keeper->lock);
 	free(keeper);
@@ -114,6 +144,40 @@ static void start(struct lm_keeper *keeper, const struct lm_message *message)
 	if (message->numbers[4] > 0 && message->numbers[4] < INT32_MAX)
 		keeper->interval_ms = (int)message->numbers[4];
 	snprintf(keeper->facts.last_end, sizeof(keeper->facts.last_end), "%s", message->text);
+}
+
+int lm_keeper_settings(
+	struct lm_keeper *keeper, enum lm_kept_settings *ret_kind, struct lm_buf *ret, struct lm_err *err)
+{
+	struct stat st;
+	*ret_kind = LM_KEPT_NONE;
+	if (!keeper || keeper->settings == LM_KEPT_NONE)
+		return 0;
+	if (fstat(keeper->settings_fd, &st) < 0)
+		return lm_err_sys(err, -errno, "kept settings");
+	int r = lm_buf_reserve(ret, (size_t)st.st_size);
+	if (r < 0)
+		return lm_err_set(err, r, "kept settings are too long");
+	r = lm_pread_all(keeper->settings_fd, ret->data + ret->len, (size_t)st.st_size, 0, err);
+	if (r < 0)
+		return r;
+	ret->len += (size_t)st.st_size;
+	*ret_kind = keeper->settings;
+	return 0;
+}
+
+int lm_keeper_keep_settings(struct lm_keeper *keeper, const struct lm_buf *packed, struct lm_err *err)
+{
+	const struct lm_message message = {.kind = LM_MESSAGE_KEEP_SETTINGS};
+	if (!keeper)
+		return 0;
+	CLEANUP(lm_closep) int fd = memfd_create("lamella-settings", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
+		return lm_err_sys(err, -errno, "memory for settings");
+	int r = lm_write_all(fd, packed->data, packed->len, err);
+	if (r == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) < 0)
+		r = lm_err_sys(err, -errno, "memory for settings");
+	return r == 0 ? lm_message_send(keeper->socket, &message, (const int[2]){fd, -1}, err) : r;
 }
 
 int lm_keeper_wait_for_start(struct lm_keeper *keeper, struct lm_err *err)

@@ -1,13 +1,16 @@
 /*
- * The worker's side of its keeper (keeper_process.h): the sessions that outlive the worker, and what it is told.
+ * The worker's side of its keeper (keeper_process.h): sessions and settings that outlive the worker, and what it is
+ * told.
  *
  * The rest of the program need not care whether there is a keeper: all functions accept NULL, for none.
  *
- *   lm_keeper_connect() - hello: the settings are right - wait_for_start - sessions... - ready - alive... - end
+ *   lm_keeper_connect() - settings - hello: the settings are right - wait_for_start - sessions... - ready - alive... -
+ * end
  */
 #ifndef LM_FETCHER_KEEPER_H
 #define LM_FETCHER_KEEPER_H
 
+#include "base/buf.h"
 #include "base/err.h"
 
 #include <stdbool.h>
@@ -19,6 +22,21 @@ struct lm_keeper;
 int lm_keeper_connect(struct lm_keeper **ret, struct lm_err *err) MUST_CHECK;
 void lm_keeper_free(struct lm_keeper *keeper);
 LM_DEFINE_CLEANUP(struct lm_keeper, lm_keeper_free, lm_keeper_freep)
+
+/*
+ * Settings in force (packed, see settings.h). After a crash the next worker goes on with them, whatever may have become
+ * of the files meanwhile; another worker that was asked for reads the files, and so does one after a worker that died
+ * before it was ready. Main thread.
+ */
+enum lm_kept_settings {
+	LM_KEPT_NONE,
+	LM_KEPT_SPARE,	  /* for where the files are wrong */
+	LM_KEPT_IN_FORCE, /* instead of the files */
+};
+/* Appends them to ret. */
+int lm_keeper_settings(
+	struct lm_keeper *keeper, enum lm_kept_settings *ret_kind, struct lm_buf *ret, struct lm_err *err) MUST_CHECK;
+int lm_keeper_keep_settings(struct lm_keeper *keeper, const struct lm_buf *packed, struct lm_err *err) MUST_CHECK;
 
 /* Says that the settings are right, and waits until the keeper wants this worker to take over. -ECANCELED: never. */
 int lm_keeper_wait_for_start(struct lm_keeper *keeper, struct lm_err *err) MUST_CHECK;

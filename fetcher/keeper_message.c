@@ -43,13 +43,14 @@ int lm_message_send(int socket, const struct lm_message *message, const int fds[
 	struct iovec iov = {.iov_base = data, .iov_len = lm_message_encode(message, data)};
 	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
 	if (fds) {
+		size_t size = (fds[1] < 0 ? 1 : 2) * sizeof(int);
 		msg.msg_control = control.bytes;
-		msg.msg_controllen = sizeof(control.bytes);
+		msg.msg_controllen = CMSG_SPACE(size);
 		struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
 		cmsg->cmsg_level = SOL_SOCKET;
 		cmsg->cmsg_type = SCM_RIGHTS;
-		cmsg->cmsg_len = CMSG_LEN(2 * sizeof(int));
-		memcpy(CMSG_DATA(cmsg), fds, 2 * sizeof(int));
+		cmsg->cmsg_len = CMSG_LEN(size);
+		memcpy(CMSG_DATA(cmsg), fds, size);
 	}
 	ssize_t n;
 	while ((n = sendmsg(socket, &msg, MSG_NOSIGNAL)) < 0 && errno == EINTR)

@@ -15,6 +15,8 @@ enum lm_message_kind {
 	LM_MESSAGE_START = 2, /* go on. numbers: worker, crashed worker, keeper's start (wall clock), restarts, interval
 				 of ALIVE in ms; text: why the last worker ended */
 	LM_MESSAGE_LEAVE = 3, /* end without unmounting: another worker is ready to go on */
+	LM_MESSAGE_SETTINGS =
+		4, /* before all others; numbers: enum lm_kept_settings; descriptor: as in KEEP_SETTINGS */
 
 	/* worker to keeper */
 	LM_MESSAGE_HELLO = 16,	/* the settings are right; waits for START */
@@ -24,12 +26,15 @@ enum lm_message_kind {
 	LM_MESSAGE_ALIVE = 20,
 	LM_MESSAGE_END =
 		21, /* the worker ends because its work is done, and the keeper with it, with its exit status */
+	LM_MESSAGE_KEEP_SETTINGS = 22, /* those in force; descriptor: packed settings (settings.h) */
 
 	/* state of a keeper */
 	LM_MESSAGE_STATE_WORKER =
 		32, /* numbers: pid, descriptor, number, start (monotonic ms), flags, OOM kills before */
-	LM_MESSAGE_STATE_SESSION = 33, /* numbers: descriptors of /dev/fuse and journal; text: mountpoint */
-	LM_MESSAGE_STATE_KEEPER = 34, /* numbers: start (wall clock), workers, crashed, flags, restarts; text: reason */
+	LM_MESSAGE_STATE_SESSION = 33,	/* numbers: descriptors of /dev/fuse and journal; text: mountpoint */
+	LM_MESSAGE_STATE_KEEPER = 34,	/* numbers: start (wall clock), workers, crashed, flags, restarts, whether
+					 a HUP waits; text: reason */
+	LM_MESSAGE_STATE_SETTINGS = 35, /* numbers: descriptor */
 };
 
 enum {
@@ -53,7 +58,7 @@ int lm_message_decode(const void *data, size_t len, struct lm_message *ret, stru
 /*
  * Over a socket of type SOCK_SEQPACKET. Never blocks beyond the other side's buffer. receive: 1, 0 at the end of the
  * connection, -EAGAIN; unused ret_fds are -1, the others the caller's. -EPROTO: the packet is gone, the next may be
- * right.
+ * right. fds: NULL, two, or one and -1.
  */
 int lm_message_send(int socket, const struct lm_message *message, const int fds[2], struct lm_err *err) MUST_CHECK;
 int lm_message_receive(int socket, struct lm_message *ret, int ret_fds[2], struct lm_err *err) MUST_CHECK;

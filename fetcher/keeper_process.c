@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/notify.h"
 #include "base/str.h"
+#include "fetcher/keeper.h"
 #include "fetcher/keeper_message.h"
 #include "fetcher/mountpoint.h"
 
@@ -37,6 +38,7 @@ enum {
 	FDNAME_MAX = 255,
 };
 #define STATE_ENV "LAMELLA_KEEPER_STATE"
+static const char settings_fdname[] = "settings";
 
 struct session {
 	int fuse_fd, journal_fd;
@@ -63,12 +65,14 @@ struct keeper {
 	int signals;
 	SLIST_HEAD(, session) sessions;
 	unsigned session_count;
+	int settings_fd;	    /* -1: none yet */
 	struct worker worker, next; /* next: replaces worker when it has said hello */
 
 	int64_t start_s;
 	uint64_t workers, crashed, restarts; /* as in lm_keeper_facts */
 	char last_end[256];
 	bool was_ready, stopping;
+	bool reload;	    /* a HUP waits until the worker is ready */
 	bool upgrading;	    /* the keeper follows when the worker was replaced */
 	unsigned failures;  /* in a row */
 	int64_t restart_ms; /* when a worker is due; 0: not */
@@ -183,6 +187,30 @@ static void drop_session(struct keeper *keeper, const char *mountpoint)
 	forget_session(keeper, session);
 }
 
+/* Settings. */
+
+static void forget_settings(struct keeper *keeper)
+{
+	char state[64];
+	if (keeper->settings_fd < 0)
+		return;
+	lm_closep(&keeper->settings_fd);
+	(void)snprintf(state, sizeof(state), "FDSTOREREMOVE=1\nFDNAME=%s", settings_fdname);
+	tell_manager(state, -1);
+}
+
+/* Takes the descriptor. */
+static void keep_settings(struct keeper *keeper, int fd)
+{
+	char state[64];
+	forget_settings(keeper);
+	if (fd < 0)
+		return;
+	keeper->settings_fd = fd;
+	(void)snprintf(state, sizeof(state), "FDSTORE=1\nFDPOLL=0\nFDNAME=%s", settings_fdname);
+	tell_manager(state, fd);
+}
+
 /* When no worker is left to do so. */
 static void unmount_all(struct keeper *keeper)
 {
@@ -193,6 +221,7 @@ static void unmount_all(struct keeper *keeper)
 		tell_store(session, false);
 		forget_session(keeper, session);
 	}
+	forget_settings(keeper);
 }
 
 /* Starting a worker. */
@@ -257,7 +286,18 @@ static uint64_t count_oom_kills(void)
 	return line ? strtoull(line + strlen("\noom_kill "), NULL, 10) : 0;
 }
 
-static int start_worker(struct keeper *keeper, struct worker *ret, struct lm_err *err)
+/* The worker's first message; it looks for it once. */
+static void send_settings(const struct keeper *keeper, int socket, enum lm_kept_settings kind)
+{
+	struct lm_err err = LM_ERR_INIT;
+	const struct lm_message message = {.kind = LM_MESSAGE_SETTINGS, .numbers = {kind}};
+	if (keeper->settings_fd < 0)
+		return;
+	if (lm_message_send(socket, &message, (const int[2]){keeper->settings_fd, -1}, &err) < 0)
+		lm_log(LM_LOG_WARN, "the worker will read its settings anew", LM_KV("cause", "%s", lm_err_text(&err)));
+}
+
+static int start_worker(struct keeper *keeper, struct worker *ret, enum lm_kept_settings settings, struct lm_err *err)
 {
 	int pair[2];
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
@@ -266,6 +306,7 @@ static int start_worker(struct keeper *keeper, struct worker *ret, struct lm_err
 	pid_t pid;
 	/* What is sent to a worker that does not read must not hold us up. */
 	(void)fcntl(ours, F_SETFL, O_NONBLOCK);
+	send_settings(keeper, ours, settings);
 	int r = spawn(keeper, theirs, &pid, err);
 	if (r < 0)
 		return r;
@@ -288,11 +329,12 @@ static void restart_later(struct keeper *keeper)
 	keeper->restart_ms = lm_now_ms() + wait_ms;
 }
 
+/* Where a worker died before it was ready, the settings may be the cause, and the files right again. */
 static void restart(struct keeper *keeper)
 {
 	struct lm_err err = LM_ERR_INIT;
 	keeper->restart_ms = 0;
-	if (start_worker(keeper, &keeper->worker, &err) == 0)
+	if (start_worker(keeper, &keeper->worker, keeper->failures > 1 ? LM_KEPT_SPARE : LM_KEPT_IN_FORCE, &err) == 0)
 		return;
 	lm_log(LM_LOG_ERROR, "worker can't be started", LM_KV("cause", "%s", lm_err_text(&err)));
 	keeper->failures++;
@@ -465,7 +507,7 @@ static void replace_worker(struct keeper *keeper)
 	if (keeper->stopping || keeper->next.pid || !keeper->worker.pid || keeper->worker.why)
 		return; /* a new one comes, or none */
 	lm_log(LM_LOG_INFO, "replacing the worker", LM_KV("program", "%s", keeper->program));
-	if (start_worker(keeper, &keeper->next, &err) < 0)
+	if (start_worker(keeper, &keeper->next, LM_KEPT_SPARE, &err) < 0)
 		lm_log(LM_LOG_ERROR, "worker is not replaced", LM_KV("cause", "%s", lm_err_text(&err)));
 	else
 		keeper->next.kill_ms = lm_now_ms() + keeper->patience_ms;
@@ -487,6 +529,16 @@ static bool stop(struct keeper *keeper, int signal_number)
 }
 
 /* What the worker says. */
+
+/* A worker that is not ready does not listen to HUP; one that follows may have read the files before it. */
+static void pass_reload(struct keeper *keeper)
+{
+	const struct worker *worker = &keeper->worker;
+	bool listens = worker->ready && !worker->leaving;
+	if (listens)
+		kill(worker->pid, SIGHUP);
+	keeper->reload = !listens || keeper->next.pid;
+}
 
 static void take_message(struct keeper *keeper, struct worker *worker, const struct lm_message *message, int fds[2])
 {
@@ -510,6 +562,11 @@ static void take_message(struct keeper *keeper, struct worker *worker, const str
 		worker->ready |= strstr(message->text, "READY=1") != NULL;
 		keeper->was_ready |= worker->ready;
 		tell_manager(message->text, -1);
+		if (keeper->reload && !keeper->next.pid)
+			pass_reload(keeper);
+		break;
+	case LM_MESSAGE_KEEP_SETTINGS:
+		keep_settings(keeper, STEAL_FD(fds[0]));
 		break;
 	case LM_MESSAGE_END:
 		worker->done = true;
@@ -556,9 +613,14 @@ static int write_state(struct keeper *keeper, int fd)
 	struct session *session;
 	struct lm_message message = {.kind = LM_MESSAGE_STATE_KEEPER,
 		.numbers = {(uint64_t)keeper->start_s, keeper->workers, keeper->crashed, keeper->was_ready,
-			keeper->restarts}};
+			keeper->restarts, keeper->reload}};
 	snprintf(message.text, sizeof(message.text), "%s", keeper->last_end);
 	int r = add_state(fd, &message);
+	message = (struct lm_message){.kind = LM_MESSAGE_STATE_SETTINGS, .numbers = {(uint64_t)keeper->settings_fd}};
+	if (r == 0 && keeper->settings_fd >= 0)
+		r = keep_open(keeper->settings_fd);
+	if (r == 0 && keeper->settings_fd >= 0)
+		r = add_state(fd, &message);
 	message = (struct lm_message){.kind = LM_MESSAGE_STATE_WORKER,
 		.numbers = {(uint64_t)worker->pid, (uint64_t)worker->socket, worker->number, (uint64_t)worker->start_ms,
 			worker->ready | worker->started << 1 | worker->hello << 2, worker->oom_kills}};
@@ -586,6 +648,8 @@ static void close_on_exec_again(struct keeper *keeper)
 	struct session *session;
 	if (keeper->worker.socket >= 0)
 		(void)fcntl(keeper->worker.socket, F_SETFD, FD_CLOEXEC);
+	if (keeper->settings_fd >= 0)
+		(void)fcntl(keeper->settings_fd, F_SETFD, FD_CLOEXEC);
 	SLIST_FOREACH(session, &keeper->sessions, entry)
 	{
 		(void)fcntl(session->fuse_fd, F_SETFD, FD_CLOEXEC);
@@ -630,6 +694,7 @@ static void take_state(struct keeper *keeper, const struct lm_message *message)
 		keeper->crashed = n[2];
 		keeper->was_ready = n[3] != 0;
 		keeper->restarts = n[4];
+		keeper->reload = n[5] != 0;
 		snprintf(keeper->last_end, sizeof(keeper->last_end), "%.255s", message->text);
 		break;
 	case LM_MESSAGE_STATE_WORKER:
@@ -645,6 +710,10 @@ static void take_state(struct keeper *keeper, const struct lm_message *message)
 			.hello = (n[4] & 4) != 0,
 			.oom_kills = n[5],
 		};
+		break;
+	case LM_MESSAGE_STATE_SETTINGS:
+		if (is_open(n[0]))
+			keeper->settings_fd = (int)n[0];
 		break;
 	case LM_MESSAGE_STATE_SESSION:
 		if (is_open(n[0]) && is_open(n[1]))
@@ -717,6 +786,18 @@ static void pair_up(struct keeper *keeper, char **names, int count)
 	}
 }
 
+/* They belong to mounts: without one everything is begun anew. */
+static void find_settings(struct keeper *keeper, char **names, int count)
+{
+	for (int i = 0; i < count && keeper->session_count; i++) {
+		if (!names[i] || strcmp(names[i], settings_fdname) != 0)
+			continue;
+		if (keeper->settings_fd < 0 && is_open((uint64_t)(FIRST_PASSED_FD + i)))
+			keeper->settings_fd = FIRST_PASSED_FD + i;
+		names[i] = NULL;
+	}
+}
+
 static void drop_unpaired(char **names, int count)
 {
 	char state[FDNAME_MAX + 64];
@@ -744,6 +825,7 @@ static void read_store(struct keeper *keeper)
 		names[i] = strsep(&rest, ":");
 	if (names) {
 		pair_up(keeper, names, count);
+		find_settings(keeper, names, count);
 		drop_unpaired(names, count);
 	}
 	unsetenv("LISTEN_PID");
@@ -821,8 +903,7 @@ static bool take_signal(struct keeper *keeper, int number, int *ret_code)
 		*ret_code = 0;
 		return stop(keeper, number);
 	case SIGHUP:
-		if (keeper->worker.pid && keeper->worker.started)
-			kill(keeper->worker.pid, SIGHUP);
+		pass_reload(keeper);
 		return false;
 	case SIGUSR1:
 		keeper->upgrading = true;
@@ -908,7 +989,7 @@ static int open_keeper(struct keeper *keeper, struct lm_err *err)
 	read_state(keeper);
 	read_store(keeper);
 	read_watchdog(keeper);
-	return keeper->worker.pid ? 0 : start_worker(keeper, &keeper->worker, err);
+	return keeper->worker.pid ? 0 : start_worker(keeper, &keeper->worker, LM_KEPT_SPARE, err);
 }
 
 int lm_keeper_run(char **argv)
@@ -917,6 +998,7 @@ int lm_keeper_run(char **argv)
 	struct keeper keeper = {
 		.argv = argv,
 		.signals = -1,
+		.settings_fd = -1,
 		.start_s = lm_wall_s(),
 		.worker = {.socket = -1},
 		.next = {.socket = -1},
@@ -932,6 +1014,7 @@ int lm_keeper_run(char **argv)
 		forget_session(&keeper, SLIST_FIRST(&keeper.sessions));
 	hang_up(&keeper.worker);
 	hang_up(&keeper.next);
+	lm_closep(&keeper.settings_fd);
 	lm_closep(&keeper.signals);
 	return code;
 }

@@ -40,12 +40,81 @@ static void raise_descriptor_limit(unsigned wanted)
 
 enum end { IDLE, ASKED, LEAVE }; /* nothing is mounted any more; a signal; another worker goes on */
 
-/* What was started, for reading the settings again. */
 struct program {
 	int argc;
 	char **argv;
 	struct lm_keeper *keeper;
+	struct lm_settings *settings; /* by which the worker was started */
 };
+
+/* What a worker begins with. */
+struct start {
+	enum lm_kept_settings kept; /* of an earlier worker: there are some, or they are in force */
+	struct lm_err trouble;	    /* with what was kept, or with the files where they are not used */
+};
+
+/* What needs a start of the program stays as it was then: the mounts that are taken over depend on it. */
+static int keep_what_needs_start(const struct lm_settings *started, struct lm_settings **settings, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf packed = LM_BUF(LM_SETTINGS_PACKED_MAX);
+	CLEANUP(lm_settings_unrefp) struct lm_settings *files = STEAL(*settings);
+	int r = lm_settings_pack(files, started, &packed, err);
+	return r == 0 ? lm_settings_unpack(&packed, settings, err) : r;
+}
+
+static int kept_settings(
+	struct lm_keeper *keeper, enum lm_kept_settings *ret_kind, struct lm_settings **ret, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf packed = LM_BUF(LM_SETTINGS_PACKED_MAX);
+	int r = lm_keeper_settings(keeper, ret_kind, &packed, err);
+	return r < 0 || *ret_kind == LM_KEPT_NONE ? r : lm_settings_unpack(&packed, ret, err);
+}
+
+/* Those that were kept for it, or the files. As lm_settings_load(). */
+static int load_settings(struct program *program, struct start *start, struct lm_err *err)
+{
+	CLEANUP(lm_settings_unrefp) struct lm_settings *kept = NULL;
+	if (kept_settings(program->keeper, &start->kept, &kept, &start->trouble) == 0 &&
+		start->kept == LM_KEPT_IN_FORCE) {
+		program->settings = STEAL(kept);
+		return 0;
+	}
+	start->kept = LM_KEPT_NONE;
+	int r = lm_settings_load(program->argc, program->argv, &program->settings, err);
+	if (r == 0 && kept)
+		r = keep_what_needs_start(kept, &program->settings, err);
+	if (r >= 0 || !kept)
+		return r;
+	start->kept = LM_KEPT_SPARE;
+	start->trouble = *err;
+	program->settings = STEAL(kept);
+	return 0;
+}
+
+static void log_start(const struct program *program, struct start *start)
+{
+	const char *trouble = start->trouble.code ? lm_err_text(&start->trouble) : "";
+	if (start->kept == LM_KEPT_SPARE)
+		lm_log(LM_LOG_ERROR, "settings in files are wrong: those in force stay", LM_KV("cause", "%s", trouble));
+	else if (start->kept == LM_KEPT_IN_FORCE)
+		lm_log(LM_LOG_INFO, "settings are those in force before: files are not read after a crash");
+	else if (start->trouble.code)
+		lm_log(LM_LOG_WARN, "settings in force are lost: files were read", LM_KV("cause", "%s", trouble));
+	lm_settings_log(program->settings);
+}
+
+/* For the workers after this one. */
+static void keep_settings(const struct program *program, const struct lm_settings *settings)
+{
+	CLEANUP(lm_buf_done) struct lm_buf packed = LM_BUF(LM_SETTINGS_PACKED_MAX);
+	struct lm_err err = LM_ERR_INIT;
+	int r = lm_settings_pack(settings, program->settings, &packed, &err);
+	if (r == 0)
+		r = lm_keeper_keep_settings(program->keeper, &packed, &err);
+	if (r < 0)
+		lm_log(LM_LOG_WARN, "settings can't be kept: the next worker reads the files",
+			LM_KV("cause", "%s", lm_err_text(&err)));
+}
 
 static int reload(const struct program *program, struct lm_node *node, struct lm_err *err)
 {
@@ -56,6 +125,7 @@ static int reload(const struct program *program, struct lm_node *node, struct lm
 		r = lm_node_reload(node, settings, &another_worker, err);
 	if (r < 0)
 		return r;
+	keep_settings(program, settings);
 	lm_settings_log(settings);
 	lm_log(LM_LOG_INFO, "settings read again", LM_KV("another_worker", "%s", another_worker ? "yes" : "no"));
 	return another_worker ? lm_keeper_replace(program->keeper, err) : 0;
@@ -99,8 +169,9 @@ static enum end wait_for_end(struct lm_node *node, const struct program *program
 	}
 }
 
-static int serve(const struct program *program, struct lm_settings *settings, struct lm_err *err)
+static int serve(const struct program *program, struct lm_err *err)
 {
+	struct lm_settings *settings = program->settings;
 	struct lm_keeper *keeper = program->keeper;
 	CLEANUP(lm_closep) int signal_fd = open_signals(err);
 	if (signal_fd < 0)
@@ -110,6 +181,7 @@ static int serve(const struct program *program, struct lm_settings *settings, st
 	int r = lm_node_start(settings, keeper, &node, err);
 	if (r < 0)
 		return r;
+	keep_settings(program, settings);
 	lm_keeper_notify(keeper, "READY=1");
 	enum end end = wait_for_end(node, program, signal_fd);
 	if (end == LEAVE) {
@@ -123,22 +195,28 @@ static int serve(const struct program *program, struct lm_settings *settings, st
 	return end == ASKED || settings->require_mounts ? 0 : lm_err_set(err, -EIO, "all repositories were unmounted");
 }
 
+static void program_done(struct program *program)
+{
+	lm_settings_unref(program->settings);
+}
+
 static int run(int argc, char **argv, struct lm_keeper *keeper)
 {
 	struct lm_err err = LM_ERR_INIT;
-	CLEANUP(lm_settings_unrefp) struct lm_settings *settings = NULL;
-	int r = lm_settings_load(argc, argv, &settings, &err);
+	struct start start = {.trouble = LM_ERR_INIT};
+	CLEANUP(program_done) struct program program = {argc, argv, keeper, NULL};
+	int r = load_settings(&program, &start, &err);
 	if (r > 0)
 		return r - 1;
 	if (r < 0) {
 		fprintf(stderr, "lamella-fetcher: %s\n", lm_err_text(&err));
 		return EXIT_USAGE;
 	}
-	lm_log_init("lamella-fetcher", (enum lm_log_level)settings->log_level);
+	lm_log_init("lamella-fetcher", (enum lm_log_level)program.settings->log_level);
 	r = lm_keeper_wait_for_start(keeper, &err);
 	if (r == 0) {
-		lm_settings_log(settings);
-		r = serve(&(struct program){argc, argv, keeper}, settings, &err);
+		log_start(&program, &start);
+		r = serve(&program, &err);
 	}
 	if (r < 0) {
 		fprintf(stderr, "lamella-fetcher: %s\n", lm_err_text(&err));

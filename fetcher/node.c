@@ -349,16 +349,11 @@ int lm_node_start(struct lm_settings *settings, struct lm_keeper *keeper, struct
 
 /* Reloading. */
 
-struct reload {
-	bool worker, start; /* something needs another worker, a start of the program */
-};
-
 static void on_change(void *arg, const struct lm_settings_change *change)
 {
 	static const char *const when[] = {"with another worker", "now", "with the next start of the program"};
-	struct reload *reload = arg;
-	reload->worker |= change->setting->reload == LM_RELOAD_WORKER;
-	reload->start |= change->setting->reload == LM_RELOAD_START;
+	bool *needs_worker = arg;
+	*needs_worker |= change->setting->reload == LM_RELOAD_WORKER;
 	lm_log(change->setting->reload == LM_RELOAD_START ? LM_LOG_WARN : LM_LOG_INFO, "setting changed",
 		LM_KV("key", "%s", change->setting->key), LM_KV("repository", "%s", change->fqrn),
 		LM_KV("from", "%s", change->from), LM_KV("to", "%s", change->to),
@@ -381,8 +376,8 @@ static int reload_repositories(struct lm_node *node, struct lm_settings *setting
 
 int lm_node_reload(struct lm_node *node, struct lm_settings *settings, bool *ret_worker, struct lm_err *err)
 {
-	struct reload reload = {.worker = false};
-	int r = lm_settings_diff(node->latest, settings, on_change, &reload, err);
+	bool needs_worker = false;
+	int r = lm_settings_diff(node->latest, settings, on_change, &needs_worker, err);
 	if (r == 0)
 		r = reload_repositories(node, settings, err);
 	if (r < 0)
@@ -391,10 +386,7 @@ int lm_node_reload(struct lm_node *node, struct lm_settings *settings, bool *ret
 	lm_log_set_level((enum lm_log_level)settings->log_level);
 	lm_settings_unref(node->latest);
 	node->latest = lm_settings_ref(settings);
-	*ret_worker = reload.worker && !reload.start;
-	if (reload.worker && reload.start)
-		lm_log(LM_LOG_WARN, "another worker would begin with settings that need a start of the program: "
-				    "nothing but what takes effect now is changed");
+	*ret_worker = needs_worker;
 	return 0;
 }
 

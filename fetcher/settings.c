@@ -13,7 +13,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { KEY_FILE_MAX = 64 << 10, BLACKLIST_MAX = 1 << 20, FAILURE_PAUSE_MS = 2000 };
+enum { BLACKLIST_MAX = 1 << 20, FAILURE_PAUSE_MS = 2000 };
 static const char date_format[] = "%Y-%m-%dT%H:%M:%SZ";
 static const char stock_dir[] = "/etc/cvmfs", own_dir[] = "/etc/lamella";
 
@@ -435,7 +435,7 @@ static int check_keys(const struct lm_conf *conf, struct lm_err *err)
 
 static int add_key(struct lm_repository_settings *s, const char *path, struct lm_err *err)
 {
-	CLEANUP(lm_buf_done) struct lm_buf pem = LM_BUF(KEY_FILE_MAX);
+	CLEANUP(lm_buf_done) struct lm_buf pem = LM_BUF(LM_SETTINGS_KEY_FILE_MAX);
 	if (s->key_count == LM_SETTINGS_KEYS_MAX)
 		return lm_err_set(err, -EINVAL, "more than %d public keys", LM_SETTINGS_KEYS_MAX);
 	int r = lm_file_read(AT_FDCWD, path, &pem, err);
@@ -614,10 +614,10 @@ static int check_origin(const struct lm_repository_settings *s, struct lm_err *e
 	return r < 0 ? lm_err_prefix(err, r, "%s", s->fqrn) : 0;
 }
 
-static int load_repository(const struct lm_settings_options *o, const struct lm_settings *node,
+static int load_repository(const struct lm_settings_source *source, const struct lm_settings *node,
 	struct lm_repository_settings *s, struct lm_err *err)
 {
-	int r = read_all(o, s->fqrn, &s->conf, err);
+	int r = source->conf(source->arg, s->fqrn, &s->conf, err);
 	if (r == 0)
 		r = check_keys(s->conf, err);
 	if (r == 0)
@@ -627,12 +627,8 @@ static int load_repository(const struct lm_settings_options *o, const struct lm_
 	if (r == 0)
 		r = load_mountpoint(node, s, err);
 	if (r == 0)
-		r = load_keys(s, err);
-	if (r == 0)
-		r = load_pin(s, err);
-	if (r == 0)
-		r = load_blacklist(s, config_dir(o) ? config_dir(o) : stock_dir, err);
-	return r;
+		r = source->trust(source->arg, s, err);
+	return r == 0 ? load_pin(s, err) : r;
 }
 
 /* The node. */
@@ -679,38 +675,61 @@ static int compare(const struct lm_repository_settings *a, const struct lm_repos
 		   : 0;
 }
 
-static int load_repositories(const struct lm_settings_options *o, struct lm_settings *s, struct lm_err *err)
+static int load_repositories(const struct lm_settings_source *source, struct lm_settings *s, struct lm_err *err)
 {
 	int r = list_repositories(s, err);
 	for (size_t i = 0; i < s->repository_count && r == 0; i++)
-		r = load_repository(o, s, &s->repositories[i], err);
+		r = load_repository(source, s, &s->repositories[i], err);
 	for (size_t i = 0; i < s->repository_count; i++)
 		for (size_t k = 0; k < i && r == 0; k++)
 			r = compare(&s->repositories[k], &s->repositories[i], err);
 	return r;
 }
 
-static int load(const struct lm_settings_options *o, struct lm_settings *s, struct lm_err *err)
+static int load(const struct lm_settings_source *source, struct lm_settings *s, struct lm_err *err)
 {
-	s->require_mounts = o->require_mounts;
-	int r = read_all(o, NULL, &s->conf, err);
+	s->require_mounts = source->require_mounts;
+	int r = source->conf(source->arg, NULL, &s->conf, err);
 	if (r == 0)
 		r = check_keys(s->conf, err);
 	if (r == 0)
 		r = parse_scope(s->conf, LM_SCOPE_NODE, s, "", err);
-	return r == 0 ? load_repositories(o, s, err) : r;
+	return r == 0 ? load_repositories(source, s, err) : r;
 }
 
-int lm_settings_read(const struct lm_settings_options *options, struct lm_settings **ret, struct lm_err *err)
+int lm_settings_build(const struct lm_settings_source *source, struct lm_settings **ret, struct lm_err *err)
 {
 	CLEANUP(lm_settings_unrefp) struct lm_settings *s = calloc(1, sizeof(*s));
 	if (!s)
 		return lm_err_oom(err);
 	s->refs = 1;
-	int r = load(options, s, err);
+	int r = load(source, s, err);
 	if (r == 0)
 		*ret = STEAL(s);
 	return r;
+}
+
+static int conf_of_files(void *arg, const char *fqrn, struct lm_conf **ret, struct lm_err *err)
+{
+	return read_all(arg, fqrn, ret, err);
+}
+
+static int trust_of_files(void *arg, struct lm_repository_settings *s, struct lm_err *err)
+{
+	const char *dir = config_dir(arg);
+	int r = load_keys(s, err);
+	return r == 0 ? load_blacklist(s, dir ? dir : stock_dir, err) : r;
+}
+
+int lm_settings_read(const struct lm_settings_options *options, struct lm_settings **ret, struct lm_err *err)
+{
+	const struct lm_settings_source files = {
+		.arg = (void *)options,
+		.require_mounts = options->require_mounts,
+		.conf = conf_of_files,
+		.trust = trust_of_files,
+	};
+	return lm_settings_build(&files, ret, err);
 }
 
 int lm_settings_load(int argc, char **argv, struct lm_settings **ret, struct lm_err *err)

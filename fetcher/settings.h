@@ -27,6 +27,7 @@
 #ifndef LM_FETCHER_SETTINGS_H
 #define LM_FETCHER_SETTINGS_H
 
+#include "base/buf.h"
 #include "base/conf.h"
 #include "base/log.h"
 #include "repo/signature.h"
@@ -99,6 +100,19 @@ struct lm_settings {
  * arguments, to read the files anew.
  */
 int lm_settings_load(int argc, char **argv, struct lm_settings **ret, struct lm_err *err) MUST_CHECK;
+
+/*
+ * Settings in force, as bytes from which a later process (of another version, perhaps) makes them again without any
+ * file: keys and blacklists are in there, and passwords. The bytes are private to the machine and its versions.
+ *
+ * started, or NULL: what needs a start of the program is as it is there, for repositories that are in both.
+ * unpack: -EPROTO or -EINVAL where the bytes are not for this version.
+ */
+enum { LM_SETTINGS_PACKED_MAX = 64 << 20 };
+int lm_settings_pack(const struct lm_settings *settings, const struct lm_settings *started, struct lm_buf *ret,
+	struct lm_err *err) MUST_CHECK;
+int lm_settings_unpack(const struct lm_buf *packed, struct lm_settings **ret, struct lm_err *err) MUST_CHECK;
+
 struct lm_settings *lm_settings_ref(struct lm_settings *settings);
 void lm_settings_unref(struct lm_settings *settings); /* NULL is fine */
 LM_DEFINE_CLEANUP(struct lm_settings, lm_settings_unref, lm_settings_unrefp)

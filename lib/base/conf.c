@@ -134,6 +134,15 @@ int lm_conf_set(struct lm_conf *conf, const char *key, const char *value, const 
 	return lm_conf_set_entry(conf, key, len, value, origin, 0, err);
 }
 
+int lm_conf_put(struct lm_conf *conf, const struct lm_conf_entry *entry, struct lm_err *err)
+{
+	size_t len = strlen(entry->key);
+	if (lm_conf_key_length(entry->key, entry->key + len) != len || len == 0 || len > LM_CONF_KEY_MAX)
+		return lm_err_set(err, -EINVAL, "%s: \"%s\" is no name of a setting", entry->file, entry->key);
+	conf->sources = entry->source;
+	return lm_conf_set_entry(conf, entry->key, len, entry->value, entry->file, entry->line, err);
+}
+
 const struct lm_conf_entry *lm_conf_entry(const struct lm_conf *conf, const char *key)
 {
 	return lm_conf_find(conf, key, strlen(key));

@@ -41,6 +41,9 @@ int lm_conf_parse(struct lm_conf *conf, const char *name, const char *text, size
 int lm_conf_set(
 	struct lm_conf *conf, const char *key, const char *value, const char *origin, struct lm_err *err) MUST_CHECK;
 
+/* An entry as it was in another conf, with where it came from; its strings are copied. */
+int lm_conf_put(struct lm_conf *conf, const struct lm_conf_entry *entry, struct lm_err *err) MUST_CHECK;
+
 /* From now on @NAME@ in any value stands for text. */
 int lm_conf_template(struct lm_conf *conf, const char *name, const char *text, struct lm_err *err) MUST_CHECK;
 

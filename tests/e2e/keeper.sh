@@ -115,6 +115,33 @@ pause_ms 300
 readers_stop "5 workers and 3 keepers replaced"
 [ "$(count_said 'worker was replaced')" -ge 8 ] || fail "workers were not replaced in good order"
 
+say "settings that are wrong when a worker starts"
+cp "$WORK/fetcher.conf" "$WORK/tmp/right.conf"
+died=$(count_said 'worker died')
+wrong="$WORK/fetcher.conf:$(($(wc -l <"$WORK/fetcher.conf") + 1)): CVMFS_MAX_RETRIES=many"
+echo CVMFS_MAX_RETRIES=many >>"$WORK/fetcher.conf"
+mv "$WORK/keys" "$WORK/keys.gone"
+readers_start
+kill_worker KILL
+wait_for 20 "settings in force" said 'those in force before: files are not read after a crash'
+kill -USR2 "$(keeper)"
+wait_for 20 "settings in force, for the replacement" said "settings in files are wrong.*$wrong"
+kill -HUP "$(keeper)"
+wait_for 20 "the refusal" said 'settings not changed'
+mv "$WORK/keys.gone" "$WORK/keys"
+{ cat "$WORK/tmp/right.conf" && echo CVMFS_MAX_RETRIES=2 && echo "CVMFS_CACHE_BASE=$WORK/elsewhere"; } >"$WORK/fetcher.conf"
+w=$(worker)
+kill -USR2 "$(keeper)"
+wait_for 20 "a replacement with the new files" eval "! kill -0 $w 2>/dev/null"
+kill -HUP "$(keeper)" # which waits until the worker is ready
+wait_for 20 "the reload" said 'key=CVMFS_CACHE_BASE.*takes_effect="with the next start of the program"'
+! said 'key=CVMFS_MAX_RETRIES' || fail "the replacement did not read the files"
+kill_worker KILL
+pause_ms 300
+readers_stop "settings in force"
+[ ! -e "$WORK/elsewhere" ] || fail "another cache under mounts that go on"
+[ "$(count_said 'worker died')" = $((died + 2)) ] || fail "$(($(count_said 'worker died') - died)) workers died"
+
 say "stopped for 5 s"
 readers_start
 w=$(worker)
@@ -180,9 +207,12 @@ readers_start
 for i in 1 2 3; do
 	pause_ms $((RANDOM % 600 + 200))
 	kill -USR1 "$(keeper)" # kills the program
-	wait_for 20 "the next keeper" eval "[ \$(grep -c 'started again with 2 descriptors' '$WORK/log/manager.log') = $i ]"
+	wait_for 20 "the next keeper" eval "[ \$(grep -c 'started again with 3 descriptors' '$WORK/log/manager.log') = $i ]"
 	wait_for 20 "the mounts" eval "[ \$(count_said 'mounts came back') -ge $i ]"
+	# The last one, with files that are wrong.
+	[ $i != 2 ] || echo CVMFS_MAX_RETRIES=many >>"$WORK/fetcher.conf"
 done
+wait_for 20 "settings" said 'settings in files are wrong'
 pause_ms 500
 readers_stop "3 kills of the keeper"
 wait_for 5 "the watchdog" told WATCHDOG=1

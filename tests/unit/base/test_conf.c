@@ -240,6 +240,20 @@ static void set_checks_the_key(void **state)
 	assert_string_equal(lm_conf_get(*state, "a"), "any thing $x");
 }
 
+/* Nothing is put in for anything: it was done there. */
+static void put_keeps_all(void **state)
+{
+	const struct lm_conf_entry entry = {.key = "A", .value = "$B @C@", .file = "/f", .line = 7, .source = 9};
+	const struct lm_conf_entry wrong = {.key = "a b", .value = "", .file = "/f"};
+	assert_int_equal(lm_conf_put(*state, &wrong, NULL), -EINVAL);
+	assert_int_equal(lm_conf_put(*state, &entry, NULL), 0);
+	const struct lm_conf_entry *e = lm_conf_entry(*state, "A");
+	assert_string_equal(e->value, "$B @C@");
+	assert_string_equal(e->file, "/f");
+	assert_int_equal(e->line, 7);
+	assert_int_equal(e->source, 9);
+}
+
 static void numbers(void **state)
 {
 	struct lm_err err = LM_ERR_INIT;
@@ -373,6 +387,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(remembers_where_from, new_conf, free_conf),
 		cmocka_unit_test_setup_teardown(prefixes_of_keys_are_other_keys, new_conf, free_conf),
 		cmocka_unit_test_setup_teardown(set_checks_the_key, new_conf, free_conf),
+		cmocka_unit_test_setup_teardown(put_keeps_all, new_conf, free_conf),
 		cmocka_unit_test_setup_teardown(numbers, new_conf, free_conf),
 		cmocka_unit_test_setup_teardown(booleans, new_conf, free_conf),
 		cmocka_unit_test_setup_teardown(values_cannot_explode, new_conf, free_conf),

@@ -93,6 +93,21 @@ static void descriptors_travel(void **state)
 	close(zero_fd);
 }
 
+static void one_descriptor_travels(void **state)
+{
+	int pair[2], fds[2], null_fd = open("/dev/null", O_RDONLY);
+	struct lm_message message;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair), 0);
+	assert_int_equal(lm_message_send(pair[0], &sample, (const int[2]){null_fd, -1}, NULL), 0);
+	assert_int_equal(lm_message_receive(pair[1], &message, fds, NULL), 1);
+	assert_true(same_file(fds[0], null_fd));
+	assert_int_equal(fds[1], -1);
+	close(fds[0]);
+	close(null_fd);
+	close(pair[0]);
+	close(pair[1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -101,6 +116,7 @@ int main(void)
 		cmocka_unit_test(what_is_cut_or_wrong_is_refused),
 		cmocka_unit_test(messages_follow_each_other),
 		cmocka_unit_test(descriptors_travel),
+		cmocka_unit_test(one_descriptor_travels),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -483,6 +483,85 @@ static void test_passwords_are_hidden(void **state)
 	}
 }
 
+static void unpacked_is(const struct lm_settings *expected, const struct lm_buf *packed)
+{
+	CLEANUP(lm_settings_unrefp) struct lm_settings *s = NULL;
+	CLEANUP(lm_buf_done) struct lm_buf again = LM_BUF(LM_SETTINGS_PACKED_MAX);
+	CLEANUP(lm_buf_done) struct lm_buf changes = LM_BUF(64 << 10);
+	struct lm_err err = LM_ERR_INIT;
+	assert_ok(lm_settings_unpack(packed, &s, &err), &err);
+	assert_int_equal(s->repository_count, expected->repository_count);
+	assert_ok(lm_settings_diff(expected, s, add_change, &changes, &err), &err);
+	assert_string_equal(lm_buf_cstr(&changes), "");
+	assert_ok(lm_settings_pack(s, NULL, &again, &err), &err);
+	assert_int_equal(again.len, packed->len);
+	assert_memory_equal(again.data, packed->data, packed->len);
+}
+
+/* What the next process makes of them needs no file, not even those of keys. */
+static void test_packed(void **state)
+{
+	CLEANUP(place_remove) struct place p = {0};
+	CLEANUP(lm_settings_unrefp) struct lm_settings *s = NULL;
+	CLEANUP(lm_buf_done) struct lm_buf packed = LM_BUF(LM_SETTINGS_PACKED_MAX);
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_freep) char *blacklist = NULL;
+	place_make(&p, "CVMFS_MAX_RETRIES=7\nCVMFS_REPOSITORY_TAG=v1\nSOMETHING_ELSE=1\n");
+	write_at(&p, "forbidden", "<images 7\n");
+	blacklist = lm_str_printf("--set=CVMFS_BLACKLIST=%s/forbidden", p.dir);
+	assert_ok(load(&p, &s, &err, blacklist, "--require-mounts", NULL), &err);
+	assert_ok(lm_settings_pack(s, NULL, &packed, &err), &err);
+	unlink(p.conf);
+	unlink(p.key);
+	unpacked_is(s, &packed);
+
+	CLEANUP(lm_settings_unrefp) struct lm_settings *later = NULL;
+	assert_ok(lm_settings_unpack(&packed, &later, &err), &err);
+	assert_true(later->require_mounts);
+	assert_int_equal(later->repositories[1].max_retries, 7);
+	assert_int_equal(later->repositories[1].key_count, 1);
+	assert_int_equal(later->repositories[1].pin.kind, LM_PIN_TAG);
+	assert_string_equal(later->repositories[1].blacklist, "<images 7\n");
+	assert_string_equal(lm_conf_entry(later->conf, "CVMFS_MAX_RETRIES")->file, p.conf);
+	assert_int_equal(lm_conf_entry(later->conf, "CVMFS_MAX_RETRIES")->line, 5);
+
+	/* Of another version, or damaged. */
+	size_t len = packed.len;
+	for (packed.len = 0; packed.len < len; packed.len++) {
+		CLEANUP(lm_settings_unrefp) struct lm_settings *cut = NULL;
+		assert_true(lm_settings_unpack(&packed, &cut, NULL) < 0);
+	}
+	assert_int_equal(lm_buf_append(&packed, "", 1), 0);
+	lm_settings_unref(STEAL(later));
+	assert_int_equal(lm_settings_unpack(&packed, &later, &err), -EPROTO);
+	packed.len = len;
+	packed.data[sizeof("lamella-settings")] = '9';
+	assert_int_equal(lm_settings_unpack(&packed, &later, &err), -EPROTO);
+}
+
+/* What needs a start of the program stays as it was then, but for repositories that are new. */
+static void test_packed_for_another_worker(void **state)
+{
+	CLEANUP(place_remove) struct place p = {0};
+	CLEANUP(lm_settings_unrefp) struct lm_settings *started = NULL;
+	CLEANUP(lm_settings_unrefp) struct lm_settings *files = NULL;
+	CLEANUP(lm_settings_unrefp) struct lm_settings *s = NULL;
+	CLEANUP(lm_buf_done) struct lm_buf packed = LM_BUF(LM_SETTINGS_PACKED_MAX);
+	struct lm_err err = LM_ERR_INIT;
+	place_make(&p, "CVMFS_CACHE_BASE=/old\nCVMFS_MAX_RETRIES=1\n");
+	assert_ok(load(&p, &started, &err, "--set=CVMFS_REPOSITORIES=a.example.org", NULL, NULL), &err);
+	assert_ok(load(&p, &files, &err, "--set=CVMFS_CACHE_BASE=/new", "--set=CVMFS_MAX_RETRIES=2",
+			  "--set=CVMFS_REPOSITORY_TAG=v1"),
+		&err);
+	assert_ok(lm_settings_pack(files, started, &packed, &err), &err);
+	assert_ok(lm_settings_unpack(&packed, &s, &err), &err);
+	assert_string_equal(s->cache_base, "/old");
+	assert_int_equal(s->repository_count, 2);
+	assert_int_equal(s->repositories[0].max_retries, 2);
+	assert_int_equal(s->repositories[0].pin.kind, LM_PIN_NONE);
+	assert_int_equal(s->repositories[1].pin.kind, LM_PIN_TAG);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -501,6 +580,8 @@ int main(void)
 		cmocka_unit_test(test_stock_client),
 		cmocka_unit_test(test_manual),
 		cmocka_unit_test(test_diff),
+		cmocka_unit_test(test_packed),
+		cmocka_unit_test(test_packed_for_another_worker),
 		cmocka_unit_test(test_remarks),
 		cmocka_unit_test(test_passwords_are_hidden),
 	};
