@@ -55,11 +55,29 @@ struct lm_http_result {
 	struct lm_err err;	/* message for code != 0 */
 };
 
+/* What a PUT carries: data, or the first len bytes of a file (whatever its position), read as they are sent. Both are
+ * the caller's and stay as they are until on_done. The same bytes may be sent again on another connection. */
+struct lm_http_upload {
+	const void *data; /* NULL: of fd */
+	uint64_t len;
+	int fd;
+};
+
+/* Who signs a request, AWS Signature Version 4. The caller gives x-amz-content-sha256 among the headers, and a query
+ * in its canonical form: sorted, each name with its "=", all but unreserved characters as %XX. Copied. */
+struct lm_http_signer {
+	const char *region, *service, *access_key, *secret_key;
+};
+
 struct lm_http_request {
 	const char *url;
-	const char *proxy;	    /* "http://host:port"; NULL: none, whatever the environment says */
-	const char *method;	    /* NULL: GET; "HEAD" */
-	const char *const *headers; /* NULL-terminated "Name: value"; may be NULL */
+	const char *proxy;  /* "http://host:port"; NULL: none, whatever the environment says */
+	const char *method; /* NULL: GET; "HEAD"; "POST" with a body, and without following redirects */
+			    /* "PUT" with an upload; "DELETE" */
+	const char *body;   /* of a POST; text */
+	const struct lm_http_upload *upload; /* of a PUT */
+	const struct lm_http_signer *signer; /* NULL: not signed */
+	const char *const *headers;	     /* NULL-terminated "Name: value"; may be NULL */
 	enum lm_http_priority priority;
 	unsigned connect_timeout_ms; /* 0: 10 s */
 	unsigned stall_timeout_ms;   /* slower than slow_bytes_per_s for that long ends it; 0: 10 s */
@@ -68,12 +86,16 @@ struct lm_http_request {
 	bool no_cache;		     /* asks caches on the way for a fresh copy */
 	const char *ca_file;	     /* for https: CA bundle instead of the system's; NULL: system's */
 	const char *ca_path;	     /* folder of CA certificates by hash, instead of the system's; NULL: system's */
-	bool no_system_ca;	     /* only ca_file and ca_path are trusted */
+	bool no_system_ca;	     /* only ca_file, ca_path and ca_pem are trusted */
+	const char *ca_pem; /* CA certificates themselves, instead of ca_file; the system's folder stays trusted */
+	const char *cert_file, *key_file; /* PEM files of a client certificate, shown to servers that ask; NULL: none */
 	/* The status of the final answer, once, before its headers and body. May be NULL. */
 	void (*on_answer)(void *arg, unsigned status);
-	/* Body bytes of a 2xx answer; may be NULL. Bodies of other answers are read, to keep the connection, and
-	 * dropped. 0, or negative to end the transfer with that code. */
+	/* Body bytes of a 2xx answer; may be NULL. Bodies of other answers are read, to keep the connection.
+	 * 0, or negative to end the transfer with that code. */
 	int (*on_data)(void *arg, const void *data, size_t len, struct lm_err *err);
+	/* Body bytes of another answer, 16 KiB at most: what the server says for a reason. May be NULL. */
+	void (*on_refusal)(void *arg, const void *data, size_t len);
 	/* Header lines of the final answer, name lower-case. May be NULL. */
 	void (*on_header)(void *arg, const char *name, const char *value);
 	/* Exactly once, last. May start other requests. */

@@ -80,10 +80,13 @@ struct lm_http_transfer {
 	/* constant after lm_http_start() */
 	struct lm_http *http;
 	struct lm_http_request request; /* its strings are the copies below */
-	char *url, *proxy, *ca_file, *ca_path, *peer;
-	char *where; /* for messages: URL and proxy without passwords */
+	char *url, *proxy, *ca_file, *ca_path, *ca_pem, *cert_file, *key_file, *peer;
+	char *body;			       /* of a POST, else NULL */
+	char *where;			       /* for messages: URL and proxy without passwords */
+	char *sigv4, *access_key, *secret_key; /* NULL: not signed */
+	struct lm_http_upload upload;
 	struct curl_slist *headers;
-	bool head, https;
+	bool head, put, delete, https;
 	int64_t started_us, sent_us; /* sent: on engine thread only */
 
 	/* engine thread only */
@@ -95,7 +98,8 @@ struct lm_http_transfer {
 	bool connected; /* the request went out, or part of it */
 	bool paused;
 	struct lm_http_call stall;
-	uint64_t received, received_at_tick; /* bytes of all kinds */
+	uint64_t sent;		       /* of the upload: handed to curl */
+	uint64_t moved, moved_at_tick; /* bytes of all kinds, both ways */
 	unsigned slow_ticks;
 
 	/* engine thread only: the answer */

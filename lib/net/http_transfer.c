@@ -1,5 +1,6 @@
 /* One transfer: its request checked and copied, curl told about it, the answer judged. */
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/str.h"
 #include "net/http_internal.h"
 
@@ -16,6 +17,7 @@ enum {
 	HEADERS_MAX = 128 << 10,  /* of all answers of a transfer */
 	DROPPED_MAX = 16 << 10,	  /* of a refusal's body; a longer one costs the connection */
 	RECEIVE_BYTES = 64 << 10, /* at a time */
+	SEND_BYTES = 256 << 10,
 };
 
 LM_DEFINE_CLEANUP(CURLU, curl_url_cleanup, urlp)
@@ -135,7 +137,41 @@ static int copy_addresses(struct lm_http_transfer *t, const struct lm_http_reque
 		r = copy_string(request->ca_file, &t->ca_file, err);
 	if (r == 0)
 		r = copy_string(request->ca_path, &t->ca_path, err);
+	if (r == 0)
+		r = copy_string(request->ca_pem, &t->ca_pem, err);
+	if (r == 0)
+		r = copy_string(request->cert_file, &t->cert_file, err);
+	if (r == 0)
+		r = copy_string(request->key_file, &t->key_file, err);
 	return r;
+}
+
+static int copy_signer(struct lm_http_transfer *t, const struct lm_http_signer *signer, struct lm_err *err)
+{
+	if (!signer)
+		return 0;
+	t->sigv4 = lm_str_printf("aws:amz:%s:%s", signer->region, signer->service);
+	int r = t->sigv4 ? copy_string(signer->access_key, &t->access_key, err) : lm_err_oom(err);
+	return r < 0 ? r : copy_string(signer->secret_key, &t->secret_key, err);
+}
+
+static int check_method(struct lm_http_transfer *t, const struct lm_http_request *request, struct lm_err *err)
+{
+	const char *method = request->method ? request->method : "GET";
+	bool post = strcmp(method, "POST") == 0;
+	t->head = strcmp(method, "HEAD") == 0;
+	t->put = strcmp(method, "PUT") == 0;
+	t->delete = strcmp(method, "DELETE") == 0;
+	if (!t->head && !t->put && !t->delete &&!post && strcmp(method, "GET") != 0)
+		return lm_err_set(err, -EINVAL, "%s: method %s is none of GET, HEAD, PUT, POST and DELETE",
+			request->url, request->method);
+	if (t->put != (request->upload != NULL) || (t->put && request->follow_redirects))
+		return lm_err_set(err, -EINVAL, "%s: a PUT has an upload and follows no redirects", request->url);
+	if (t->put)
+		t->upload = *request->upload;
+	if (post != (request->body != NULL) || (post && request->follow_redirects))
+		return lm_err_set(err, -EINVAL, "%s: a POST has a body and follows no redirects", request->url);
+	return copy_string(request->body, &t->body, err);
 }
 
 int lm_http_transfer_new(const struct lm_http_request *request, struct lm_http_transfer **ret, struct lm_err *err)
@@ -144,14 +180,15 @@ int lm_http_transfer_new(const struct lm_http_request *request, struct lm_http_t
 	if (!t)
 		return lm_err_oom(err);
 	t->answer = LM_BUF(HEADERS_MAX);
-	t->head = request->method && strcmp(request->method, "HEAD") == 0;
-	if (request->method && !t->head && strcmp(request->method, "GET") != 0)
-		return lm_err_set(err, -EINVAL, "%s: method %s is neither GET nor HEAD", request->url, request->method);
 	if ((unsigned)request->priority >= LM_HTTP_PRIORITIES)
 		return lm_err_set(err, -EINVAL, "%s: no such priority", request->url);
-	int r = copy_addresses(t, request, err);
+	int r = check_method(t, request, err);
+	if (r == 0)
+		r = copy_addresses(t, request, err);
 	if (r == 0)
 		r = copy_headers(t, request, err);
+	if (r == 0)
+		r = copy_signer(t, request->signer, err);
 	if (r < 0)
 		return r;
 	t->request = *request;
@@ -159,6 +196,12 @@ int lm_http_transfer_new(const struct lm_http_request *request, struct lm_http_t
 	t->request.proxy = t->proxy;
 	t->request.ca_file = t->ca_file;
 	t->request.ca_path = t->ca_path;
+	t->request.ca_pem = t->ca_pem;
+	t->request.cert_file = t->cert_file;
+	t->request.key_file = t->key_file;
+	t->request.body = t->body;
+	t->request.upload = NULL;
+	t->request.signer = NULL;
 	t->request.method = NULL;
 	t->request.headers = NULL;
 	if (!t->request.connect_timeout_ms)
@@ -172,17 +215,36 @@ int lm_http_transfer_new(const struct lm_http_request *request, struct lm_http_t
 	return 0;
 }
 
+/* Headers may hold what others should not read in a core dump. */
+static void forget_headers(struct lm_http_transfer *t)
+{
+	for (struct curl_slist *line = t->headers; line; line = line->next)
+		explicit_bzero(line->data, strlen(line->data));
+	curl_slist_free_all(t->headers);
+}
+
 void lm_http_transfer_free(struct lm_http_transfer *t)
 {
 	if (!t)
 		return;
 	lm_buf_done(&t->answer);
-	curl_slist_free_all(t->headers);
+	forget_headers(t);
+	if (t->body)
+		explicit_bzero(t->body, strlen(t->body));
+	free(t->body);
+	free(t->sigv4);
+	free(t->access_key);
+	if (t->secret_key)
+		explicit_bzero(t->secret_key, strlen(t->secret_key));
+	free(t->secret_key);
 	free(t->url);
 	free(t->where);
 	free(t->proxy);
 	free(t->ca_file);
 	free(t->ca_path);
+	free(t->ca_pem);
+	free(t->cert_file);
+	free(t->key_file);
 	free(t->peer);
 	free(t);
 }
@@ -200,12 +262,12 @@ static void on_tick(void *arg)
 {
 	struct lm_http_transfer *t = arg;
 	uint64_t enough = (uint64_t)t->request.slow_bytes_per_s * tick_ms(t) / 1000;
-	bool slow = t->received - t->received_at_tick < LM_MAX(enough, (uint64_t)1);
-	t->received_at_tick = t->received;
+	bool slow = t->moved - t->moved_at_tick < LM_MAX(enough, (uint64_t)1);
+	t->moved_at_tick = t->moved;
 	t->slow_ticks = slow && !t->paused ? t->slow_ticks + 1 : 0;
 	if (t->slow_ticks == 2)
-		lm_http_end(t, -ETIMEDOUT, "slower than %u bytes/s for %u ms, %llu bytes came",
-			t->request.slow_bytes_per_s, t->request.stall_timeout_ms, (unsigned long long)t->received);
+		lm_http_end(t, -ETIMEDOUT, "slower than %u bytes/s for %u ms, %llu bytes went through",
+			t->request.slow_bytes_per_s, t->request.stall_timeout_ms, (unsigned long long)t->moved);
 	else
 		lm_http_watch(t, tick_ms(t));
 }
@@ -236,22 +298,56 @@ static size_t on_body(char *data, size_t size, size_t count, void *arg)
 	if (t->state == TRANSFER_ENDED)
 		return CURL_WRITEFUNC_ERROR;
 	if (!is_success(t)) {
-		t->received += len;
+		t->moved += len;
 		t->dropped += len;
-		return t->dropped > DROPPED_MAX ? CURL_WRITEFUNC_ERROR : len;
+		if (t->dropped > DROPPED_MAX)
+			return CURL_WRITEFUNC_ERROR;
+		if (t->request.on_refusal)
+			t->request.on_refusal(t->request.arg, data, len);
+		return len;
 	}
 	int r = t->request.on_data ? t->request.on_data(t->request.arg, data, len, &t->result.err) : 0;
 	if (r == LM_HTTP_PAUSE) {
 		t->paused = true;
 		return CURL_WRITEFUNC_PAUSE;
 	}
-	t->received += len;
+	t->moved += len;
 	if (r < 0)
 		lm_http_end(t, r, "the receiver refused the body");
 	if (t->state == TRANSFER_ENDED)
 		return CURL_WRITEFUNC_ERROR;
 	t->result.body_bytes += len;
 	return len;
+}
+
+static size_t on_send(char *ret, size_t size, size_t count, void *arg)
+{
+	struct lm_http_transfer *t = arg;
+	size_t len = (size_t)LM_MIN((uint64_t)(size * count), t->upload.len - t->sent);
+	if (t->state == TRANSFER_ENDED)
+		return CURL_READFUNC_ABORT;
+	int r = 0;
+	if (t->upload.data)
+		memcpy(ret, (const char *)t->upload.data + t->sent, len);
+	else
+		r = lm_pread_all(t->upload.fd, ret, len, (off_t)t->sent, &t->result.err);
+	if (r < 0) {
+		lm_http_end(t, r, "%s", "");
+		return CURL_READFUNC_ABORT;
+	}
+	t->sent += len;
+	t->moved += len;
+	return len;
+}
+
+/* For a kept connection that turned out dead: all is sent again. */
+static int on_rewind(void *arg, curl_off_t offset, int origin)
+{
+	struct lm_http_transfer *t = arg;
+	if (origin != SEEK_SET || offset < 0 || (uint64_t)offset > t->upload.len)
+		return CURL_SEEKFUNC_FAIL;
+	t->sent = (uint64_t)offset;
+	return CURL_SEEKFUNC_OK;
 }
 
 static void note_length(struct lm_http_transfer *t, const char *value)
@@ -361,7 +457,7 @@ static size_t on_header_line(char *line, size_t size, size_t count, void *arg)
 	size_t len = size * count;
 	if (t->state == TRANSFER_ENDED)
 		return 0;
-	t->received += len;
+	t->moved += len;
 	t->result.wire_bytes += len;
 	if (t->result.wire_bytes > HEADERS_MAX)
 		lm_http_end(t, -EIO, "more than %d bytes of headers", HEADERS_MAX);
@@ -407,6 +503,14 @@ static int set_trust(struct lm_http_transfer *t)
 		SET(CAPATH, t->ca_path);
 		SET(PROXY_CAPATH, t->ca_path);
 	}
+	if (t->ca_pem) {
+		struct curl_blob pem = {t->ca_pem, strlen(t->ca_pem), CURL_BLOB_NOCOPY};
+		SET(CAINFO_BLOB, &pem);
+	}
+	if (t->cert_file)
+		SET(SSLCERT, t->cert_file);
+	if (t->key_file)
+		SET(SSLKEY, t->key_file);
 	return 0;
 }
 
@@ -420,7 +524,36 @@ static int set_route(struct lm_http_transfer *t)
 	SET(FOLLOWLOCATION, t->request.follow_redirects ? 1L : 0L);
 	SET(MAXREDIRS, (long)REDIRECTS_MAX);
 	SET(REDIR_PROTOCOLS_STR, t->https ? "https" : "http,https");
-	return t->https || t->proxy ? set_trust(t) : 0;
+	return t->https || t->proxy || t->ca_pem ? set_trust(t) : 0;
+}
+
+static int set_method(struct lm_http_transfer *t)
+{
+	SET(NOBODY, t->head ? 1L : 0L);
+	if (t->body)
+		SET(POSTFIELDS, t->body);
+	if (t->delete)
+		SET(CUSTOMREQUEST, "DELETE");
+	if (!t->put)
+		return 0;
+	SET(UPLOAD, 1L);
+	SET(READFUNCTION, on_send);
+	SET(READDATA, t);
+	SET(SEEKFUNCTION, on_rewind);
+	SET(SEEKDATA, t);
+	SET(INFILESIZE_LARGE, (curl_off_t)t->upload.len);
+	SET(UPLOAD_BUFFERSIZE, (long)SEND_BYTES);
+	return 0;
+}
+
+static int set_signer(struct lm_http_transfer *t)
+{
+	if (!t->sigv4)
+		return 0;
+	SET(AWS_SIGV4, t->sigv4);
+	SET(USERNAME, t->access_key);
+	SET(PASSWORD, t->secret_key);
+	return 0;
 }
 
 int lm_http_transfer_setup(struct lm_http_transfer *t, const char *user_agent)
@@ -429,13 +562,16 @@ int lm_http_transfer_setup(struct lm_http_transfer *t, const char *user_agent)
 	SET(QUICK_EXIT, 1L); /* a name server that does not answer holds up its transfer, not the engine */
 	SET(HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	SET(BUFFERSIZE, (long)RECEIVE_BYTES);
-	SET(NOBODY, t->head ? 1L : 0L);
 	SET(USERAGENT, user_agent);
 	SET(HTTPHEADER, t->headers);
 	SET(CONNECTTIMEOUT_MS, (long)t->request.connect_timeout_ms);
 	t->stall.fn = on_tick;
 	t->stall.arg = t;
 	int r = set_route(t);
+	if (r == 0)
+		r = set_method(t);
+	if (r == 0)
+		r = set_signer(t);
 	return r < 0 ? r : set_callbacks(t);
 }
 
