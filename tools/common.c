@@ -4,6 +4,7 @@
 #include "base/conf.h"
 #include "base/file.h"
 #include "base/str.h"
+#include "s3/config.h"
 
 #include <getopt.h>
 #include <jansson.h>
@@ -280,6 +281,7 @@ void lm_repo_record_done(struct lm_repo_record *record)
 	free(record->storage);
 	free(record->dir);
 	free(record->keys);
+	free(record->s3_config);
 	*record = (struct lm_repo_record){0};
 }
 
@@ -345,6 +347,26 @@ static int absolute(const char *dir, char **ret, struct lm_err *err)
 	return 0;
 }
 
+/* A storage in a bucket stays as it is, but for slashes at its end. */
+static int complete_storage(const char *storage, char **ret, struct lm_err *err)
+{
+	if (!lm_s3_is_url(storage))
+		return absolute(storage, ret, err);
+	size_t len = strlen(storage);
+	while (len > 0 && storage[len - 1] == '/')
+		len--;
+	char *copy = lm_str_ndup(storage, len);
+	if (!copy)
+		return lm_err_oom(err);
+	*ret = copy;
+	return 0;
+}
+
+bool lm_repo_record_remote(const struct lm_repo_record *record)
+{
+	return lm_s3_is_url(record->storage);
+}
+
 /* Recorded values; where there is no record, nothing. */
 static int read_record(const char *name, struct lm_conf *conf, struct lm_err *err)
 {
@@ -370,14 +392,17 @@ int lm_repo_record_load(
 		r = read_record(name, conf, err);
 	if (r < 0)
 		return r;
+	const char *s3_config = storage ? NULL : lm_conf_get(conf, "LAMELLA_S3_CONFIG");
 	storage = storage ? storage : lm_conf_get(conf, "LAMELLA_STORAGE");
 	keys = keys ? keys : lm_conf_get(conf, "LAMELLA_KEYS");
 	if (!storage)
 		return lm_err_set(
 			err, -ENOENT, "no repository %s is recorded here: say where it is with --storage DIR", name);
-	r = absolute(storage, &record.storage, err);
+	r = complete_storage(storage, &record.storage, err);
 	if (r == 0 && keys)
 		r = absolute(keys, &record.keys, err);
+	if (r == 0 && s3_config)
+		r = absolute(s3_config, &record.s3_config, err);
 	if (r < 0)
 		return r;
 	record.name = strdup(name);
@@ -401,14 +426,16 @@ static int append_setting(struct lm_buf *text, const char *key, const char *valu
 int lm_repo_record_save(const struct lm_repo_record *record, struct lm_err *err)
 {
 	CLEANUP(lm_freep) char *path = NULL;
-	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(6 * PATH_MAX);
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(9 * PATH_MAX);
 	int r = lm_repo_record_path(record->name, &path, err);
 	if (r < 0)
 		return r;
-	if (strchr(record->storage, '\n') || strchr(record->keys, '\n'))
+	if (strchr(record->storage, '\n') || strchr(record->keys, '\n') ||
+		(record->s3_config && strchr(record->s3_config, '\n')))
 		return lm_err_set(err, -EINVAL, "a directory with a newline in its name cannot be recorded");
 	if (append_setting(&text, "LAMELLA_STORAGE", record->storage) < 0 ||
-		append_setting(&text, "LAMELLA_KEYS", record->keys) < 0)
+		append_setting(&text, "LAMELLA_KEYS", record->keys) < 0 ||
+		(record->s3_config && append_setting(&text, "LAMELLA_S3_CONFIG", record->s3_config) < 0))
 		return lm_err_oom(err);
 	char *slash = strrchr(path, '/');
 	*slash = '\0';

@@ -8,7 +8,9 @@
  *
  *   LAMELLA_STORAGE=DIR   a web root: the repository itself is DIR/cvmfs/NAME, so that any web server with this root
  *                         gives http://HOST/cvmfs/NAME
+ *                         It may be a bucket as well, s3://BUCKET/PREFIX (s3/config.h)
  *   LAMELLA_KEYS=DIR      NAME.key, NAME.crt, NAME.masterkey, NAME.pub
+ *   LAMELLA_S3_CONFIG=FILE   how the bucket is reached, where that is not the environment's to say
  *
  * CONFIG is $LAMELLA_CONFIG_DIR, else /etc/lamella for root, else ${XDG_CONFIG_HOME:-~/.config}/lamella.
  */
@@ -92,9 +94,10 @@ int lm_cli_parse(int argc, char **argv, const struct lm_cli_syntax *syntax, int 
 int lm_cli_time_parse(const char *text, int64_t *ret_s, struct lm_err *err) MUST_CHECK;
 struct lm_repo_record { /* strings owned; directories are absolute */
 	char *name;
-	char *storage; /* the web root */
-	char *dir;     /* STORAGE/cvmfs/NAME: the directory of .cvmfspublished */
-	char *keys;    /* NULL when neither recorded nor given */
+	char *storage;	 /* the web root */
+	char *dir;	 /* STORAGE/cvmfs/NAME: the directory of .cvmfspublished */
+	char *keys;	 /* NULL when neither recorded nor given */
+	char *s3_config; /* recorded, for a storage that is; NULL: none */
 };
 void lm_repo_record_done(struct lm_repo_record *record);
 
@@ -104,6 +107,8 @@ void lm_repo_record_done(struct lm_repo_record *record);
  */
 int lm_repo_record_load(const char *name, const char *storage, const char *keys, struct lm_repo_record *ret,
 	struct lm_err *err) MUST_CHECK;
+/* In a bucket, not in a directory. */
+bool lm_repo_record_remote(const struct lm_repo_record *record);
 /* Writes the record, replacing an older one; keys must be there. */
 int lm_repo_record_save(const struct lm_repo_record *record, struct lm_err *err) MUST_CHECK;
 /* Where the record of that name is (or would be). The caller frees *ret. */

@@ -3,6 +3,7 @@
 #include "commands.h"
 #include "common.h"
 #include "convert/image.h"
+#include "source.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -10,7 +11,7 @@
 #include <sys/utsname.h>
 
 struct options {
-	const char *repo, *storage, *keys, *name, *platform;
+	const char *repo, *storage, *s3_config, *keys, *name, *platform;
 	bool strict, json;
 	char **sources;
 	size_t source_count;
@@ -36,6 +37,7 @@ static int parse_options(int argc, char **argv, struct options *o, int *ret_code
 	const struct lm_cli_option options[] = {
 		{"repo", "NAME", "the repository", .text = &o->repo},
 		{"storage", "DIR", "its web root, if `lamella repo init` was run elsewhere", .text = &o->storage},
+		LM_S3_CONFIG_OPTION(&o->s3_config),
 		{"keys", "DIR", "its keys, likewise", .text = &o->keys},
 		{"name", "REF", "publish the image as REGISTRY/REPOSITORY[:TAG] instead of its source's name",
 			.text = &o->name},
@@ -152,7 +154,7 @@ static int run(const struct options *o, struct report *ret, struct lm_err *err)
 	if (r == 0)
 		r = lm_repo_keys_load(record.keys, record.name, &keys, err);
 	if (r == 0)
-		r = lm_storage_dir_open(record.dir, false, &storage, err);
+		r = lm_repo_record_open(&record, o->s3_config, false, &storage, err);
 	if (r == 0)
 		r = lm_http_new(&(struct lm_http_limits){0}, &http, err);
 	if (r < 0)

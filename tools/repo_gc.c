@@ -2,6 +2,7 @@
 #include "common.h"
 #include "repo.h"
 #include "repo/gc.h"
+#include "source.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -11,7 +12,7 @@
 enum { KEEP_DAYS_MAX = 36500, DAY_S = 86400 };
 
 struct options {
-	const char *storage, *keys;
+	const char *storage, *s3_config, *keys;
 	uint64_t keep_days, keep_revisions;
 	int64_t keep_since_s; /* with have_since: instead of keep_days */
 	bool have_since, dry_run, verbose, json;
@@ -143,7 +144,7 @@ static int collect(const char *name, struct options *o, struct lm_gc_result *ret
 	if (r == 0)
 		r = lm_repo_keys_load(record.keys, record.name, &keys, err);
 	if (r == 0)
-		r = lm_storage_dir_open(record.dir, false, &storage, err);
+		r = lm_repo_record_open(&record, o->s3_config, false, &storage, err);
 	return r < 0 ? r : lm_repo_gc(storage, &keys, record.name, &options, ret, err);
 }
 
@@ -164,6 +165,7 @@ int lm_cmd_repo_gc(int argc, char **argv)
 		{"json", NULL, "for programs", .flag = &o.json},
 		{"storage", "DIR", "the repository is DIR/cvmfs/NAME (default: as recorded by `lamella repo init`)",
 			.text = &o.storage},
+		LM_S3_CONFIG_OPTION(&o.s3_config),
 		{"keys", "DIR", "where its keys are (default: as recorded)", .text = &o.keys},
 		{0},
 	};

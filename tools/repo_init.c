@@ -4,6 +4,7 @@
 #include "repo.h"
 #include "repo/publish.h"
 #include "repo/sign.h"
+#include "source.h"
 
 #include <dirent.h>
 #include <jansson.h>
@@ -13,7 +14,7 @@
 enum { TTL_MAX_S = 7 * 24 * 3600 };
 
 struct options {
-	const char *name, *storage, *keys, *meta;
+	const char *name, *storage, *s3_config, *keys, *meta;
 	uint64_t ttl_s, whitelist_days;
 };
 
@@ -21,8 +22,10 @@ struct options {
 static int parse_options(int argc, char **argv, struct options *o, int *ret_code)
 {
 	const struct lm_cli_option options[] = {
-		{"storage", "DIR", "the root of a web server: the repository comes to DIR/cvmfs/NAME",
+		{"storage", "DIR",
+			"the root of a web server, or s3://BUCKET/PREFIX: the repository comes to DIR/cvmfs/NAME",
 			.text = &o->storage},
+		LM_S3_CONFIG_OPTION(&o->s3_config),
 		{"keys", "DIR",
 			"where its keys are kept; existing ones of that name are used. Keep it private:\n"
 			"nodes need NAME.pub only",
@@ -117,6 +120,8 @@ static int make_dirs(struct made *made, const struct lm_repo_record *record, str
 	CLEANUP(lm_freep) char *parent = lm_str_printf("%s/cvmfs", record->storage);
 	if (!parent)
 		return lm_err_oom(err);
+	if (lm_repo_record_remote(record))
+		return make_dir(made, record->keys, 0700, false, err);
 	int r = make_dir(made, record->storage, 0755, false, err);
 	if (r == 0)
 		r = make_dir(made, parent, 0755, false, err);
@@ -154,6 +159,17 @@ static int get_keys(struct made *made, const struct lm_repo_record *record, stru
 	return r;
 }
 
+/* As an absolute path, since later commands are run elsewhere. */
+static int record_s3_config(const struct options *o, struct lm_repo_record *record, struct lm_err *err)
+{
+	if (!o->s3_config)
+		return 0;
+	if (!lm_repo_record_remote(record))
+		return lm_err_set(err, -EINVAL, "--s3-config goes with --storage s3://BUCKET/PREFIX");
+	record->s3_config = realpath(o->s3_config, NULL);
+	return record->s3_config ? 0 : lm_err_sys(err, -errno, "%s", o->s3_config);
+}
+
 /* A record of that name that leads to a living repository elsewhere is not replaced. */
 static int check_record(const struct lm_repo_record *record, struct lm_err *err)
 {
@@ -171,7 +187,8 @@ static int check_record(const struct lm_repo_record *record, struct lm_err *err)
 	manifest = lm_str_printf("%s/" LM_MANIFEST_NAME, old.dir);
 	if (!manifest)
 		return lm_err_oom(err);
-	if (strcmp(old.storage, record->storage) != 0 && access(manifest, F_OK) == 0)
+	bool lives = lm_repo_record_remote(&old) || access(manifest, F_OK) == 0;
+	if (strcmp(old.storage, record->storage) != 0 && lives)
 		return lm_err_set(err, -EEXIST, "%s is recorded already, with storage %s (remove %s to forget that)",
 			record->name, old.storage, path);
 	return 0;
@@ -190,6 +207,8 @@ static bool is_empty(const char *dir)
 /* A directory that is there already must be empty: nobody else's files get mixed with a repository's. */
 static int check_target(const struct lm_repo_record *record, struct lm_err *err)
 {
+	if (lm_repo_record_remote(record))
+		return 0; /* lm_repo_create() looks for a manifest; objects left over from a failure do no harm */
 	CLEANUP(lm_freep) char *manifest = lm_str_printf("%s/" LM_MANIFEST_NAME, record->dir);
 	if (!manifest)
 		return lm_err_oom(err);
@@ -204,6 +223,8 @@ static int check_target(const struct lm_repo_record *record, struct lm_err *err)
 /* What lies below the storage is given to everybody who asks. */
 static int check_keys_private(const struct lm_repo_record *record, struct lm_err *err)
 {
+	if (lm_repo_record_remote(record))
+		return 0;
 	CLEANUP(lm_freep) char *storage = realpath(record->storage, NULL);
 	CLEANUP(lm_freep) char *keys = realpath(record->keys, NULL);
 	if (!storage || !keys)
@@ -218,17 +239,21 @@ static int check_keys_private(const struct lm_repo_record *record, struct lm_err
 static void say_made(
 	const struct lm_repo_record *r, const struct options *o, bool new_keys, const struct lm_manifest *m)
 {
+	bool remote = lm_repo_record_remote(r);
 	printf("Repository %s, revision %llu\n"
 	       "  storage    %s\n"
 	       "  keys       %s (%s; keep this directory private)\n"
 	       "  whitelist  valid for %llu days\n\n"
 	       "Next:\n"
 	       "  lamella convert SOURCE --repo %s    put an image into it\n"
-	       "  lamella serve %s    serve it over HTTP; or a web server with this root\n"
+	       "%s%s%s"
 	       "  copy %s/%s.pub to the nodes: it is what they check signatures with\n",
 		r->name, (unsigned long long)m->revision, r->dir, r->keys,
 		new_keys ? "made now" : "those that were there", (unsigned long long)o->whitelist_days, r->name,
-		r->storage, r->keys, r->name);
+		remote ? "  let everybody read what is below " : "  lamella serve ", r->storage,
+		remote ? ": the bucket is its web server\n"
+		       : "    serve it over HTTP; or a web server with this root\n",
+		r->keys, r->name);
 }
 
 /* meta: JSON text, NULL: the default. */
@@ -245,7 +270,7 @@ static int make_repository(const struct options *o, const struct lm_repo_record 
 	if (r == 0)
 		r = get_keys(made, record, &keys, &new_keys, err);
 	if (r == 0)
-		r = lm_storage_dir_open(record->dir, true, &storage, err);
+		r = lm_repo_record_open(record, o->s3_config, true, &storage, err);
 	if (r == 0)
 		r = lm_repo_create(
 			storage, &keys, record->name, (unsigned)o->whitelist_days, o->ttl_s, meta, &manifest, err);
@@ -275,6 +300,8 @@ int lm_cmd_repo_init(int argc, char **argv)
 	int r = o.meta ? read_meta(o.meta, &meta, &err) : 0;
 	if (r == 0)
 		r = lm_repo_record_load(o.name, o.storage, o.keys, &record, &err);
+	if (r == 0)
+		r = record_s3_config(&o, &record, &err);
 	if (r == 0)
 		r = check_record(&record, &err);
 	if (r == 0)

@@ -5,6 +5,7 @@
 #include "base/str.h"
 #include "common.h"
 #include "repo.h"
+#include "source.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -12,7 +13,7 @@
 enum { TRUSTED_MAX = 16 };
 
 struct options {
-	const char *storage, *keys, *key, *certificate;
+	const char *storage, *s3_config, *keys, *key, *certificate;
 	uint64_t days;
 	bool new_certificate, only_ours, manifest;
 	struct lm_key *trusted[TRUSTED_MAX];
@@ -148,7 +149,7 @@ static int sign(const char *name, const struct options *o, struct lm_err *err)
 	if (r == 0 && !record.keys)
 		r = lm_err_set(err, -EINVAL, "give --keys DIR with %s.key, .crt and .masterkey", name);
 	if (r == 0)
-		r = lm_storage_dir_open(record.dir, false, &storage, err);
+		r = lm_repo_record_open(&record, o->s3_config, false, &storage, err);
 	if (r == 0)
 		r = load_keys(o, &record, &keys, err);
 	if (r == 0)
@@ -195,6 +196,7 @@ int lm_cmd_repo_sign(int argc, char **argv)
 		{"manifest", NULL, "sign the manifest anew, too", .flag = &o->manifest},
 		{"storage", "DIR", "the repository is DIR/cvmfs/NAME (default: as recorded by `lamella repo init`)",
 			.text = &o->storage},
+		LM_S3_CONFIG_OPTION(&o->s3_config),
 		{"keys", "DIR", "where NAME.key, NAME.crt and NAME.masterkey are (default: as recorded)",
 			.text = &o->keys},
 		{0},

@@ -19,11 +19,12 @@ struct publisher {
 };
 
 struct where {
-	const char *storage, *keys;
+	const char *storage, *s3_config, *keys;
 };
 #define WHERE_OPTIONS(w)                                                                                     \
 	{"storage", "DIR", "the repository is DIR/cvmfs/NAME (default: as recorded by `lamella repo init`)", \
 		.text = &(w)->storage},                                                                      \
+		LM_S3_CONFIG_OPTION(&(w)->s3_config),                                                        \
 	{                                                                                                    \
 		"keys", "DIR", "where NAME.key and NAME.crt are (default: as recorded)", .text = &(w)->keys  \
 	}
@@ -43,7 +44,7 @@ static int publisher_open(const char *name, const struct where *where, struct pu
 			name, name);
 	if (r == 0)
 		r = lm_repo_keys_load(ret->record.keys, ret->record.name, &ret->keys, err);
-	return r < 0 ? r : lm_storage_dir_open(ret->record.dir, false, &ret->storage, err);
+	return r < 0 ? r : lm_repo_record_open(&ret->record, where->s3_config, false, &ret->storage, err);
 }
 
 /*

@@ -3,6 +3,8 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/str.h"
+#include "s3/config.h"
+#include "s3/storage.h"
 #include "storage_http.h"
 
 #include <glob.h>
@@ -81,7 +83,15 @@ static int load_keys(
 
 static bool is_url(const char *where)
 {
-	return lm_str_starts(where, "http://") || lm_str_starts(where, "https://");
+	return lm_str_starts(where, "http://") || lm_str_starts(where, "https://") || lm_s3_is_url(where);
+}
+
+int lm_repo_record_open(const struct lm_repo_record *record, const char *s3_config, bool create,
+	struct lm_storage **ret, struct lm_err *err)
+{
+	return lm_repo_record_remote(record)
+		       ? lm_storage_s3_open(record->dir, s3_config ? s3_config : record->s3_config, ret, err)
+		       : lm_storage_dir_open(record->dir, create, ret, err);
 }
 
 /* The last component of the first URL or of a directory: a copy. */
@@ -134,6 +144,8 @@ static int open_place(const char *where, const struct lm_repo_source_options *o,
 	if (!ret->where)
 		return lm_err_oom(err);
 	ret->remote = is_url(where);
+	if (lm_s3_is_url(where))
+		return lm_storage_s3_open(where, o->s3_config, &ret->storage, err);
 	return ret->remote ? lm_storage_http_open(where, o->proxy, ret->fqrn, &ret->storage, err)
 			   : lm_storage_dir_open(where, false, &ret->storage, err);
 }
@@ -146,9 +158,10 @@ static int open_record(const char *name, const struct lm_repo_source_options *o,
 		return lm_err_set(err, -EINVAL, "--name goes with a directory or URL; \"%s\" is a name already", name);
 	int r = lm_repo_record_load(name, o->storage, o->keys, &record, err);
 	if (r == 0)
-		r = lm_storage_dir_open(record.dir, false, &ret->storage, err);
+		r = lm_repo_record_open(&record, o->s3_config, false, &ret->storage, err);
 	if (r < 0)
 		return r;
+	ret->remote = lm_repo_record_remote(&record);
 	ret->fqrn = STEAL(record.name);
 	ret->where = STEAL(record.dir);
 	*ret_keys = STEAL(record.keys);

@@ -5,7 +5,7 @@
  *
  *   NAME        a repository recorded here (common.h), or with --storage DIR the one in DIR/cvmfs/NAME
  *   DIR         the directory that holds .cvmfspublished; has a slash in it ("./name")
- *   URL         http:// or https://, ending in the repository's name; several servers separated by ";"
+ *   URL         http:// or https://, ending in the repository's name; several servers separated by ";"; or one s3://
  *
  * The name of the repository is NAME, or the last component of DIR or URL, or what --name says. Public keys are
  * --key FILE, else --keys DIR (DIR/NAME.pub where it is there, else all *.pub), else those recorded for that name.
@@ -22,7 +22,7 @@
 #include "repo/trust.h"
 
 struct lm_repo_source_options { /* NULL: not given */
-	const char *storage, *keys, *key, *name, *proxy;
+	const char *storage, *s3_config, *keys, *key, *name, *proxy;
 	const char *manifest, *whitelist; /* files that stand for the repository's own */
 };
 /* For the table of a command's options (common.h): struct lm_cli_option x[] = {..., LM_REPO_SOURCE_OPTIONS(&o.source),
@@ -31,6 +31,7 @@ struct lm_repo_source_options { /* NULL: not given */
 #define LM_REPO_SOURCE_OPTIONS(o)                                                                                    \
 	{"storage", "DIR", "NAME is DIR/cvmfs/NAME (default: as recorded by `lamella repo init`)",                   \
 		.text = &(o)->storage},                                                                              \
+		LM_S3_CONFIG_OPTION(&(o)->s3_config),                                                                \
 		{"keys", "DIR", "directory of master public keys: NAME.pub, or all *.pub (default: as recorded)",    \
 			.text = &(o)->keys},                                                                         \
 		{"key", "FILE", "one master public key", .text = &(o)->key},                                         \
@@ -92,6 +93,17 @@ void lm_repo_source_dropp(char **path); /* removes the file, frees the path; for
 /* The catalog, opened; nothing of it stays behind, however this process ends. */
 int lm_repo_source_catalog(struct lm_repo_source *source, const struct lm_hash *hash, const char *mountpoint,
 	struct lm_catalog **ret, struct lm_err *err) MUST_CHECK;
+
+/* The storage of a recorded repository, to be changed: a directory, or a bucket with the configuration given, else
+ * recorded (NULL: neither). create as in lm_storage_dir_open(). */
+int lm_repo_record_open(const struct lm_repo_record *record, const char *s3_config, bool create,
+	struct lm_storage **ret, struct lm_err *err) MUST_CHECK;
+/* For the table of a command's options. */
+#define LM_S3_CONFIG_OPTION(ret)                                                                                 \
+	{                                                                                                        \
+		"s3-config", "FILE", "settings and keys of the bucket, where the storage is s3://BUCKET/PREFIX", \
+			.text = (ret)                                                                            \
+	}
 
 /* A new temporary file with a name, for lm_repo_source_dropp(); returns its descriptor. */
 int lm_tmp_named(char **ret_path, struct lm_err *err) MUST_CHECK;
