@@ -2,8 +2,10 @@
 
 #include "base/str.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <string.h>
+#include <strings.h>
 
 enum { TEXT_MAX = 4096, REPOSITORY_MAX = 255, TAG_MAX = 128, OCI_TAG_MAX = 512 };
 
@@ -41,6 +43,21 @@ bool lm_digest_valid(const char *digest)
 	return digest_valid((struct span){digest, strlen(digest)});
 }
 
+bool lm_host_is_loopback(const char *host)
+{
+	char name[64];
+	struct in_addr v4;
+	if (strcmp(host, "[::1]") == 0 || lm_str_starts(host, "[::1]:"))
+		return true;
+	size_t len = strcspn(host, ":");
+	if (len >= sizeof(name))
+		return false;
+	memcpy(name, host, len);
+	name[len] = '\0';
+	return strcasecmp(name, "localhost") == 0 ||
+	       (inet_pton(AF_INET, name, &v4) == 1 && ntohl(v4.s_addr) >> 24 == 127);
+}
+
 void lm_reference_done(struct lm_reference *reference)
 {
 	free(reference->registry);
@@ -48,6 +65,7 @@ void lm_reference_done(struct lm_reference *reference)
 	free(reference->path);
 	free(reference->tag);
 	free(reference->digest);
+	free(reference->index);
 	*reference = (struct lm_reference){0};
 }
 
@@ -148,7 +166,7 @@ static bool host_valid(struct span host)
 	if (cut(&host, ':', false, &port) &&
 		(lm_str_u64(port.at, port.len, &number) < 0 || number == 0 || number > 65535))
 		return false;
-	struct span rest = host, after;
+	struct span rest = host, after = {0};
 	for (bool more = true; more; rest = after) {
 		more = cut(&rest, '.', false, &after);
 		if (rest.len == 0 || rest.at[0] == '-' || rest.at[rest.len - 1] == '-')
@@ -225,7 +243,30 @@ static int parse_oci(struct span path, struct lm_reference *ref, struct lm_err *
 		r = copy(tag, &ref->tag, err);
 	}
 	if (r == 0 && path.len == 0)
-		return lm_err_set(err, -EINVAL, "the directory is missing");
+		return lm_err_set(err, -EINVAL, "the path is missing");
+	return r < 0 ? r : copy(path, &ref->path, err);
+}
+
+/* FILE[:NAME[:TAG]] or FILE[:@INDEX]; the first colon divides. */
+static int parse_docker_archive(struct span path, struct lm_reference *ref, struct lm_err *err)
+{
+	struct span name;
+	uint64_t number;
+	int r = 0;
+	if (cut(&path, ':', false, &name)) {
+		if (name.len > 0 && name.at[0] == '@') {
+			struct span digits = {name.at + 1, name.len - 1};
+			if (lm_str_u64(digits.at, digits.len, &number) < 0)
+				return refuse(err, digits, "is no number of an image");
+			r = copy(digits, &ref->index, err);
+		} else {
+			r = parse_docker(name, ref, err);
+		}
+	}
+	if (r == 0 && ref->digest)
+		return lm_err_set(err, -EINVAL, "images of such an archive are named by tag or number, not by digest");
+	if (r == 0 && path.len == 0)
+		return lm_err_set(err, -EINVAL, "the file is missing");
 	return r < 0 ? r : copy(path, &ref->path, err);
 }
 
@@ -237,6 +278,17 @@ static bool printable(const char *text)
 	return true;
 }
 
+static const struct {
+	const char *prefix;
+	enum lm_transport transport;
+	int (*parse)(struct span rest, struct lm_reference *ref, struct lm_err *err);
+} transports[] = {
+	{"docker://", LM_TRANSPORT_DOCKER, parse_docker},
+	{"oci:", LM_TRANSPORT_OCI, parse_oci},
+	{"oci-archive:", LM_TRANSPORT_OCI_ARCHIVE, parse_oci},
+	{"docker-archive:", LM_TRANSPORT_DOCKER_ARCHIVE, parse_docker_archive},
+};
+
 int lm_reference_parse(const char *text, struct lm_reference *ret, struct lm_err *err)
 {
 	CLEANUP(lm_reference_done) struct lm_reference ref = {0};
@@ -245,17 +297,17 @@ int lm_reference_parse(const char *text, struct lm_reference *ret, struct lm_err
 	if (len > TEXT_MAX || !printable(text))
 		return lm_err_set(err, -EINVAL,
 			"an image source is at most %d characters, none of them control characters", TEXT_MAX);
-	if (lm_str_starts(text, "docker://")) {
-		ref.transport = LM_TRANSPORT_DOCKER;
-		r = parse_docker((struct span){text + 9, len - 9}, &ref, err);
-	} else if (lm_str_starts(text, "oci:")) {
-		ref.transport = LM_TRANSPORT_OCI;
-		r = parse_oci((struct span){text + 4, len - 4}, &ref, err);
-	} else {
+	size_t i = 0;
+	while (i < ARRAY_LEN(transports) && !lm_str_starts(text, transports[i].prefix))
+		i++;
+	if (i == ARRAY_LEN(transports))
 		return lm_err_set(err, -EINVAL,
-			"\"%s\" is no image source: docker://HOST/NAME[:TAG][@DIGEST] or oci:DIR[:TAG] is wanted",
+			"\"%s\" is no image source: docker://HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], "
+			"oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME[:TAG]|:@INDEX] is wanted",
 			text);
-	}
+	size_t prefix = strlen(transports[i].prefix);
+	ref.transport = transports[i].transport;
+	r = transports[i].parse((struct span){text + prefix, len - prefix}, &ref, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "%s", text);
 	*ret = ref;

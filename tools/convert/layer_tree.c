@@ -517,7 +517,7 @@ static int make_parents(struct lm_layer_tree *tree, struct path *path, struct lm
 			return lm_err_set(err, -EPROTO, "name of over %d bytes", LM_NAME_MAX);
 		memcpy(name, rest + 1, len);
 		name[len] = '\0';
-		struct lm_layer_inode *inode;
+		struct lm_layer_inode *inode = NULL;
 		r = path_push(&made, name, err);
 		if (r == 0)
 			r = create(tree, node, name, S_IFDIR | 0755, &inode, err);
