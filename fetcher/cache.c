@@ -185,6 +185,7 @@ static void init_locks(struct lm_cache *cache)
 	lm_lock_init(&cache->memory_lock);
 	lm_lock_init(&cache->revive_lock);
 	lm_lock_init(&cache->ghost_lock);
+	lm_lock_init(&cache->fresh_lock);
 	TAILQ_INIT(&cache->stored);
 }
 
@@ -203,6 +204,7 @@ int lm_cache_new(const char *dir, struct lm_cache **ret, struct lm_err *err)
 		return lm_err_oom(err);
 	cache->dir_fd = cache->objects_fd = cache->wake_fd = cache->watch_fd = cache->leader_fd = -1;
 	atomic_init(&cache->memory_fd, -1);
+	atomic_init(&cache->settle_ms, CACHE_SETTLE_MS);
 	init_locks(cache);
 	cache->start_mono_ms = lm_now_ms();
 	cache->start_wall_ms = wall_ms();
@@ -246,6 +248,8 @@ void lm_cache_free(struct lm_cache *cache)
 	lm_lock_done(&cache->memory_lock);
 	lm_lock_done(&cache->revive_lock);
 	lm_lock_done(&cache->ghost_lock);
+	lm_lock_done(&cache->fresh_lock);
+	free(cache->fresh);
 	free(cache->ghosts);
 	free(cache->memory_dir);
 	free(cache->dir);
@@ -335,6 +339,13 @@ static bool admit(struct lm_cache *cache, const struct lm_object_ref *ref, int f
 	return true;
 }
 
+static int open_in_memory(struct lm_cache *cache, const char *name)
+{
+	int fd = cache_memory_open(cache, name);
+	atomic_fetch_add_explicit(fd < 0 ? &cache->misses : &cache->hits, 1, memory_order_relaxed);
+	return fd;
+}
+
 static int missed(struct lm_cache *cache, const struct lm_object_ref *ref, const char *name, int code)
 {
 	if (code == -EMFILE || code == -ENFILE || code == -ENOMEM)
@@ -343,9 +354,7 @@ static int missed(struct lm_cache *cache, const struct lm_object_ref *ref, const
 		(void)lm_index_remove(cache->index, cache_key(ref), UINT64_MAX);
 	else if (code != -ELOOP)
 		(void)cache_fault(cache, code, "open an object");
-	int fd = cache_memory_open(cache, name);
-	atomic_fetch_add_explicit(fd < 0 ? &cache->misses : &cache->hits, 1, memory_order_relaxed);
-	return fd;
+	return open_in_memory(cache, name);
 }
 
 int lm_cache_open(struct lm_cache *cache, const struct lm_object_ref *ref)
@@ -357,10 +366,8 @@ int lm_cache_open(struct lm_cache *cache, const struct lm_object_ref *ref)
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return missed(cache, ref, name, -errno);
 	bool fits = S_ISREG(st.st_mode) && (ref->size == LM_SIZE_UNKNOWN || (uint64_t)st.st_size == ref->size);
-	if (!fits || !admit(cache, ref, fd, &st)) {
-		atomic_fetch_add_explicit(&cache->misses, 1, memory_order_relaxed);
-		return -ENOENT;
-	}
+	if (!fits || !admit(cache, ref, fd, &st)) /* one that could not be deleted may have a better copy there */
+		return open_in_memory(cache, name);
 	atomic_fetch_add_explicit(&cache->hits, 1, memory_order_relaxed);
 	return STEAL_FD(fd);
 }

@@ -38,6 +38,9 @@
  * /dev/shm, at most LM_CACHE_MEMORY_MAX, the oldest make room), are found there like anywhere, and the disk is tried
  * again: at once when it was full, else after LM_CACHE_RETRY_MS. A directory that was removed is made again.
  *
+ * MEMORY OF THE KERNEL. What mounts have answered with is among their own pages, so those of the cache's files are
+ * dropped: of what is fetched, once the kernel has written them (cache_pages.c).
+ *
  * One transaction belongs to one thread at a time; everything else may be called from any thread. Nothing but begin,
  * write, commit and what says so waits for the disk.
  */

@@ -2,7 +2,8 @@
  * The housekeeper: a thread that counts what is there and evicts.
  *
  * It sleeps until woken: by a commit that used up the credit (what may come before a limit can be near), by new limits,
- * by a disk that is full, or by another process that added much (its touch of DIR/leader). It then takes the leader's
+ * by a disk that is full, or by another process that added much (its touch of DIR/leader), or, some time after commits,
+ * to drop pages (cache_pages.c). It then takes the leader's
  * place if that is free, and, as the leader, evicts what is over. Which objects have to go is found without a list of
  * them: a histogram of last uses, refined thrice, gives the moment up to which what was not used since must go; then
  * the folders are walked, and the files that the index knows to be older are unlinked.
@@ -517,7 +518,11 @@ static void *keep_house(void *arg)
 	struct pollfd fds[2] = {{.fd = cache->wake_fd, .events = POLLIN}, {.fd = cache->watch_fd, .events = POLLIN}};
 	while (!atomic_load(&cache->stop)) {
 		look_after(cache);
-		if (poll(fds, ARRAY_LEN(fds), -1) < 0 && errno != EINTR)
+		cache_pages_drop(cache);
+		int r;
+		while ((r = poll(fds, ARRAY_LEN(fds), cache_pages_wait_ms(cache))) == 0)
+			cache_pages_drop(cache);
+		if (r < 0 && errno != EINTR)
 			break;
 		eventfd_t count;
 		(void)eventfd_read(cache->wake_fd, &count);

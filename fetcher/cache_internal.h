@@ -1,5 +1,6 @@
 /* What the files of the cache share: cache.c (directory, objects, pins), cache_txn.c (transactions, memory in the
- * disk's place), cache_record.c (epochs, checksums, durable pins), cache_evict.c (counting and eviction). */
+ * disk's place), cache_record.c (epochs, checksums, durable pins), cache_evict.c (counting and eviction), cache_pages.c
+ * (pages of what was just fetched). */
 #ifndef LM_FETCHER_CACHE_INTERNAL_H
 #define LM_FETCHER_CACHE_INTERNAL_H
 
@@ -12,7 +13,7 @@
 #include <sys/queue.h>
 #include <sys/stat.h>
 
-enum { CACHE_LOG_INTERVAL_MS = 60000, CACHE_USE_PERSIST_S = 3600 };
+enum { CACHE_LOG_INTERVAL_MS = 60000, CACHE_USE_PERSIST_S = 3600, CACHE_SETTLE_MS = 35 * 1000 };
 
 struct stored { /* an object in memory, named in the memory folder */
 	TAILQ_ENTRY(stored) entry;
@@ -64,6 +65,12 @@ struct lm_cache {
 	_Atomic(int) memory_fd; /* -1: not needed so far */
 
 	struct lm_lock revive_lock; /* held while the directory is made anew */
+
+	struct lm_lock fresh_lock;
+	/* under fresh_lock */
+	struct cache_fresh *fresh; /* ring; NULL: empty */
+	size_t fresh_first, fresh_count;
+	_Atomic(int64_t) settle_ms; /* CACHE_SETTLE_MS */
 
 	/* Eviction: cache_evict.c. */
 	pthread_t housekeeper;
@@ -148,6 +155,13 @@ int cache_verify(struct lm_cache *cache, int fd, uint64_t size);
 int cache_boot_begin(struct lm_cache *cache, bool alone, struct lm_err *err);
 int cache_boot_write(struct lm_cache *cache, const char *state, struct lm_err *err) MUST_CHECK; /* "open", "clean" */
 void cache_boot_end(struct lm_cache *cache);
+
+/* --- cache_pages.c --- */
+
+void cache_pages_add(struct lm_cache *cache, const struct lm_object_ref *ref); /* it was committed */
+/* The housekeeper's: in how long there is something to drop (-1: nothing); drops it. */
+int cache_pages_wait_ms(struct lm_cache *cache);
+void cache_pages_drop(struct lm_cache *cache);
 
 /* --- cache_evict.c --- */
 

@@ -167,9 +167,12 @@ static void throw_away(
 {
 	unsigned missed;
 	const char *slash = strrchr(name, '/');
-	if (unlinkat(folder_fd, name, 0) < 0 && errno != ENOENT)
+	if (unlinkat(folder_fd, name, 0) == 0 || errno == ENOENT) {
+		(void)lm_index_remove(cache->index, key, UINT64_MAX);
+	} else { /* as absent, at least while this process lives */
 		(void)cache_fault(cache, -errno, "delete a damaged object");
-	(void)lm_index_remove(cache->index, key, UINT64_MAX);
+		lm_index_flag(cache->index, key, LM_INDEX_KNOWN, LM_INDEX_TRUSTED);
+	}
 	atomic_fetch_add(&cache->damaged, 1);
 	if (lm_log_limit_pass(&cache->damage_log, CACHE_LOG_INTERVAL_MS, &missed))
 		lm_log(LM_LOG_WARN, "damaged object deleted from the cache",

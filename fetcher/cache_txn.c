@@ -347,6 +347,7 @@ static void note_object(struct lm_cache_txn *txn, const struct lm_object_ref *re
 	};
 	lm_index_put(cache->index, key, &item);
 	cache_note_commit(cache, key, (uint64_t)blocks * LM_INDEX_BLOCK);
+	cache_pages_add(cache, ref);
 	atomic_store(&cache->wrote, true);
 	if (txn->len == 0)
 		cache_spend(cache, LM_INDEX_BLOCK);

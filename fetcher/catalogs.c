@@ -27,6 +27,8 @@ struct disk_record {
 };
 _Static_assert(sizeof(struct disk_record) == 36, "no padding");
 
+enum { FAMINE_CLOSE = 4 }; /* open catalogs that are closed at a time when descriptors ran out */
+
 struct opened {
 	struct lm_open_catalog open;
 	struct record *record;
@@ -387,11 +389,10 @@ static bool too_many_open(struct lm_catalogs *catalogs)
 	       (catalogs->open_count > LM_CATALOGS_KEPT && lm_catalog_memory() > LM_CATALOGS_MEMORY);
 }
 
-/* Takes the least recently used catalog that nobody uses off the list, when too many are open; else NULL. */
-static struct opened *take_surplus(struct lm_catalogs *catalogs)
+/* Takes the least recently used catalog that nobody uses off the list; NULL: all are used. */
+static struct opened *take_idle(struct lm_catalogs *catalogs)
 {
-	if (!too_many_open(catalogs))
-		return NULL;
+	lm_lock_assert(&catalogs->lock);
 	struct opened *opened;
 	TAILQ_FOREACH_REVERSE(opened, &catalogs->recent, opened_list, entry)
 	if (opened->refs == 0)
@@ -408,12 +409,27 @@ static void close_surplus(struct lm_catalogs *catalogs)
 {
 	for (;;) {
 		lm_lock_take(&catalogs->lock);
-		struct opened *surplus = take_surplus(catalogs);
+		struct opened *surplus = too_many_open(catalogs) ? take_idle(catalogs) : NULL;
 		lm_lock_release(&catalogs->lock);
 		if (!surplus)
 			return;
 		opened_free(surplus);
 	}
+}
+
+/* Gives descriptors back: whether there was anything to close. */
+static bool close_some(struct lm_catalogs *catalogs)
+{
+	unsigned closed = 0;
+	for (; closed < FAMINE_CLOSE; closed++) {
+		lm_lock_take(&catalogs->lock);
+		struct opened *idle = take_idle(catalogs);
+		lm_lock_release(&catalogs->lock);
+		if (!idle)
+			break;
+		opened_free(idle);
+	}
+	return closed > 0;
 }
 
 /* Opens a record's catalog from the cache, without the lock: LM_NEED when it is not there. */
@@ -451,6 +467,11 @@ static int open_record(struct lm_catalogs *catalogs, struct record *record, stru
 		.layer = ref.layer,
 	};
 	int r = lm_catalog_open(path, record->mountpoint + record->prefix_len, &opened->open.catalog, err);
+	if (r == -EIO) { /* the disk does not give it back */
+		lm_cache_drop(catalogs->cache, &ref);
+		*ret_need = ref;
+		return LM_NEED;
+	}
 	if (r < 0)
 		return lm_err_prefix(err, r, "catalog %s", lm_hash_text(&ref.hash).s);
 	*ret = STEAL(opened);
@@ -473,6 +494,8 @@ int lm_catalogs_get(struct lm_catalogs *catalogs, uint32_t number, struct lm_ope
 
 	CLEANUP(opened_freep) struct opened *opened = NULL;
 	int r = open_record(catalogs, record, &opened, ret_need, err);
+	while ((r == -EMFILE || r == -ENFILE) && close_some(catalogs))
+		r = open_record(catalogs, record, &opened, ret_need, err);
 	if (r != 0)
 		return r;
 	lm_lock_take(&catalogs->lock);

@@ -83,7 +83,7 @@ struct lm_fetch {
 	int64_t sweep_ms; /* when it is due */
 	uint64_t ahead_bytes;
 	struct lm_failures failures;
-	struct lm_fetch_stats stats;
+	struct lm_fetch_stats stats;			/* last_failure.ago_ms holds when it was */
 	struct lm_fetch_slow slowest[LM_FETCH_SLOWEST]; /* ago_ms holds when it ended; took_ms 0: none */
 };
 
@@ -216,6 +216,8 @@ static void note_end(struct lm_fetch *fetch, const struct download *d, uint64_t 
 	fetch->ahead_bytes -= d->ahead_bytes;
 	if (d->result < 0) {
 		stats->failed++;
+		stats->last_failure = (struct lm_fetch_failure){
+			.ref = d->ref, .code = d->result, .err = d->result_err, .ago_ms = now_ms};
 		lm_failures_add(&fetch->failures, &d->ref, d->result, &d->result_err, now_ms);
 	} else {
 		lm_failures_recover(&fetch->failures, &d->ref);
@@ -484,15 +486,23 @@ static void on_done(void *arg, int code, const struct lm_err *err)
 		finish_later(d, code, err);
 }
 
-static void start(struct download *d, enum lm_http_priority priority)
+/* Descriptors that ran out say nothing about whether it is cached: fetching it would take more of them. */
+static bool found_in_cache(struct download *d, int fd)
 {
-	/* It may have arrived between the caller's look into the cache and the entry in the table; or it lies there from
-	 * before the machine ended uncleanly, and is verified now. */
-	d->fd = lm_cache_recover(d->fetch->cache, &d->ref);
-	if (d->fd >= 0) {
+	struct lm_err err = LM_ERR_INIT;
+	if (fd >= 0) {
+		d->fd = fd;
 		finish_later(d, 0, NULL);
-		return;
+	} else if (fd == -EMFILE || fd == -ENFILE) {
+		finish_later(d, lm_err_sys(&err, fd, "open a cached object"), &err);
+	} else {
+		return false;
 	}
+	return true;
+}
+
+static void start_request(struct download *d)
+{
 	char path[LM_OBJECT_PATH_MAX];
 	struct lm_err err = LM_ERR_INIT;
 	const struct lm_origin_consumer consumer = {
@@ -504,11 +514,31 @@ static void start(struct download *d, enum lm_http_priority priority)
 		.arg = download_ref(d),
 	};
 	(void)(d->ref.alternative ? lm_object_alternative_path : lm_object_path)(&d->ref.hash, d->ref.kind, path);
-	int r = lm_origin_start(d->fetch->origin, path, priority, false, &consumer, &d->request, &err);
+	int r = lm_origin_start(d->fetch->origin, path, (enum lm_http_priority)atomic_load(&d->priority), false,
+		&consumer, &d->request, &err);
 	if (r == 0)
 		return;
 	download_unref(d); /* the request's reference; the table has its own */
 	finish_later(d, r, &err);
+}
+
+/* A job: it may lie in the cache from before the machine ended uncleanly, and is read then, to be verified. */
+static void recover_or_request(void *arg)
+{
+	struct download *d = arg;
+	if (!found_in_cache(d, lm_cache_recover(d->fetch->cache, &d->ref)))
+		start_request(d);
+}
+
+static void start(struct download *d)
+{
+	/* It may have arrived between the caller's look into the cache and the entry in the table. */
+	if (found_in_cache(d, lm_cache_open(d->fetch->cache, &d->ref)))
+		return;
+	if (lm_cache_has_suspects(d->fetch->cache))
+		post(d->fetch, recover_or_request, d);
+	else
+		start_request(d);
 }
 
 /* Waiting. */
@@ -645,10 +675,9 @@ static int join_or_start(struct lm_fetch *fetch, struct download *d, struct wait
 {
 	CLEANUP(download_unrefp) struct download *fresh = d;
 	bool is_new = false;
-	enum lm_http_priority priority = (enum lm_http_priority)atomic_load(&d->priority);
 	int r = join(fetch, fresh, waiter, &is_new, err);
 	if (r == 0 && is_new)
-		start(STEAL(fresh), priority);
+		start(STEAL(fresh));
 	return r;
 }
 
@@ -760,6 +789,33 @@ int lm_fetch_ahead(struct lm_fetch *fetch, const struct lm_object_ref *ref)
 	return join_or_start(fetch, d, NULL, NULL) < 0 ? -EAGAIN : 0;
 }
 
+/* Later. */
+
+struct later {
+	struct lm_fetch *fetch;
+	lm_work_fn *fn;
+	void *arg;
+};
+
+/* On the engine's thread. */
+static void time_has_come(void *arg)
+{
+	CLEANUP(lm_freep) struct later *later = arg;
+	post(later->fetch, later->fn, later->arg);
+}
+
+int lm_fetch_later(struct lm_fetch *fetch, unsigned delay_ms, lm_work_fn *fn, void *arg)
+{
+	struct later *later = malloc(sizeof(*later));
+	if (!later)
+		return -ENOMEM;
+	*later = (struct later){.fetch = fetch, .fn = fn, .arg = arg};
+	int r = lm_http_call(lm_origin_http(fetch->origin), delay_ms, time_has_come, later);
+	if (r < 0)
+		free(later);
+	return r;
+}
+
 /* Telling. */
 
 void lm_fetch_stats(struct lm_fetch *fetch, struct lm_fetch_stats *ret)
@@ -768,6 +824,8 @@ void lm_fetch_stats(struct lm_fetch *fetch, struct lm_fetch_stats *ret)
 	*ret = fetch->stats;
 	ret->ahead_used = atomic_load(&fetch->ahead_used);
 	ret->ahead_wasted = atomic_load(&fetch->ahead_wasted);
+	if (ret->last_failure.code < 0)
+		ret->last_failure.ago_ms = lm_now_ms() - ret->last_failure.ago_ms;
 }
 
 static size_t copy_downloads(struct lm_fetch *fetch, struct lm_fetch_download *ret, size_t max)

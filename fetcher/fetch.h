@@ -11,7 +11,8 @@
  * temporary file; the last of them names the object in the cache and calls the waiters, and tells origin.h its verdict,
  * so that damaged bytes are tried elsewhere.
  *
- *   starting   in the table, the engine has not begun
+ *   starting   in the table, the engine has not begun; after an unclean end of the machine a job first reads what the
+ *              cache has of it, to verify that
  *   live       on_begin() called, once for each attempt; on_done() ends it
  *   judging    on_end() was called: a job says what the bytes are worth
  *   finished   finish(): out of the table, waiters called; freed when neither job nor engine refers to it
@@ -49,7 +50,7 @@ void lm_fetch_recover(struct lm_fetch *fetch);
  * Called once, on a thread of the work queue, with no lock held. code 0: fd is open on the content and valid during
  * the call only (dup it to keep it; it may be a file without a name). Else fd is -1 and err says why: -ENOENT no server
  * has it, -EBADMSG all of them send damaged bytes, -EPROTO its content is not what the catalog says, -EIO, -ETIMEDOUT,
- * -ENOSPC, -ENOMEM, -ECANCELED.
+ * -ENOSPC, -ENOMEM, -ECANCELED; -EMFILE, -ENFILE without descriptors left.
  */
 typedef void lm_fetch_fn(void *arg, int code, int fd, const struct lm_err *err);
 
@@ -71,9 +72,19 @@ int lm_fetch_ahead(struct lm_fetch *fetch, const struct lm_object_ref *ref) MUST
 /* For the count of what read-ahead was good for: a reader wants the object. Cheap. */
 void lm_fetch_used(struct lm_fetch *fetch, const struct lm_object_ref *ref);
 
+/* fn(arg) on a thread of the work queue after that long, or sooner when the engine ends. 0, or -ENOMEM. */
+int lm_fetch_later(struct lm_fetch *fetch, unsigned delay_ms, lm_work_fn *fn, void *arg) MUST_CHECK;
+
 /* What administrators are shown. */
 
 enum { LM_FETCH_LATENCIES = 18 }; /* the first: below 1 ms, the next: below 2 ms, 4 ms …, the last: everything else */
+
+struct lm_fetch_failure {
+	struct lm_object_ref ref;
+	int code; /* 0: there was none */
+	struct lm_err err;
+	int64_t ago_ms;
+};
 
 struct lm_fetch_stats {
 	uint64_t files, catalogs; /* objects fetched: files and chunks; catalogs and histories */
@@ -89,6 +100,7 @@ struct lm_fetch_stats {
 	unsigned downloads, waiters;	      /* now */
 	uint64_t latency[LM_FETCH_LATENCIES]; /* of downloads, from the first wish to the end */
 	uint64_t latency_ms;		      /* their sum */
+	struct lm_fetch_failure last_failure; /* of an object */
 };
 void lm_fetch_stats(struct lm_fetch *fetch, struct lm_fetch_stats *ret);
 

@@ -20,6 +20,9 @@ enum {
 	LOG_BURST = 100, /* different failures in one interval that are logged each */
 	XATTR_VALUE_MAX = 64 << 10,
 	MAX_BACKGROUND = 128,
+	FAMINE_PAUSE_MS = 10, /* the first; each is twice as long as the one before */
+	FAMINE_PAUSE_MAX_MS = 640,
+	FAMINE_MAX_MS = 30 * 1000, /* then it is an error */
 };
 static const double FOREVER_S = 1e9; /* the kernel cuts it to what it can count */
 
@@ -50,7 +53,8 @@ struct lm_fuse {
 	_Atomic(int64_t) burst_end_ms;
 	_Atomic(unsigned) burst;
 	struct counter counters[LM_REQUEST_KINDS];
-	_Atomic(uint64_t) interrupted, parked_count;
+	_Atomic(uint64_t) interrupted, parked_count, famine_count;
+	struct lm_log_limit famine_log;
 	struct lm_reader *reader;
 
 	struct lm_lock lock;
@@ -154,9 +158,13 @@ static void done_badly(const struct lm_op *op)
 	lm_op_done(op);
 }
 
+static bool wait_for_descriptors(struct lm_op *op, int code);
+
 void lm_op_fail(struct lm_op *op, int code, const struct lm_err *err)
 {
 	int error = kernel_errno(code);
+	if (wait_for_descriptors(op, code))
+		return;
 	if (error == EIO)
 		log_failure(op, NULL, code, err);
 	if (error == EIO || error == ENOMEM)
@@ -168,6 +176,8 @@ void lm_op_fail(struct lm_op *op, int code, const struct lm_err *err)
 
 void lm_op_fail_object(struct lm_op *op, const struct lm_object_ref *object, int code, const struct lm_err *err)
 {
+	if (wait_for_descriptors(op, code))
+		return;
 	log_failure(op, object, code, err);
 	done_badly(op);
 	fuse_reply_err(op->req, code == -ENOMEM ? ENOMEM : EIO);
@@ -276,22 +286,74 @@ static void go_on(struct parked *parked)
 	} while (r == 0);
 }
 
+static struct parked *parked_new(const struct lm_op *op, void (*on_leave)(void *arg))
+{
+	size_t name_len = op->name ? strlen(op->name) : 0;
+	struct parked *parked = calloc(1, sizeof(*parked) + name_len + 1);
+	if (!parked)
+		return NULL;
+	parked->op = *op;
+	parked->wait = (struct lm_wait){.leave = on_leave, .arg = parked};
+	if (op->name)
+		parked->op.name = memcpy(parked->name, op->name, name_len);
+	return parked;
+}
+
 static void park(struct lm_op *op, const struct lm_object_ref *need)
 {
 	count(&op->fuse->parked_count, 1);
-	size_t name_len = op->name ? strlen(op->name) : 0;
-	struct parked *parked = calloc(1, sizeof(*parked) + name_len + 1);
+	struct parked *parked = parked_new(op, leave);
 	if (!parked) {
 		lm_op_fail(op, -ENOMEM, NULL);
 		return;
 	}
-	parked->op = *op;
 	parked->need = *need;
-	parked->wait = (struct lm_wait){.leave = leave, .arg = parked};
-	if (op->name)
-		parked->op.name = memcpy(parked->name, op->name, name_len);
 	if (order(parked) == 0)
 		go_on(parked);
+}
+
+static void leave_nothing(void *arg)
+{
+}
+
+/* A job. */
+static void try_again(void *arg)
+{
+	struct parked *parked = arg;
+	parked->wait.leave = leave;
+	go_on(parked);
+}
+
+static bool was_long_enough(const struct lm_op *op)
+{
+	return lm_now_ns() - op->begin_ns > (int64_t)FAMINE_MAX_MS * 1000000;
+}
+
+/*
+ * Descriptors ran out, ours or the machine's. Nothing announces free ones, so the request is tried again after longer
+ * and longer pauses, until its time is over. False: it is, and the request is still the caller's.
+ */
+static bool wait_for_descriptors(struct lm_op *op, int code)
+{
+	struct lm_fuse *fuse = op->fuse;
+	if ((code != -EMFILE && code != -ENFILE) || atomic_load(&fuse->stopping) || was_long_enough(op))
+		return false;
+	struct parked *parked = parked_new(op, leave_nothing);
+	if (!parked)
+		return false;
+	unsigned missed, pause_ms = LM_MIN((unsigned)FAMINE_PAUSE_MS << op->famines, (unsigned)FAMINE_PAUSE_MAX_MS);
+	parked->op.famines = (uint8_t)LM_MIN(op->famines + 1, 16);
+	count(&fuse->famine_count, op->famines == 0);
+	if (lm_log_limit_pass(&fuse->famine_log, LOG_INTERVAL_MS, &missed))
+		lm_log(LM_LOG_WARN, "file descriptors ran out: requests wait",
+			LM_KV("repository", "%s", fuse->config.fqrn), LM_KV("error", "%s", strerrorname_np(-code)),
+			LM_KV("not_shown", "%u", missed));
+	lm_op_offer_interrupt(op->req, &parked->wait);
+	if (lm_fetch_later(fuse->config.fetch, pause_ms, try_again, parked) == 0)
+		return true;
+	bool claimed = lm_op_claim(op->req, &parked->wait);
+	free(parked);
+	return !claimed; /* else it was interrupted, and answered */
 }
 
 /* Answers a request that is on the caller's stack, now or later. */
@@ -742,7 +804,9 @@ const char *lm_request_name(enum lm_request_kind kind)
 void lm_fuse_stats(struct lm_fuse *fuse, struct lm_fuse_stats *ret)
 {
 	uint64_t received = 0, answered = atomic_load(&fuse->interrupted);
-	*ret = (struct lm_fuse_stats){.interrupted = answered, .parked = atomic_load(&fuse->parked_count)};
+	*ret = (struct lm_fuse_stats){.interrupted = answered,
+		.parked = atomic_load(&fuse->parked_count),
+		.famines = atomic_load(&fuse->famine_count)};
 	for (int i = 0; i < LM_REQUEST_KINDS; i++) {
 		struct counter *counter = &fuse->counters[i];
 		ret->requests[i].answered = atomic_load(&counter->answered); /* before `received`: never more than it */

@@ -3,7 +3,8 @@
  *
  * A few threads receive requests. What can be answered from local catalogs and cached objects is answered there and
  * then. A request that lacks an object is parked: a small struct waits for the object's download, no thread does; the
- * download's completion goes on with it on the work queue. A caller that is killed meanwhile gets EINTR at once. The
+ * download's completion goes on with it on the work queue. One for which there is no file descriptor left is parked,
+ * too, and tried again for half a minute. A caller that is killed meanwhile gets EINTR at once. The
  * kernel keeps what it has been told without time-out, since catalogs and objects never change; only entries of the
  * root directory follow the repository's TTL, and are withdrawn when a new revision brings others.
  *
@@ -41,6 +42,7 @@ struct lm_fuse_stats {
 	} requests[LM_REQUEST_KINDS];
 	uint64_t interrupted; /* their callers did not want to wait */
 	uint64_t parked;      /* that had to wait for a catalog */
+	uint64_t famines;     /* that had to wait for file descriptors */
 	uint64_t waiting;     /* received and not answered yet */
 };
 

@@ -26,13 +26,14 @@ struct lm_op {
 	size_t size;
 	off_t offset;
 	bool plus;		  /* readdirplus */
+	uint8_t famines;	  /* how often it waited for descriptors */
 	struct lm_reader *reader; /* of a read */
 };
 
 /* Counts the request as answered, now; to be called by whoever answers without the two below. */
 void lm_op_done(const struct lm_op *op);
 
-/* Both answer the request and log, within limits, what is EIO. */
+/* Both answer the request and log, within limits, what is EIO; for want of descriptors it is run again later. */
 void lm_op_fail(struct lm_op *op, int code, const struct lm_err *err);
 /* An object that can't be had is EIO whatever the reason, "not there" included: the file exists. */
 void lm_op_fail_object(struct lm_op *op, const struct lm_object_ref *object, int code, const struct lm_err *err);

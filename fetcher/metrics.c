@@ -29,6 +29,7 @@ struct metric {
 	enum form {
 		NUMBER,
 		FLAG,
+		MS,
 		US,
 		ONE,
 		ONLINE,
@@ -77,6 +78,9 @@ static const struct metric metrics[] = {
 	{"kernel_interrupted_requests_total", COUNTER, REPOSITORY,
 		"Requests of the kernel whose callers did not want to wait.", NUMBER,
 		AT(RepositoryStatus, kernel_interrupted)},
+	{"kernel_starved_requests_total", COUNTER, REPOSITORY,
+		"Requests of the kernel that had to wait for file descriptors.", NUMBER,
+		AT(RepositoryStatus, kernel_starved)},
 	{"kernel_taken_over_requests_total", COUNTER, REPOSITORY,
 		"Requests of the kernel that an earlier worker had left unanswered.", NUMBER,
 		AT(RepositoryStatus, kernel_taken_over)},
@@ -131,6 +135,9 @@ static const struct metric metrics[] = {
 	{"failed_objects_total", COUNTER, REPOSITORY,
 		"Objects that no server could give, which readers see as an input/output error.", NUMBER,
 		AT(RepositoryStatus, failed_objects)},
+	{"last_failed_object_age_seconds", GAUGE, REPOSITORY,
+		"Since an object could last not be had; 0 when there was none.", MS,
+		AT(RepositoryStatus, last_failure_age_ms)},
 
 	{"cache_bytes", GAUGE, CACHE, "Bytes of cached objects.", NUMBER, AT(CacheStatus, bytes)},
 	{"cache_objects", GAUGE, CACHE, "Cached objects.", NUMBER, AT(CacheStatus, objects)},
@@ -239,6 +246,8 @@ static int put_value(const struct printer *p, const void *message)
 		return lm_buf_printf(p->out, " %" PRIu64 "\n", *(const uint64_t *)at);
 	case FLAG:
 		return lm_buf_printf(p->out, " %d\n", *(const protobuf_c_boolean *)at != 0);
+	case MS:
+		return put_ms(p->out, *(const uint64_t *)at);
 	case US:
 		return put_us(p->out, *(const uint64_t *)at);
 	case ONE:

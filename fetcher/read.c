@@ -135,6 +135,28 @@ static void drop_pages(const struct reading *reading)
 	}
 }
 
+static bool is_readable(const struct awaited *piece)
+{
+	uint8_t data[16 << 10];
+	ssize_t n = 1;
+	for (size_t at = 0; at < piece->piece.len && n > 0; at += (size_t)n)
+		n = pread(piece->fd, data, LM_MIN(sizeof(data), piece->piece.len - at),
+			(off_t)(piece->piece.offset + at));
+	return n > 0 || (n < 0 && errno != EIO);
+}
+
+/*
+ * The disk does not give back what it took: such objects go, and are fetched when they are next asked for. That is at
+ * once, as a rule: the kernel repeats a page's read by itself where it was part of its read-ahead.
+ */
+static void drop_unreadable(void *arg)
+{
+	const struct reading *reading = arg;
+	for (size_t i = 0; i < reading->count; i++)
+		if (!is_readable(&reading->pieces[i]))
+			lm_cache_drop(reading->op.reader->cache, &reading->pieces[i].piece.ref);
+}
+
 /* All pieces are open: the kernel takes the bytes straight from the cache's files. */
 static void reply_pieces(struct reading *reading)
 {
@@ -159,7 +181,7 @@ static void reply_pieces(struct reading *reading)
 			.size = reading->pieces[i].piece.len,
 		};
 	lm_op_done(&reading->op);
-	lm_session_reply_data(reading->op.req, reading->op.request, vec);
+	lm_session_reply_data(reading->op.req, reading->op.request, vec, drop_unreadable, reading);
 	drop_pages(reading);
 }
 
@@ -244,8 +266,11 @@ static int answer(struct lm_op *op, const struct lm_piece *pieces, size_t count,
 		return lm_err_oom(err);
 	for (size_t i = 0; i < count; i++) {
 		lm_fetch_used(reader->fetch, &pieces[i].ref);
-		reading->pieces[i].fd = lm_cache_open(reader->cache, &pieces[i].ref);
-		missing += reading->pieces[i].fd < 0;
+		int fd = lm_cache_open(reader->cache, &pieces[i].ref);
+		if (fd == -EMFILE || fd == -ENFILE)
+			return lm_err_sys(err, fd, "open a cached object");
+		reading->pieces[i].fd = fd;
+		missing += fd < 0;
 	}
 	if (missing)
 		order_pieces(STEAL(reading), missing);

@@ -634,6 +634,8 @@ static void end_look(struct lm_repository *repository, int code, const struct lm
 	else if (code == 0 && was_offline)
 		lm_log(LM_LOG_INFO, "online again", LM_KV("repository", "%s", repository->config.fqrn),
 			LM_KV("revision", "%llu", (unsigned long long)revision));
+	if (code == 0 && was_offline)
+		lm_fetch_recover(repository->fetch);
 	grant(&repository->current);
 }
 

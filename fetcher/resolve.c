@@ -26,8 +26,8 @@ struct layer { /* under the resolve's lock */
 	char digest[sizeof("sha256:") + DIGEST_HEX];
 	Lamella__Fetcher__V1__LayerState state;
 	size_t repository;
-	uint64_t revision;
-	char *reason; /* when not faithful */
+	uint64_t revision; /* where one repository was asked also of an absent one */
+	char *reason;	   /* when not faithful */
 };
 
 struct resolve {
@@ -103,10 +103,10 @@ static void fill_answer(
 	} else if (layer->reason) {
 		ret->reason = layer->reason;
 	}
+	ret->revision = layer->revision;
 	if (!is_served(layer))
 		return;
 	ret->repository = (char *)lm_repository_fqrn(resolver->config->repositories[layer->repository].repository);
-	ret->revision = layer->revision;
 	*ret_path = layer_path(resolver, layer);
 	if (*ret_path) {
 		ret->path = *ret_path;
@@ -242,6 +242,23 @@ static uint64_t current_revision(const struct walk *walk)
 	return status.revision;
 }
 
+/* In none of them, each at the revision that is said. */
+static void settle_absent(struct walk *walk)
+{
+	const struct lm_control_config *config = walk->resolve->resolver->config;
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(4096);
+	uint64_t revision = 0;
+	int r = lm_buf_str(&text, "no configured repository has it");
+	for (size_t i = 0; i < config->repository_count && r == 0; i++) {
+		struct lm_repository_status status;
+		lm_repository_status(config->repositories[i].repository, &status);
+		revision = status.revision;
+		r = lm_buf_printf(&text, "%s %s revision %llu", i == 0 ? ":" : ",",
+			lm_repository_fqrn(config->repositories[i].repository), (unsigned long long)revision);
+	}
+	settle(walk, STATE(ABSENT), config->repository_count == 1 ? revision : 0, strdup(lm_buf_cstr(&text)));
+}
+
 static void walk_on(struct walk *walk);
 
 static void on_catalog(void *arg, int code, int fd, const struct lm_err *err)
@@ -304,7 +321,7 @@ static void walk_on(struct walk *walk)
 	if (walk->unavailable)
 		settle(walk, STATE(UNAVAILABLE), 0, STEAL(walk->unavailable));
 	else
-		settle(walk, STATE(ABSENT), 0, strdup("no configured repository has it"));
+		settle_absent(walk);
 }
 
 /* Looks up, all at once, the layers that are not found yet. */

@@ -51,6 +51,8 @@ static _Thread_local struct {
 
 /* The answer that this thread is splicing, whose header nobody sees. */
 static _Thread_local uint64_t spliced;
+static _Thread_local lm_session_unreadable_fn *on_unreadable;
+static _Thread_local void *unreadable_arg;
 
 static struct lm_session *session_of(fuse_req_t req)
 {
@@ -82,12 +84,14 @@ uint64_t lm_session_request(void)
 	return current.unique;
 }
 
-int lm_session_reply_data(fuse_req_t req, uint64_t request, struct fuse_bufvec *data)
+void lm_session_reply_data(
+	fuse_req_t req, uint64_t request, struct fuse_bufvec *data, lm_session_unreadable_fn *fn, void *arg)
 {
 	spliced = request;
-	int r = fuse_reply_data(req, data, 0);
+	on_unreadable = fn;
+	unreadable_arg = arg;
+	fuse_reply_data(req, data, 0);
 	spliced = 0;
-	return r;
 }
 
 /* libfuse's ways to /dev/fuse. */
@@ -113,6 +117,8 @@ static ssize_t send_reply(int fd, struct iovec *iov, int count, void *userdata)
 	struct lm_session *session = userdata;
 	const struct fuse_out_header *out = iov[0].iov_base;
 	const uint64_t unique = out->unique;
+	if (spliced && unique == spliced && out->error < 0) /* libfuse gives up the data and says why */
+		on_unreadable(unreadable_arg);
 	if (unique == SAVED_INIT || (unique && atomic_load(&session->left)))
 		return out->len;
 	if (unique && current.unique == unique && current.opcode == FUSE_INIT && count > 1)

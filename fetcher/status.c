@@ -187,6 +187,7 @@ static void fill_kernel(
 	config->fuse_stats(config->arg, index, &s, &session);
 	m->kernel_waiting = s.waiting;
 	m->kernel_interrupted = s.interrupted;
+	m->kernel_starved = s.famines;
 	m->kernel_taken_over = session.replayed;
 	for (unsigned kind = 0; kind < LM_REQUEST_KINDS; kind++) {
 		KernelRequests *k =
@@ -205,6 +206,11 @@ static void fill_fetch(struct lm_message_builder *b, RepositoryStatus *m, const 
 	m->files_fetched = s->files;
 	m->catalogs_fetched = s->catalogs;
 	m->failed_objects = s->failed;
+	if (s->last_failure.code < 0) {
+		put_object(b, &m->last_failed_object, &s->last_failure.ref);
+		lm_message_text(b, &m->last_failure, lm_err_text(&s->last_failure.err));
+		m->last_failure_age_ms = (uint64_t)LM_MAX(s->last_failure.ago_ms, 0);
+	}
 	m->content_bytes = s->bytes;
 	m->joined_downloads = s->merged;
 	m->refused_wishes = s->refused;

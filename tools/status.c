@@ -152,6 +152,9 @@ static void print_network(const RepositoryStatus *r)
 	if (r->failed_objects)
 		printf("; %" PRIu64 " objects could not be had", r->failed_objects);
 	putchar('\n');
+	if (*r->last_failed_object)
+		printf("  failed    %s, %s ago: %s\n", r->last_failed_object,
+			lm_fetcher_duration(r->last_failure_age_ms).s, r->last_failure);
 }
 
 static void print_layers(const StatusResponse *status, const char *name)

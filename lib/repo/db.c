@@ -48,7 +48,9 @@ static int errno_of(int rc)
 
 int lm_db_error(struct lm_db *db, const char *what, struct lm_err *err)
 {
-	int rc = sqlite3_extended_errcode(db->sqlite);
+	int rc = sqlite3_extended_errcode(db->sqlite), os = sqlite3_system_errno(db->sqlite);
+	if ((rc & 0xff) == SQLITE_CANTOPEN && (os == EMFILE || os == ENFILE))
+		return lm_err_sys(err, -os, "%s", what);
 	const char *why = (rc & 0xff) == SQLITE_INTERRUPT ? "no end in sight, the database runs in circles"
 							  : sqlite3_errmsg(db->sqlite);
 	return lm_err_set(err, errno_of(rc), "%s: %s", what, why);

@@ -1,5 +1,7 @@
 #include "fetcher_test.h"
 
+#include "base/clock.h"
+
 #define FQRN "test.example.org"
 enum { MANY = 200 };
 
@@ -170,11 +172,100 @@ static void test_failures(void **state)
 	lm_fetch_stats(rig.fetch, &stats);
 	assert_int_equal(stats.failed, ARRAY_LEN(failures));
 	assert_int_equal(stats.refused, ARRAY_LEN(failures));
+	const size_t last = ARRAY_LEN(failures) - 1;
+	assert_true(lm_hash_equal(&stats.last_failure.ref.hash, &refs[last].hash));
+	assert_int_equal(stats.last_failure.code, failures[last].code);
+	assert_non_null(strstr(stats.last_failure.err.msg, FQRN));
+	assert_true(stats.last_failure.ago_ms >= 0 && stats.last_failure.ago_ms < 60000);
 	web_spoil(rig.web, NULL, WEB_RIGHT, 0);
 	lm_fetch_recover(rig.fetch);
 	for (size_t i = 0; i < ARRAY_LEN(failures); i++) {
 		assert_ok(fetch(&rig, &refs[i], &fd, &err), &err);
 		assert_content(fd, failures[i].content, strlen(failures[i].content));
+	}
+}
+
+static void on_later(void *arg)
+{
+	latch_add(arg);
+}
+
+static void test_later(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct latch latch = LATCH_INIT;
+	rig_open(&rig);
+	int64_t begin = lm_now_ms();
+	assert_int_equal(lm_fetch_later(rig.fetch, 30, on_later, &latch), 0);
+	latch_wait(&latch, 1);
+	assert_true(lm_now_ms() - begin >= 30);
+}
+
+/* After an unclean end of the machine whoever asks does not read the object to verify it: a job does. */
+struct verified {
+	struct result result;
+	pthread_t thread;
+};
+
+static void on_verified(void *arg, int code, int fd, const struct lm_err *err)
+{
+	struct verified *verified = arg;
+	verified->thread = pthread_self();
+	on_result(&verified->result, code, fd, err);
+}
+
+static void end_uncleanly(struct rig *rig)
+{
+	struct lm_err err = LM_ERR_INIT;
+	const struct lm_http_limits limits = {0};
+	CLEANUP(lm_freep) char *cache = lm_str_printf("%s/cache", rig->dir);
+	CLEANUP(lm_freep)
+	char *command = lm_str_printf("sed -i 's/^boot .*/boot 0/; s/^state .*/state open/' %s/boot", cache);
+	CLEANUP(lm_freep) char *url = lm_str_printf("%s/cvmfs/@fqrn@", rig->web->liar->url);
+	const struct lm_origin_config config = {.servers = url, .proxies = "DIRECT", .fqrn = FQRN};
+	lm_http_free(STEAL(rig->http));
+	lm_work_drain(rig->work);
+	lm_fetch_free(STEAL(rig->fetch));
+	lm_origin_free(STEAL(rig->origin));
+	lm_cache_free(STEAL(rig->cache));
+	assert_int_equal(run((const char *const[]){"sh", "-c", command, NULL}), 0);
+	assert_ok(lm_cache_new(cache, &rig->cache, &err), &err);
+	assert_ok(lm_http_new(&limits, &rig->http, &err), &err);
+	assert_ok(lm_origin_new(rig->http, &config, &rig->origin, &err), &err);
+	assert_ok(lm_fetch_new(rig->cache, rig->origin, rig->work, 1 << 30, &rig->fetch, &err), &err);
+}
+
+static void test_verified_by_a_job(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_object_ref refs[2];
+	static const char *const contents[] = {"of the earlier boot", "damaged in the end"};
+	int fd = -1;
+	rig_open(&rig);
+	for (size_t i = 0; i < 2; i++) {
+		refs[i] = put_object(rig.dir, FQRN, LM_OBJECT_FILE, contents[i], strlen(contents[i]));
+		assert_ok(fetch(&rig, &refs[i], &fd, &err), &err);
+		close(fd);
+	}
+	end_uncleanly(&rig);
+	if (!lm_cache_has_suspects(rig.cache)) {
+		printf("skipped: no extended attributes here\n");
+		skip();
+	}
+	CLEANUP(lm_freep) char *path = lm_cache_path(rig.cache, &refs[1]);
+	write_file(path, "damaged by the end", strlen(contents[1])); /* without attributes, too */
+	unsigned requests = liar_requests(rig.web->liar);
+	for (size_t i = 0; i < 2; i++) {
+		struct verified verified = {.result = {.latch = LATCH_INIT, .fd = -1}};
+		assert_int_equal(
+			lm_fetch_object(rig.fetch, &refs[i], LM_HTTP_BLOCKED_READ, on_verified, &verified, &fd, &err),
+			LM_FETCH_LATER);
+		latch_wait(&verified.result.latch, 1);
+		assert_int_equal(verified.result.code, 0);
+		assert_false(pthread_equal(verified.thread, pthread_self()));
+		assert_content(verified.result.fd, contents[i], strlen(contents[i]));
+		assert_int_equal(liar_requests(rig.web->liar), requests + i); /* only the damaged one is fetched */
 	}
 }
 
@@ -458,6 +549,8 @@ int main(void)
 		cmocka_unit_test(test_one_download),
 		cmocka_unit_test(test_damage_once_is_repaired),
 		cmocka_unit_test(test_failures),
+		cmocka_unit_test(test_later),
+		cmocka_unit_test(test_verified_by_a_job),
 		cmocka_unit_test(test_wrong_size),
 		cmocka_unit_test(test_empty_object),
 		cmocka_unit_test(test_stop_in_the_middle),
