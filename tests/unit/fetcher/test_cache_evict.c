@@ -1,15 +1,37 @@
 /* What the cache gives up, what it keeps, and what it believes: eviction, pins, unclean ends, failing disks. */
 #include "fetcher/cache_index.h"
+#include "fetcher/cache_internal.h"
 #include "fetcher/cache_layers.h"
 #include "fetcher_test.h"
 
 #include "base/clock.h"
 
+#include <linux/magic.h>
+#include <poll.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/wait.h>
 
 enum { SIZE = 64 << 10, MIB = 1 << 20 };
+
+/* In the C library's place. The machine does not end here, so nothing has to be on the disk; and to wait for that means
+ * to wait for all that others on the machine write. What matters is seen all the same: when it is asked for. */
+static _Atomic(unsigned) syncs;
+static _Atomic(bool) sync_fails;
+
+int syncfs(int fd)
+{
+	atomic_fetch_add(&syncs, 1);
+	errno = EIO;
+	return atomic_load(&sync_fails) ? -1 : 0;
+}
+
+int fsync(int fd)
+{
+	return 0;
+}
 
 static struct lm_object_ref ref_of(unsigned n)
 {
@@ -77,12 +99,12 @@ static struct lm_cache_stats stats_of(struct lm_cache *cache)
 	return stats;
 }
 
-/* The housekeeper's work ends in figures; the test's time limit bounds the wait. */
+/* The housekeeper's work ends in figures; the test's time limit bounds the wait. It gets the processor meanwhile. */
 #define WAIT_FOR(cache, condition)                                      \
 	do {                                                            \
 		struct lm_cache_stats s;                                \
 		while (s = stats_of(cache), s.counting || !(condition)) \
-			sched_yield();                                  \
+			(void)poll(NULL, 0, 1);                         \
 	} while (0)
 
 static void limit(struct lm_cache *cache, uint64_t quota, unsigned reserve_percent)
@@ -373,6 +395,40 @@ static void test_unclean_end(void **state)
 	lm_cache_free(cache);
 }
 
+static bool says_clean(const char *dir)
+{
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/boot", dir);
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(256);
+	assert_int_equal(lm_file_read(AT_FDCWD, path, &text, NULL), 0);
+	return strstr(lm_buf_cstr(&text), "state clean") != NULL;
+}
+
+/* The directory is called clean when all was written, and only then. */
+static void test_clean_end(void **state)
+{
+	CLEANUP(temp_dir_remove) char *dir = temp_dir();
+	struct lm_cache *cache = open_cache(dir);
+	put(cache, 1);
+	assert_false(says_clean(dir));
+	unsigned before = atomic_load(&syncs);
+	atomic_store(&sync_fails, true);
+	lm_cache_free(cache);
+	assert_int_equal(atomic_load(&syncs), before + 1);
+	assert_false(says_clean(dir));
+	atomic_store(&sync_fails, false);
+	cache = open_cache(dir);
+	put(cache, 2);
+	lm_cache_free(cache);
+	assert_true(says_clean(dir));
+	cache = open_cache(dir);
+	assert_false(says_clean(dir));
+	assert_true(is_there(cache, 1) && is_there(cache, 2));
+	before = atomic_load(&syncs);
+	lm_cache_free(cache);
+	assert_int_equal(atomic_load(&syncs), before); /* nothing was written */
+	assert_true(says_clean(dir));
+}
+
 /* A process that dies on a machine that lives leaves nothing to be verified. */
 static void test_killed_process(void **state)
 {
@@ -471,12 +527,100 @@ static void test_read_only(void **state)
 	assert_int_equal(stats_of(cache).state, LM_CACHE_READ_ONLY);
 	assert_int_equal(stats_of(cache).uncached, 2);
 	assert_int_equal(mount("tmpfs", dir, "tmpfs", MS_REMOUNT, "size=8m"), 0);
-	for (unsigned n = 10; stats_of(cache).state != LM_CACHE_WORKS; n++) /* tried again after a while */
-		put(cache, 10 + n % 10);
+	put(cache, 10);
+	assert_int_equal(stats_of(cache).state, LM_CACHE_READ_ONLY); /* not tried again at once */
+	int64_t retry_ms = atomic_load(&cache->retry_ms);
+	assert_true(retry_ms > lm_now_ms() && retry_ms <= lm_now_ms() + LM_CACHE_RETRY_MS);
+	atomic_store(&cache->retry_ms, lm_now_ms()); /* the pause is over */
+	put(cache, 11);
+	assert_int_equal(stats_of(cache).state, LM_CACHE_WORKS);
 	assert_true(is_there(cache, 1) && is_there(cache, 2));
 	lm_cache_free(cache);
 	assert_int_equal(access(path, F_OK), -1);
 	assert_int_equal(umount(dir), 0);
+}
+
+/* An object that can't be read has to go, even where nothing can be deleted: a copy in memory takes its place. */
+static void test_drop(void **state)
+{
+	CLEANUP(temp_dir_remove) char *dir = temp_dir();
+	if (geteuid() != 0 || mount("tmpfs", dir, "tmpfs", 0, "size=8m") < 0) {
+		printf("skipped: no tmpfs can be mounted: %s\n", strerror(errno));
+		skip();
+	}
+	struct lm_cache *cache = open_cache(dir);
+	struct lm_object_ref ref = ref_of(1);
+	put(cache, 1);
+	lm_cache_drop(cache, &ref);
+	assert_false(is_there(cache, 1));
+	put(cache, 1);
+	assert_true(is_there(cache, 1));
+	lm_cache_free(cache);
+	assert_int_equal(mount("tmpfs", dir, "tmpfs", MS_REMOUNT | MS_RDONLY, "size=8m"), 0);
+	cache = open_cache(dir);
+	assert_true(is_there(cache, 1));
+	lm_cache_drop(cache, &ref);
+	assert_false(is_there(cache, 1));
+	put(cache, 1);
+	assert_true(is_there(cache, 1));
+	assert_int_equal(stats_of(cache).uncached, 1);
+	lm_cache_free(cache);
+	assert_int_equal(umount(dir), 0);
+}
+
+/* Pages of the object's file in memory; it is on the disk before, so that nothing but us decides. */
+static size_t resident(struct lm_cache *cache, const struct lm_object_ref *ref)
+{
+	CLEANUP(lm_freep) char *path = lm_cache_path(cache, ref);
+	unsigned char pages[SIZE / 4096];
+	size_t count = 0;
+	CLEANUP(lm_closep) int fd = open(path, O_RDONLY);
+	assert_true(fd >= 0);
+	assert_int_equal(sync_file_range(fd, 0, 0,
+				 SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER),
+		0);
+	void *map = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, fd, 0);
+	assert_true(map != MAP_FAILED);
+	assert_int_equal(mincore(map, SIZE, pages), 0);
+	munmap(map, SIZE);
+	for (size_t i = 0; i < ARRAY_LEN(pages); i++)
+		count += pages[i] & 1;
+	return count;
+}
+
+/* Of what was fetched, the pages go when their time has come; a catalog's stay. */
+static void test_pages(void **state)
+{
+	enum { COUNT = 20, PAGES = SIZE / 4096 };
+	CLEANUP(temp_dir_remove) char *dir = temp_dir();
+	CLEANUP(lm_cache_freep) struct lm_cache *cache = open_cache(dir);
+	struct statfs fs;
+	if (statfs(dir, &fs) < 0 || fs.f_type == TMPFS_MAGIC) {
+		printf("skipped: the pages of a file system in memory can't be dropped\n");
+		skip();
+	}
+	struct lm_object_ref catalog = ref_of(COUNT), refs[COUNT];
+	catalog.kind = LM_OBJECT_CATALOG;
+	assert_int_equal(cache_pages_wait_ms(cache), -1); /* nothing to do: nobody wakes up */
+	assert_int_equal(try_put(cache, &catalog, COUNT), 0);
+	assert_int_equal(cache_pages_wait_ms(cache), -1);
+	for (unsigned n = 0; n < COUNT; n++) {
+		refs[n] = ref_of(n);
+		put(cache, n);
+		assert_int_equal(resident(cache, &refs[n]), PAGES); /* which has it written */
+	}
+	assert_int_equal(resident(cache, &catalog), PAGES);
+	int wait_ms = cache_pages_wait_ms(cache);
+	assert_true(wait_ms > 0 && wait_ms <= CACHE_SETTLE_MS + 5000);
+	atomic_store(&cache->settle_ms, 0);
+	cache_wake(cache);
+	for (unsigned n = 0; n < COUNT; n++)
+		while (resident(cache, &refs[n]) > 0)
+			(void)poll(NULL, 0, 1);
+	assert_int_equal(resident(cache, &catalog), PAGES);
+	assert_int_equal(cache_pages_wait_ms(cache), -1);
+	for (unsigned n = 0; n < COUNT; n++)
+		assert_true(is_there(cache, n));
 }
 
 /* --- many threads --- */
@@ -633,10 +777,13 @@ int main(void)
 		cmocka_unit_test(test_mountinfo),
 		cmocka_unit_test(test_layers_in_use),
 		cmocka_unit_test(test_unclean_end),
+		cmocka_unit_test(test_clean_end),
 		cmocka_unit_test(test_killed_process),
 		cmocka_unit_test(test_two_share_a_quota),
 		cmocka_unit_test(test_removed_directory),
 		cmocka_unit_test(test_read_only),
+		cmocka_unit_test(test_drop),
+		cmocka_unit_test(test_pages),
 		cmocka_unit_test(test_stress),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
