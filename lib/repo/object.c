@@ -10,7 +10,8 @@
 #include <zlib.h>
 
 enum {
-	PACK_LEVEL = 6, /* of libdeflate: smaller than zlib's 6 at more than twice its speed */
+	PACK_LEVEL = 6,	      /* of libdeflate: smaller than zlib's 6 at more than twice its speed */
+	PACK_LEVEL_FILE = 12, /* of databases, which are few, and which every client loads: 2 % smaller */
 	PIECE = 64 << 10,
 	PACK_WHOLE_MAX = 16 << 20, /* files up to here are packed in one piece of memory */
 	IDLE_MAX = 1 << 20,	   /* stored bytes in a row that bring no content: more are no object, but a flood */
@@ -328,7 +329,7 @@ struct lm_packer {
 	struct lm_hasher *hasher;
 };
 
-int lm_packer_new(enum lm_hash_algo algo, struct lm_packer **ret, struct lm_err *err)
+static int packer_new(enum lm_hash_algo algo, int level, struct lm_packer **ret, struct lm_err *err)
 {
 	CLEANUP(lm_packer_freep) struct lm_packer *packer = calloc(1, sizeof(*packer));
 	if (!packer)
@@ -336,11 +337,16 @@ int lm_packer_new(enum lm_hash_algo algo, struct lm_packer **ret, struct lm_err 
 	int r = lm_hasher_new(algo, &packer->hasher, err);
 	if (r < 0)
 		return r;
-	packer->compressor = libdeflate_alloc_compressor(PACK_LEVEL);
+	packer->compressor = libdeflate_alloc_compressor(level);
 	if (!packer->compressor)
 		return lm_err_oom(err);
 	*ret = STEAL(packer);
 	return 0;
+}
+
+int lm_packer_new(enum lm_hash_algo algo, struct lm_packer **ret, struct lm_err *err)
+{
+	return packer_new(algo, PACK_LEVEL, ret, err);
 }
 
 void lm_packer_free(struct lm_packer *packer)
@@ -436,7 +442,7 @@ static int pack_whole_file(enum lm_hash_algo algo, int fd, size_t size, int out_
 	struct lm_hash hash;
 	if (!content)
 		return lm_err_oom(err);
-	int r = lm_packer_new(algo, &packer, err);
+	int r = packer_new(algo, PACK_LEVEL_FILE, &packer, err);
 	if (r == 0)
 		r = lm_pread_all(fd, content, size, 0, err);
 	if (r == 0)

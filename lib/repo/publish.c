@@ -441,6 +441,20 @@ int lm_txn_mkdirs(struct lm_txn *txn, const char *path, bool nested, struct lm_e
 	return r;
 }
 
+int lm_txn_store_nested(
+	struct lm_txn *txn, const char *path, const char *db_path, struct lm_finished *ret, struct lm_err *err)
+{
+	CLEANUP(lm_finished_done) struct lm_finished stored = {0};
+	int r = check_change(path, err);
+	if (r == 0)
+		r = lm_txn_store_catalog(txn, db_path, path, true, &stored, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "catalog for %s", path);
+	*ret = stored;
+	stored = (struct lm_finished){0};
+	return 0;
+}
+
 int lm_txn_graft(struct lm_txn *txn, const char *path, const char *db_path, struct lm_err *err)
 {
 	CLEANUP(lm_finished_done) struct lm_finished child = {0};

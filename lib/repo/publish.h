@@ -69,6 +69,19 @@ int lm_txn_put_symlink(struct lm_txn *txn, const char *path, const char *target,
 int lm_txn_put(struct lm_txn *txn, const char *path, const struct lm_row *row, const struct lm_chunk *chunks,
 	size_t count, struct lm_err *err) MUST_CHECK;
 int lm_txn_new_group(struct lm_txn *txn, const char *path, uint32_t *ret, struct lm_err *err) MUST_CHECK;
+/* What a catalog needs to know of a finished one that is nested in it: lm_catalog_set_nested(). */
+struct lm_finished {
+	struct lm_hash hash;
+	uint64_t size;
+	struct lm_row root;
+	struct lm_counters self, subtree;
+};
+void lm_finished_done(struct lm_finished *finished); /* for CLEANUP */
+
+/* Packs and stores a finished catalog (as for graft) that another one is going to name, which is then grafted or stored
+ * itself. -EINVAL as there. */
+int lm_txn_store_nested(struct lm_txn *txn, const char *path, const char *db_path, struct lm_finished *ret,
+	struct lm_err *err) MUST_CHECK;
 /* Hangs a finished catalog (made by lm_catalog_create() with this mountpoint, closed, at db_path) into the tree,
  * replacing what is there: packs and stores it. Parent directories must exist. -EINVAL: it lacks its marker or names
  * nested catalogs that are not stored. */

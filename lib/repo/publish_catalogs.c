@@ -289,6 +289,7 @@ int lm_txn_find(
 void lm_finished_done(struct lm_finished *finished)
 {
 	lm_row_done(&finished->root);
+	*finished = (struct lm_finished){0};
 }
 
 struct stored_check {

@@ -116,14 +116,6 @@ int lm_txn_owner(struct lm_txn *txn, const char *path, struct lm_node **ret, str
 int lm_txn_find(struct lm_txn *txn, const char *path, struct lm_node **ret_owner, struct lm_row *ret,
 	struct lm_err *err) MUST_CHECK;
 
-/* What a catalog above needs to know of a finished one. */
-struct lm_finished {
-	struct lm_hash hash;
-	uint64_t size;
-	struct lm_row root;
-	struct lm_counters self, subtree;
-};
-void lm_finished_done(struct lm_finished *finished);
 /* Reads the database back as a client would, then stores it. foreign: made by someone else, so that the nested
  * catalogs it names might be missing. */
 int lm_txn_store_catalog(struct lm_txn *txn, const char *path, const char *mountpoint, bool foreign,

@@ -10,8 +10,6 @@
 
 #include <stdio.h>
 
-#define MARKER ".cvmfscatalog"
-
 struct conversion {
 	const struct lm_layer_job *job;
 	const struct lm_layer *layer;
@@ -89,6 +87,13 @@ static void on_loss(void *arg, const char *path, const char *what)
 	lm_cli_error("layer %s: %s: %s", c->layer->digest, path, what);
 }
 
+static int store_nested(
+	void *arg, const char *mountpoint, const char *db_path, struct lm_finished *ret, struct lm_err *err)
+{
+	struct conversion *c = arg;
+	return lm_txn_store_nested(c->job->txn, mountpoint, db_path, ret, err);
+}
+
 static int store_text(
 	struct lm_packing *packing, const struct lm_buf *text, struct lm_layer_extra *extra, struct lm_err *err)
 {
@@ -100,7 +105,7 @@ static int write_catalog(struct conversion *c, struct lm_layer_tree *tree, const
 {
 	const struct lm_layer_job *job = c->job;
 	struct lm_layer_extra extras[] = {
-		{.path = MARKER},
+		{.path = LM_LAYER_MARKER},
 		{.path = ".metadata/"},
 		{.path = ".metadata/layers.json"},
 		{.path = ".metadata/origin.json"},
@@ -118,10 +123,19 @@ static int write_catalog(struct conversion *c, struct lm_layer_tree *tree, const
 		r = store_text(job->packing, &origin, &extras[3], err);
 	if (r < 0)
 		return r;
+	const struct lm_layer_path mountpoint = lm_layer_path(c->layer->digest);
+	const struct lm_layer_content content = {
+		.mountpoint = mountpoint.s,
+		.tree = tree,
+		.extras = extras,
+		.extra_count = ARRAY_LEN(extras),
+		.nothing = extras[0].hash,
+		.time_s = lm_wall_s(),
+	};
+	const struct lm_layer_store store = {store_nested, c};
 	const struct lm_layer_loss loss = {on_loss, c};
 	struct lm_counters counters;
-	r = lm_layer_catalog_write(db_path, lm_layer_path(c->layer->digest).s, tree, extras, ARRAY_LEN(extras),
-		lm_wall_s(), &loss, &counters, err);
+	r = lm_layer_catalog_write(db_path, &content, &lm_layer_limits, &store, &loss, &counters, err);
 	if (r < 0)
 		return r;
 	c->report->files = counters.regular - (ARRAY_LEN(extras) - 1);

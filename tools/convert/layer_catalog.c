@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define LITERAL_DOLLAR "$(LAMELLA_NEVER_SET:-$)"
 
@@ -17,10 +18,11 @@ struct writing {
 	struct lm_buf xattr, target;
 	struct lm_chunk *chunks;
 	size_t chunk_cap;
-	uint32_t groups;
-	/* directories that are still to be listed, in order */
-	struct lm_layer_node **queue;
-	size_t queue_cap, queue_len;
+	const struct lm_layer_content *content;
+	const struct lm_layer_store *store;
+	struct lm_layer_split split;
+	struct lm_finished *stored; /* by number of part */
+	char *nested_path;	    /* for the database of a part inside the layer */
 };
 
 static void writing_done(struct writing *w)
@@ -30,7 +32,13 @@ static void writing_done(struct writing *w)
 	lm_buf_done(&w->xattr);
 	lm_buf_done(&w->target);
 	free(w->chunks);
-	free(w->queue);
+	for (size_t i = 0; w->stored && i < w->split.count; i++)
+		lm_finished_done(&w->stored[i]);
+	free(w->stored);
+	lm_layer_split_done(&w->split);
+	if (w->nested_path)
+		(void)unlink(w->nested_path);
+	free(w->nested_path);
 }
 
 static void report_loss(struct writing *w, const char *fmt, ...) PRINTF_LIKE(2, 3);
@@ -112,8 +120,9 @@ static int encode_target(struct writing *w, const char *target, struct lm_row *r
 	return r < 0 ? lm_err_oom(err) : 0;
 }
 
-/* The row of an inode at w->path. */
-static int write_inode(struct writing *w, struct lm_layer_inode *inode, struct lm_err *err)
+/* The row of an inode at w->path; what it points to is the writing's. */
+static int make_row(struct writing *w, const struct lm_layer_inode *inode, struct lm_row *ret, size_t *ret_chunks,
+	struct lm_err *err)
 {
 	struct lm_row row = {
 		.mode = inode->mode,
@@ -144,26 +153,20 @@ static int write_inode(struct writing *w, struct lm_layer_inode *inode, struct l
 		row.rdev = inode->rdev;
 	}
 	if (!S_ISDIR(inode->mode) && inode->names > 1) {
-		if (inode->group == 0)
-			inode->group = ++w->groups;
 		row.link_group = inode->group;
 		row.link_count = inode->names;
 	}
-	return lm_catalog_insert(w->writer, lm_buf_cstr(&w->path), &row, w->chunks, chunk_count, err);
+	*ret = row;
+	*ret_chunks = chunk_count;
+	return 0;
 }
 
-static int queue_push(struct writing *w, struct lm_layer_node *node, struct lm_err *err)
+static int write_inode(struct writing *w, const struct lm_layer_inode *inode, struct lm_err *err)
 {
-	if (w->queue_len == w->queue_cap) {
-		size_t cap = w->queue_cap ? w->queue_cap * 2 : 1024;
-		struct lm_layer_node **queue = reallocarray(w->queue, cap, sizeof(struct lm_layer_node *));
-		if (!queue)
-			return lm_err_oom(err);
-		w->queue = queue;
-		w->queue_cap = cap;
-	}
-	w->queue[w->queue_len++] = node;
-	return 0;
+	struct lm_row row;
+	size_t chunk_count;
+	int r = make_row(w, inode, &row, &chunk_count, err);
+	return r < 0 ? r : lm_catalog_insert(w->writer, lm_buf_cstr(&w->path), &row, w->chunks, chunk_count, err);
 }
 
 /* Adds "/a/b" of a node to w->path. */
@@ -188,39 +191,43 @@ static void cut_path(struct writing *w, size_t len)
 	w->path.data[len] = '\0';
 }
 
-static int list_directory(struct writing *w, const struct lm_layer_node *dir, struct lm_err *err)
+static int path_of(struct writing *w, const struct lm_layer_node *node, struct lm_err *err)
 {
 	cut_path(w, w->layer_at);
-	int r = append_node_path(w, dir, err);
+	return append_node_path(w, node, err);
+}
+
+/* The row at w->path of a directory in which another part begins. */
+static int write_mountpoint(struct writing *w, const struct lm_finished *part, struct lm_err *err)
+{
+	return lm_catalog_set_nested(w->writer, lm_buf_cstr(&w->path), &part->hash, part->size, &part->root,
+		&part->self, &part->subtree, err);
+}
+
+static int list_directory(struct writing *w, const struct lm_layer_node *dir, struct lm_err *err)
+{
+	int r = path_of(w, dir, err);
 	size_t dir_len = w->path.len;
 	for (struct lm_layer_node *child = dir->children; child && r == 0; child = child->next) {
 		cut_path(w, dir_len);
 		if (lm_buf_printf(&w->path, "/%s", child->name) < 0)
 			return lm_err_oom(err);
-		r = write_inode(w, child->inode, err);
-		if (r == 0 && S_ISDIR(child->inode->mode))
-			r = queue_push(w, child, err);
+		bool mountpoint = S_ISDIR(child->inode->mode) && child->inode->group;
+		r = mountpoint ? write_mountpoint(w, &w->stored[child->inode->group], err)
+			       : write_inode(w, child->inode, err);
 	}
 	return r;
 }
 
-static int write_tree(struct writing *w, struct lm_layer_tree *tree, const char *mountpoint, struct lm_err *err)
+static int list_part(struct writing *w, const struct lm_layer_part *part, struct lm_err *err)
 {
-	struct lm_layer_node *root = lm_layer_tree_root(tree);
-	lm_buf_clear(&w->path);
-	if (lm_buf_printf(&w->path, "%s/" LM_LAYER_ROOT, mountpoint) < 0)
-		return lm_err_oom(err);
-	w->layer_at = w->path.len;
-	int r = write_inode(w, root->inode, err);
-	if (r == 0)
-		r = queue_push(w, root, err);
-	for (size_t i = 0; i < w->queue_len && r == 0; i++)
-		r = list_directory(w, w->queue[i], err);
+	int r = 0;
+	for (size_t i = 0; i < part->count && r == 0; i++)
+		r = list_directory(w, part->dirs[i], err);
 	return r;
 }
 
-static int write_extra(struct writing *w, const char *mountpoint, const struct lm_layer_extra *extra, int64_t time_s,
-	struct lm_err *err)
+static int write_extra(struct writing *w, const struct lm_layer_extra *extra, struct lm_err *err)
 {
 	bool dir = lm_str_ends(extra->path, "/");
 	struct lm_row row = {
@@ -230,35 +237,123 @@ static int write_extra(struct writing *w, const char *mountpoint, const struct l
 		.algo = extra->hash.algo,
 		.compression = LM_COMPRESSION_ZLIB,
 		.link_count = 1,
-		.mtime_s = time_s,
+		.mtime_s = w->content->time_s,
 	};
 	CLEANUP(lm_freep)
-	char *path = lm_str_printf("%s/%.*s", mountpoint, (int)(strlen(extra->path) - dir), extra->path);
+	char *path = lm_str_printf("%s/%.*s", w->content->mountpoint, (int)(strlen(extra->path) - dir), extra->path);
 	if (!path)
 		return lm_err_oom(err);
 	return lm_catalog_insert(w->writer, path, &row, NULL, 0, err);
 }
 
-int lm_layer_catalog_write(const char *db_path, const char *mountpoint, struct lm_layer_tree *tree,
-	const struct lm_layer_extra *extras, size_t extra_count, int64_t time_s, const struct lm_layer_loss *loss,
+static int finish(struct writing *w, int64_t time_s, struct lm_counters *ret_self, struct lm_counters *ret_subtree,
+	struct lm_err *err)
+{
+	CLEANUP(lm_catalog_writer_freep) struct lm_catalog_writer *writer = STEAL(w->writer);
+	const struct lm_catalog_props props = {.revision = 1, .last_modified_s = time_s};
+	return lm_catalog_writer_finish(writer, &props, ret_self, ret_subtree, err);
+}
+
+/* The catalog at the layer's mountpoint, above the root of its tree. */
+static int write_top(struct writing *w, const char *db_path, struct lm_counters *ret, struct lm_err *err)
+{
+	const struct lm_layer_content *content = w->content;
+	const struct lm_row root = {.mode = S_IFDIR | 0755, .size = 4096, .mtime_s = content->time_s};
+	struct lm_counters subtree;
+	int r = lm_catalog_create(db_path, content->mountpoint, &root, &w->writer, err);
+	for (size_t i = 0; i < content->extra_count && r == 0; i++)
+		r = write_extra(w, &content->extras[i], err);
+	cut_path(w, w->layer_at);
+	if (r == 0)
+		r = write_inode(w, lm_layer_tree_root(content->tree)->inode, err);
+	if (r == 0)
+		r = list_part(w, &w->split.parts[0], err);
+	if (r == 0)
+		r = finish(w, content->time_s, ret, &subtree, err);
+	if (r < 0)
+		return r;
+	lm_counters_add(ret, &subtree);
+	ret->dir -= w->split.count - 1;
+	ret->regular -= w->split.count - 1;
+	return 0;
+}
+
+static int begin_part(struct writing *w, const struct lm_layer_node *dir, struct lm_err *err)
+{
+	struct lm_row root;
+	size_t no_chunks;
+	int r = make_row(w, dir->inode, &root, &no_chunks, err);
+	if (r == 0)
+		r = lm_catalog_create(w->nested_path, lm_buf_cstr(&w->path), &root, &w->writer, err);
+	if (r < 0)
+		return r;
+	const struct lm_hash *nothing = &w->content->nothing;
+	const struct lm_row marker = {
+		.mode = S_IFREG | 0644,
+		.flags = LM_ROW_HIDDEN,
+		.hash = *nothing,
+		.algo = nothing->algo,
+		.compression = LM_COMPRESSION_ZLIB,
+		.link_count = 1,
+		.mtime_s = dir->inode->mtime_s,
+	};
+	if (lm_buf_str(&w->path, "/" LM_LAYER_MARKER) < 0)
+		return lm_err_oom(err);
+	return lm_catalog_insert(w->writer, lm_buf_cstr(&w->path), &marker, NULL, 0, err);
+}
+
+/* A catalog inside the layer, stored. */
+static int write_part(struct writing *w, size_t number, struct lm_err *err)
+{
+	const struct lm_layer_part *part = &w->split.parts[number];
+	const struct lm_layer_node *dir = part->dirs[0];
+	struct lm_counters self, subtree;
+	int r = path_of(w, dir, err);
+	if (r == 0)
+		r = begin_part(w, dir, err);
+	if (r == 0)
+		r = list_part(w, part, err);
+	if (r == 0)
+		r = finish(w, dir->inode->mtime_s, &self, &subtree, err);
+	if (r == 0)
+		r = path_of(w, dir, err);
+	if (r == 0)
+		r = w->store->fn(w->store->arg, lm_buf_cstr(&w->path), w->nested_path, &w->stored[number], err);
+	if (r == 0 && unlink(w->nested_path) < 0)
+		return lm_err_sys(err, -errno, "remove %s", w->nested_path);
+	return r;
+}
+
+static int prepare(struct writing *w, const char *db_path, const struct lm_layer_limits *limits, struct lm_err *err)
+{
+	if (lm_buf_printf(&w->path, "%s/" LM_LAYER_ROOT, w->content->mountpoint) < 0)
+		return lm_err_oom(err);
+	w->layer_at = w->path.len;
+	int r = lm_layer_split(w->content->tree, limits, &w->split, err);
+	if (r < 0)
+		return r;
+	w->stored = calloc(w->split.count, sizeof(*w->stored));
+	w->nested_path = lm_str_printf("%s.nested", db_path);
+	return w->stored && w->nested_path ? 0 : lm_err_oom(err);
+}
+
+int lm_layer_catalog_write(const char *db_path, const struct lm_layer_content *content,
+	const struct lm_layer_limits *limits, const struct lm_layer_store *store, const struct lm_layer_loss *loss,
 	struct lm_counters *ret, struct lm_err *err)
 {
 	CLEANUP(writing_done)
 	struct writing w = {
+		.content = content,
+		.store = store,
 		.loss = loss,
 		.path = LM_BUF(2 * LM_REPO_PATH_MAX),
 		.xattr = LM_BUF(LM_XATTR_BLOB_MAX),
 		.target = LM_BUF(LM_SYMLINK_MAX),
 	};
-	const struct lm_row root = {.mode = S_IFDIR | 0755, .size = 4096, .mtime_s = time_s};
-	struct lm_counters subtree;
-	int r = lm_catalog_create(db_path, mountpoint, &root, &w.writer, err);
-	for (size_t i = 0; i < extra_count && r == 0; i++)
-		r = write_extra(&w, mountpoint, &extras[i], time_s, err);
+	int r = prepare(&w, db_path, limits, err);
+	for (size_t i = r == 0 ? w.split.count - 1 : 0; i > 0 && r == 0; i--)
+		r = write_part(&w, i, err);
 	if (r == 0)
-		r = write_tree(&w, tree, mountpoint, err);
-	if (r == 0)
-		r = lm_catalog_writer_finish(w.writer,
-			&(struct lm_catalog_props){.revision = 1, .last_modified_s = time_s}, ret, &subtree, err);
-	return r < 0 ? lm_err_prefix(err, r, "catalog %s", mountpoint) : 0;
+		r = write_top(&w, db_path, ret, err);
+	return r < 0 ? lm_err_prefix(err, r, "catalog %s", content->mountpoint) : 0;
 }

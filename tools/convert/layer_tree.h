@@ -55,7 +55,7 @@ struct lm_layer_inode {
 	uint32_t mode; /* full st_mode */
 	uint32_t uid, gid;
 	uint32_t names; /* how many names lead here; 0: replaced */
-	uint32_t group; /* for who writes the tree: number of the hard-link group, 0 at first */
+	uint32_t group; /* for who writes the tree: 0 at first, see layer_split.h */
 	uint32_t mtime_ns;
 	int64_t mtime_s;
 	uint64_t rdev;

@@ -1,8 +1,10 @@
 #include "base/file.h"
+#include "base/str.h"
 #include "convert/image_json.h"
 #include "convert/layer_catalog.h"
 #include "convert/layer_tar.h"
 #include "convert_test.h"
+#include "repo/object_store.h"
 #include "repo/xattr.h"
 
 #include <jansson.h>
@@ -20,6 +22,13 @@ struct fixture {
 	struct lm_layer_tree *tree;
 	struct lm_catalog *catalog;
 	struct lm_counters counters;
+	struct lm_layer_limits limits;
+	struct nested {
+		char path[256];
+		struct lm_catalog *catalog;
+		struct lm_hash hash;
+	} nested[8]; /* in the order in which they were stored */
+	size_t nested_count;
 	struct lm_err err;
 };
 
@@ -28,6 +37,7 @@ static int setup(void **state)
 	struct fixture *f = calloc(1, sizeof(*f));
 	f->tar = LM_BUF(64 << 20);
 	f->losses = LM_BUF(1 << 20);
+	f->limits = lm_layer_limits;
 	strcpy(f->dir, "/tmp/lamella-test-XXXXXX");
 	*state = f;
 	if (!mkdtemp(f->dir) || lm_storage_dir_open(f->dir, true, &f->storage, NULL) < 0 ||
@@ -41,6 +51,8 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 	lm_catalog_close(f->catalog);
+	for (size_t i = 0; i < f->nested_count; i++)
+		lm_catalog_close(f->nested[i].catalog);
 	lm_layer_tree_free(f->tree);
 	lm_packing_free(f->packing);
 	lm_storage_free(f->storage);
@@ -62,26 +74,72 @@ static int nothing(void *arg, size_t index, const char *path, struct lm_row *ret
 	return -ENOENT;
 }
 
-/* Tar to tree to catalog, which is then open for reading. */
-static void convert(struct fixture *f)
+/* As a transaction does, and keeps the catalog open. */
+static int store_nested(
+	void *arg, const char *mountpoint, const char *db_path, struct lm_finished *ret, struct lm_err *err)
 {
-	struct tm_input input = {&f->tar, 0, 65536};
-	tm_end(&f->tar);
+	struct fixture *f = arg;
+	assert_true(f->nested_count < ARRAY_LEN(f->nested));
+	struct nested *nested = &f->nested[f->nested_count++];
+	char copy[96];
+	snprintf(nested->path, sizeof(nested->path), "%s", mountpoint);
+	snprintf(copy, sizeof(copy), "%s/nested-%zu", f->dir, f->nested_count);
+	int r = lm_object_store_file(
+		f->storage, LM_HASH_SHAKE128, LM_OBJECT_CATALOG, db_path, &ret->hash, &ret->size, err);
+	if (r == 0)
+		r = lm_object_load_file(f->storage, &ret->hash, LM_OBJECT_CATALOG, 1 << 20, copy, err);
+	if (r == 0)
+		r = lm_catalog_open(copy, mountpoint, &nested->catalog, err);
+	if (r == 0)
+		r = lm_catalog_lookup(nested->catalog, lm_path_hash(mountpoint, strlen(mountpoint)), &ret->root, err);
+	nested->hash = ret->hash;
+	return r < 0 ? r : lm_catalog_counters(nested->catalog, &ret->self, &ret->subtree, err);
+}
+
+static struct nested *nested_at(struct fixture *f, const char *path)
+{
+	for (size_t i = 0; i < f->nested_count; i++)
+		if (strcmp(f->nested[i].path, path) == 0)
+			return &f->nested[i];
+	fail_msg("no catalog at %s", path);
+	return NULL;
+}
+
+/* Tree to catalogs; the one at the top is then open for reading. */
+static void write_catalogs(struct fixture *f, int64_t time_s)
+{
 	struct lm_layer_extra extras[] = {
 		{.path = ".cvmfscatalog"}, {.path = ".metadata/"}, {.path = ".metadata/x", .size = 3}};
 	assert_int_equal(lm_packing_data(f->packing, "", 0, &extras[0].hash, NULL), 0);
 	assert_int_equal(lm_packing_data(f->packing, "abc", 3, &extras[2].hash, NULL), 0);
+	const struct lm_layer_content content = {
+		.mountpoint = MOUNTPOINT,
+		.tree = f->tree,
+		.extras = extras,
+		.extra_count = ARRAY_LEN(extras),
+		.nothing = extras[0].hash,
+		.time_s = time_s,
+	};
+	const struct lm_layer_store store = {store_nested, f};
 	const struct lm_layer_loss loss = {on_loss, f};
-	const struct lm_layer_below below = {.lookup = nothing, .count = 1};
-	int r = lm_layer_read(tm_read, &input, &below, f->packing, &f->tree, &f->err);
-	if (r == 0)
-		r = lm_layer_catalog_write(
-			f->db, MOUNTPOINT, f->tree, extras, ARRAY_LEN(extras), 1234, &loss, &f->counters, &f->err);
+	int r = lm_layer_catalog_write(f->db, &content, &f->limits, &store, &loss, &f->counters, &f->err);
 	if (r == 0)
 		r = lm_catalog_open(f->db, MOUNTPOINT, &f->catalog, &f->err);
 	if (r < 0)
 		print_error("%s\n", f->err.msg);
 	assert_int_equal(r, 0);
+}
+
+static void convert(struct fixture *f)
+{
+	struct tm_input input = {&f->tar, 0, 65536};
+	tm_end(&f->tar);
+	const struct lm_layer_below below = {.lookup = nothing, .count = 1};
+	int r = lm_layer_read(tm_read, &input, &below, f->packing, &f->tree, &f->err);
+	if (r < 0)
+		print_error("%s\n", f->err.msg);
+	assert_int_equal(r, 0);
+	write_catalogs(f, 1234);
 }
 
 static struct lm_row row_at(struct fixture *f, const char *path)
@@ -290,6 +348,126 @@ static void test_losses(void **state)
 	assert_int_equal(lm_xattr_find(many.xattr, many.xattr_len, "user.254", &x), 0);
 }
 
+static struct lm_row nested_row(struct fixture *f, struct nested *nested, const char *path)
+{
+	struct lm_row row = {0};
+	assert_int_equal(lm_catalog_lookup(nested->catalog, lm_path_hash(path, strlen(path)), &row, &f->err), 0);
+	return row;
+}
+
+static void add_files(struct fixture *f, const char *dir, int count)
+{
+	char name[64];
+	for (int i = 0; i < count; i++) {
+		snprintf(name, sizeof(name), "%s/%d", dir, i);
+		tm_file(&f->tar, (struct tm_header){.name = name}, "x", 1);
+	}
+}
+
+static void test_catalogs_inside(void **state)
+{
+	struct fixture *f = *state;
+	CLEANUP(lm_buf_done) struct lm_buf pax = LM_BUF(1 << 20);
+	f->limits = (struct lm_layer_limits){.whole = 10, .least = 8, .joined = 0};
+	tm_record(&pax, "SCHILY.xattr.user.k", "v", 1);
+	tm_extension(&f->tar, 'x', &pax);
+	tm_block(&f->tar, (struct tm_header){.name = "a/", .type = '5', .mode = 0700, .uid = 7, .mtime = 99});
+	add_files(f, "a", 8);
+	add_files(f, "a/deep/down", 9);
+	add_files(f, "small", 5);
+	convert(f);
+
+	/* The innermost one first. */
+	assert_int_equal(f->nested_count, 2);
+	assert_string_equal(f->nested[0].path, LAYER "/a/deep/down");
+	assert_string_equal(f->nested[1].path, LAYER "/a");
+	struct nested *a = &f->nested[1];
+	struct lm_nested named;
+	assert_int_equal(lm_catalog_nested(f->catalog, LAYER "/a", &named, NULL), 0);
+	assert_true(lm_hash_equal(&named.hash, &a->hash));
+	free(named.path);
+	assert_int_equal(lm_catalog_nested(a->catalog, LAYER "/a/deep/down", &named, NULL), 0);
+	assert_true(lm_hash_equal(&named.hash, &f->nested[0].hash));
+	free(named.path);
+
+	/* Both rows of the directory say the same. */
+	CLEANUP(lm_row_done)
+	struct lm_row mountpoint = row_at(f, LAYER "/a"), root = nested_row(f, a, LAYER "/a"),
+		      marker = nested_row(f, a, LAYER "/a/.cvmfscatalog"), file = nested_row(f, a, LAYER "/a/7");
+	struct lm_xattr x;
+	assert_int_equal(mountpoint.flags, LM_ROW_DIR | LM_ROW_MOUNTPOINT);
+	assert_int_equal(root.flags, LM_ROW_DIR | LM_ROW_NESTED_ROOT);
+	assert_int_equal(root.rowid, 1);
+	assert_int_equal(mountpoint.mode, S_IFDIR | 0700);
+	assert_int_equal(root.mode, mountpoint.mode);
+	assert_int_equal(mountpoint.uid, 7);
+	assert_int_equal(mountpoint.mtime_s, root.mtime_s);
+	assert_int_equal(mountpoint.link_count, 3);
+	assert_int_equal(root.link_count, 3);
+	assert_int_equal(lm_xattr_find(mountpoint.xattr, mountpoint.xattr_len, "user.k", &x), 0);
+	assert_int_equal(lm_xattr_find(root.xattr, root.xattr_len, "user.k", &x), 0);
+	assert_int_equal(marker.flags, LM_ROW_FILE | LM_ROW_HIDDEN);
+	assert_int_equal(file.size, 1);
+	struct lm_row none;
+	assert_int_equal(
+		lm_catalog_lookup(f->catalog, lm_path_hash(LAYER "/a/7", strlen(LAYER "/a/7")), &none, NULL), -ENOENT);
+
+	/* Counted as if they were one: 3 of the layer's own; /, /.metadata, /layerfs, a, deep, down, small. */
+	struct lm_counters self, subtree;
+	assert_int_equal(f->counters.regular, 2 + 8 + 9 + 5);
+	assert_int_equal(f->counters.dir, 7);
+	assert_int_equal(f->counters.nested, 2);
+	assert_int_equal(f->counters.file_size, 3 + 8 + 9 + 5);
+	assert_int_equal(lm_catalog_counters(f->catalog, &self, &subtree, NULL), 0);
+	assert_int_equal(self.nested, 1);
+	assert_int_equal(subtree.nested, 1);
+	assert_int_equal(subtree.regular, 8 + 9 + 2);
+}
+
+/* What is in nested catalogs depends on the layer alone. */
+static void test_catalogs_inside_repeat(void **state)
+{
+	struct fixture *f = *state;
+	f->limits = (struct lm_layer_limits){.whole = 0, .least = 4, .joined = 0};
+	add_files(f, "a", 5);
+	add_files(f, "b", 5);
+	convert(f);
+	assert_int_equal(f->nested_count, 2);
+	lm_catalog_close(STEAL(f->catalog));
+	assert_int_equal(unlink(f->db), 0);
+	write_catalogs(f, 999999);
+	assert_int_equal(f->nested_count, 4);
+	assert_true(lm_hash_equal(&f->nested[0].hash, &f->nested[2].hash));
+	assert_true(lm_hash_equal(&nested_at(f, LAYER "/a")->hash, &f->nested[3].hash));
+}
+
+/* A store that fails ends it, and nothing is left beside. */
+static int store_fails(
+	void *arg, const char *mountpoint, const char *db_path, struct lm_finished *ret, struct lm_err *err)
+{
+	return lm_err_set(err, -ENOSPC, "no room");
+}
+
+static void test_catalogs_inside_fail(void **state)
+{
+	struct fixture *f = *state;
+	add_files(f, "a", 5);
+	convert(f);
+	const struct lm_layer_limits limits = {.whole = 0, .least = 4, .joined = 0};
+	const struct lm_layer_content content = {.mountpoint = MOUNTPOINT, .tree = f->tree};
+	const struct lm_layer_store store = {store_fails, NULL};
+	const struct lm_layer_loss loss = {on_loss, f};
+	CLEANUP(lm_freep) char *db = lm_str_printf("%s/other", f->dir);
+	CLEANUP(lm_freep) char *nested = lm_str_printf("%s.nested", db);
+	struct lm_hash hash;
+	assert_int_equal(lm_packing_data(f->packing, "", 0, &hash, NULL), 0);
+	struct lm_layer_content with_marker = content;
+	with_marker.nothing = hash;
+	struct lm_counters counters;
+	assert_int_equal(lm_layer_catalog_write(db, &with_marker, &limits, &store, &loss, &counters, &f->err), -ENOSPC);
+	assert_int_equal(access(nested, F_OK), -1);
+}
+
 /* --- the JSON files beside the tree --- */
 
 #define D "sha256:"
@@ -354,6 +532,9 @@ int main(void)
 		TEST(test_link_groups),
 		TEST(test_children_are_neighbours),
 		TEST(test_losses),
+		TEST(test_catalogs_inside),
+		TEST(test_catalogs_inside_repeat),
+		TEST(test_catalogs_inside_fail),
 		cmocka_unit_test(test_layers_json),
 		cmocka_unit_test(test_origin_json),
 		cmocka_unit_test(test_manifest_json),
