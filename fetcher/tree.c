@@ -408,6 +408,12 @@ static int layers_root(struct lm_tree *tree, uint64_t *ret, struct lm_err *err)
 	return r;
 }
 
+/* Layers have nested catalogs inside, but not the files that mark those. */
+static bool is_hidden_marker(const struct lm_row *row)
+{
+	return row->flags & LM_ROW_HIDDEN && strcmp(row->name, ".cvmfscatalog") == 0;
+}
+
 int lm_tree_lookup(struct lm_tree *tree, uint64_t parent, const char *name, struct lm_entry *ret,
 	struct lm_object_ref *ret_need, struct lm_err *err)
 {
@@ -430,6 +436,8 @@ int lm_tree_lookup(struct lm_tree *tree, uint64_t parent, const char *name, stru
 	struct lm_path_hash parent_hash = lm_path_hash(lm_buf_cstr(&path), path.len);
 	r = place.open->view == LM_VIEW_LAYERS ? find_shown(&place, &path, parent_hash, name, &row, err)
 					       : find_name(&place, &path, parent_hash, "", name, &row, err);
+	if (r == 0 && is_hidden_marker(&row))
+		r = -ENOENT;
 	if (r == 0)
 		r = make_entry(&place, &row, lm_buf_cstr(&path), ret, err);
 	if (r == 0 && S_ISDIR(row.mode) && !(row.flags & (LM_ROW_MOUNTPOINT | LM_ROW_BIND)))
