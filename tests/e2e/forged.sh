@@ -17,10 +17,9 @@ DISK_MAX_KIB=$((64 << 10))    # of the cache
 
 forge() { "$FORGE" "$REPO" $R "$KEYS" "$@" || fail "forge"; }
 logged() { grep -E "read failed .*path=\"?$1" "$WORK/cache/mount.log" | grep -qE "$2"; } # PATH WORDS
-peak_kib() { awk '/^VmHWM/ { print $2 }' "/proc/$(pgrep -x lamella-fetcher)/status"; }
 bounded() { # WHAT
 	local memory disk
-	memory=$(peak_kib) disk=$(du -sk "$WORK/cache" | cut -f1)
+	memory=$(peak_kib lamella-fetcher) disk=$(du -sk "$WORK/cache" | cut -f1)
 	[ "$memory" -lt $MEMORY_MAX_KIB ] || fail "$1: $memory KiB of memory"
 	[ "$disk" -lt $DISK_MAX_KIB ] || fail "$1: $disk KiB of cache"
 	say "  $1: at most $((memory >> 10)) MiB of memory, $((disk >> 10)) MiB of cache"

@@ -137,7 +137,7 @@ as_documented() { # WHAT
 }
 memory_bounded() {
 	local kib
-	kib=$(awk '/^VmHWM/ { print $2 }' "/proc/$(pid_of fetcher)/status")
+	kib=$(peak_kib lamella-fetcher)
 	[ "$kib" -lt $MEMORY_MAX_KIB ] || fail "the daemon needed $kib KiB"
 	say "  at most $((kib >> 10)) MiB of memory"
 }

@@ -123,6 +123,11 @@ start() { # NAME COMMAND...
 	echo $! >"$WORK/run/$name.pid"
 }
 
+# The most memory that any process of the name had. In here all processes are ours.
+peak_kib() { # NAME
+	local p
+	for p in $(pgrep -x "$1"); do awk '/^VmHWM/ { print $2 }' "/proc/$p/status"; done | sort -n | tail -n 1
+}
 pid_of() { cat "$WORK/run/$1.pid"; }
 running() { kill -0 "$(pid_of "$1")" 2>/dev/null; }
 ended() { ! running "$1"; }

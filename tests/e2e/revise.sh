@@ -123,7 +123,7 @@ for r in plain1 plain2 container1 container2; do
 	grep 'ended well' "$WORK/log/$r.log" | sed 's/^/  /' || fail "$r: $(cat "$WORK/log/$r.log")"
 done
 umount "$WORK/c/root"
-say "  $bytes bytes of numbers; fetcher $(awk '/^VmRSS/ { print $2 }' "/proc/$(pid_of fetcher)/status") KiB"
+say "  $bytes bytes of numbers; fetcher at most $(peak_kib lamella-fetcher) KiB"
 
 stop fetcher
 check_reports
