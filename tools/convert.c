@@ -2,16 +2,17 @@
 #include "base/str.h"
 #include "commands.h"
 #include "common.h"
+#include "convert/access.h"
 #include "convert/image.h"
 #include "source.h"
 
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/utsname.h>
 
 struct options {
 	const char *repo, *storage, *s3_config, *keys, *name, *platform;
+	struct lm_access_options access;
 	bool strict, json;
 	char **sources;
 	size_t source_count;
@@ -31,6 +32,11 @@ static void report_done(struct report *report)
 	free(report->images);
 }
 
+static void access_done(struct options **options)
+{
+	lm_access_options_done(&(*options)->access);
+}
+
 /* 0 go on, else -1 with *ret_code set. */
 static int parse_options(int argc, char **argv, struct options *o, int *ret_code)
 {
@@ -41,8 +47,11 @@ static int parse_options(int argc, char **argv, struct options *o, int *ret_code
 		{"keys", "DIR", "its keys, likewise", .text = &o->keys},
 		{"name", "REF", "publish the image as REGISTRY/REPOSITORY[:TAG] instead of its source's name",
 			.text = &o->name},
-		{"platform", "OS/ARCH[/VARIANT]", "which of an index's images (default: linux and this machine's)",
+		{"platform", "OS/ARCH[/VARIANT]",
+			"which of an index's images (default: linux and this machine's);\n"
+			"\"all\": every one, named NAME:TAG-OS-ARCH[-VARIANT]",
 			.text = &o->platform},
+		LM_ACCESS_OPTIONS(&o->access),
 		{"strict", NULL, "publish nothing if an image has what the format can't hold", .flag = &o->strict},
 		{"json", NULL, "the report as JSON", .flag = &o->json},
 		{0},
@@ -50,7 +59,8 @@ static int parse_options(int argc, char **argv, struct options *o, int *ret_code
 	const struct lm_cli_syntax syntax = {
 		.synopsis = "SOURCE... --repo NAME [OPTION]...",
 		.about = "Puts container images into a repository, layer by layer, all of them in one new revision.\n"
-			 "SOURCE: docker://HOST[:PORT]/NAME[:TAG][@DIGEST] or oci:DIR[:TAG]",
+			 "SOURCE: docker://HOST[:PORT]/NAME[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:TAG]\n"
+			 "or docker-archive:FILE[:NAME[:TAG]|:@INDEX]",
 		.options = options,
 		.min_words = 1,
 		.max_words = -1,
@@ -73,39 +83,18 @@ static int parse_options(int argc, char **argv, struct options *o, int *ret_code
 
 /* --- platform --- */
 
-/* What uname(2) calls a machine, as image indexes have it. */
-static const char *machine_architecture(const char *machine)
-{
-	static const char *const names[][2] = {
-		{"x86_64", "amd64"},
-		{"aarch64", "arm64"},
-		{"armv7l", "arm"},
-		{"i686", "386"},
-		{"ppc64le", "ppc64le"},
-		{"s390x", "s390x"},
-		{"riscv64", "riscv64"},
-	};
-	for (size_t i = 0; i < ARRAY_LEN(names); i++)
-		if (strcmp(machine, names[i][0]) == 0)
-			return names[i][1];
-	return "amd64";
-}
-
 /* text: a copy that is cut into pieces; NULL: this machine's. */
 static int parse_platform(char *text, struct lm_platform *ret, struct lm_err *err)
 {
 	if (!text) {
-		struct utsname uts;
-		if (uname(&uts) < 0)
-			return lm_err_sys(err, -errno, "uname");
-		*ret = (struct lm_platform){"linux", machine_architecture(uts.machine), NULL};
+		*ret = lm_platform_host();
 		return 0;
 	}
 	char *rest = text;
 	const char *os = strsep(&rest, "/"), *architecture = strsep(&rest, "/"), *variant = rest;
 	if (*os == '\0' || !architecture || *architecture == '\0' ||
 		(variant && (*variant == '\0' || strchr(variant, '/'))))
-		return lm_err_set(err, -EINVAL, "--platform: OS/ARCH or OS/ARCH/VARIANT is wanted");
+		return lm_err_set(err, -EINVAL, "--platform: OS/ARCH, OS/ARCH/VARIANT or all is wanted");
 	*ret = (struct lm_platform){os, architecture, variant};
 	return 0;
 }
@@ -120,14 +109,19 @@ static int convert_all(
 	int r = lm_converter_new(config, &converter, err);
 	if (r < 0)
 		return r;
-	ret->images = calloc(o->source_count, sizeof(*ret->images));
+	size_t each = config->all_platforms ? LM_IMAGES_MAX : 1;
+	ret->images = calloc(o->source_count, each * sizeof(*ret->images));
 	if (!ret->images)
 		return lm_err_oom(err);
-	for (; ret->image_count < o->source_count; ret->image_count++) {
-		r = lm_converter_image(
-			converter, o->sources[ret->image_count], o->name, &ret->images[ret->image_count], err);
+	for (size_t i = 0; i < o->source_count; i++) {
+		struct lm_image_report *reports = &ret->images[ret->image_count];
+		size_t count = 1;
+		r = config->all_platforms
+			    ? lm_converter_images(converter, o->sources[i], o->name, reports, each, &count, err)
+			    : lm_converter_image(converter, o->sources[i], o->name, reports, err);
 		if (r < 0)
 			return r;
+		ret->image_count += count;
 	}
 	ret->before = *lm_converter_base(converter);
 	r = lm_converter_publish(converter, &ret->after, err);
@@ -141,10 +135,12 @@ static int run(const struct options *o, struct report *ret, struct lm_err *err)
 	CLEANUP(lm_repo_keys_done) struct lm_repo_keys keys = {0};
 	CLEANUP(lm_storage_freep) struct lm_storage *storage = NULL;
 	CLEANUP(lm_http_freep) struct lm_http *http = NULL;
-	CLEANUP(lm_freep) char *platform = o->platform ? strdup(o->platform) : NULL;
-	if (o->platform && !platform)
+	bool all = o->platform && strcmp(o->platform, "all") == 0;
+	CLEANUP(lm_freep) char *platform = o->platform && !all ? strdup(o->platform) : NULL;
+	struct lm_access access = o->access.access;
+	if (o->platform && !all && !platform)
 		return lm_err_oom(err);
-	struct lm_converter_config config = {.strict = o->strict};
+	struct lm_converter_config config = {.strict = o->strict, .access = &access, .all_platforms = all};
 	int r = parse_platform(platform, &config.platform, err);
 	if (r == 0)
 		r = lm_repo_record_load(o->repo, o->storage, o->keys, &record, err);
@@ -162,7 +158,7 @@ static int run(const struct options *o, struct report *ret, struct lm_err *err)
 	config.storage = storage;
 	config.keys = &keys;
 	config.fqrn = record.name;
-	config.http = http;
+	access.http = http;
 	return convert_all(o, &config, ret, err);
 }
 
@@ -183,7 +179,8 @@ static int print_report(const struct report *report)
 	uint64_t converted = 0, layers = 0, blob_bytes = 0, stored_bytes = 0;
 	for (size_t i = 0; i < report->image_count; i++) {
 		const struct lm_image_report *image = &report->images[i];
-		printf("%s (%s)\n", image->name, image->digest);
+		printf("%s (%s%s%s)\n", image->name, image->platform ? image->platform : "",
+			image->platform ? ", " : "", image->digest);
 		for (size_t k = 0; k < image->layer_count; k++) {
 			print_layer(&image->layers[k]);
 			layers++;
@@ -221,8 +218,8 @@ static json_t *image_json(const struct lm_image_report *image)
 			json_decref(layers);
 			return NULL;
 		}
-	return json_pack("{s:s, s:s, s:s, s:s, s:o}", "source", image->source, "name", image->name, "digest",
-		image->digest, "config", image->config_digest, "layers", layers);
+	return json_pack("{s:s, s:s, s:s, s:s, s:s?, s:o}", "source", image->source, "name", image->name, "digest",
+		image->digest, "config", image->config_digest, "platform", image->platform, "layers", layers);
 }
 
 static json_t *report_json(const struct report *report)
@@ -256,8 +253,10 @@ int lm_cmd_convert(int argc, char **argv)
 {
 	struct options options = {0};
 	int code;
-	if (parse_options(argc, argv, &options, &code) < 0)
+	CLEANUP(access_done) struct options *in_use = &options;
+	if (parse_options(argc, argv, in_use, &code) < 0)
 		return code;
+	lm_access_speak(&options.access);
 	CLEANUP(report_done) struct report report = {0};
 	struct lm_err err = LM_ERR_INIT;
 	if (run(&options, &report, &err) < 0)

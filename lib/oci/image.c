@@ -223,12 +223,6 @@ int lm_index_parse(const char *json, size_t len, struct lm_index *ret, struct lm
 	return 0;
 }
 
-static bool fits(const struct lm_descriptor *d, const struct lm_platform *p)
-{
-	return d->os && d->architecture && strcmp(d->os, p->os) == 0 && strcmp(d->architecture, p->architecture) == 0 &&
-	       (!p->variant || (d->variant && strcmp(d->variant, p->variant) == 0));
-}
-
 static int no_platform(const struct lm_index *index, const struct lm_platform *p, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf list = LM_BUF(256);
@@ -246,11 +240,19 @@ static int no_platform(const struct lm_index *index, const struct lm_platform *p
 int lm_index_choose(const struct lm_index *index, const struct lm_platform *platform, const struct lm_descriptor **ret,
 	struct lm_err *err)
 {
-	for (size_t i = 0; i < index->count; i++)
-		if (fits(&index->items[i], platform)) {
-			*ret = &index->items[i];
-			return 0;
+	int best = -1;
+	for (size_t i = 0; i < index->count; i++) {
+		const struct lm_descriptor *d = &index->items[i];
+		if (!d->os || !d->architecture)
+			continue;
+		int rank = lm_platform_rank(platform, &(struct lm_platform){d->os, d->architecture, d->variant});
+		if (rank >= 0 && (best < 0 || rank < best)) {
+			best = rank;
+			*ret = d;
 		}
+	}
+	if (best >= 0)
+		return 0;
 	if (index->count != 1 || index->items[0].os || index->items[0].architecture)
 		return no_platform(index, platform, err);
 	*ret = &index->items[0];

@@ -41,8 +41,16 @@ struct lm_image {		    /* owns all it points to */
 void lm_image_done(struct lm_image *image);
 
 struct lm_platform {
-	const char *os, *architecture, *variant; /* NULL variant: any */
+	const char *os, *architecture, *variant; /* NULL variant: the usual one */
 };
+
+/*
+ * Whether a machine of platform wanted runs an image for platform offered, as containerd sees it: -1 no, 0 made for it,
+ * more the further away. Names are brought into one form first (x86_64 is amd64, aarch64 is arm64, arm64/v8 is arm64,
+ * amd64/v1 is amd64, arm without variant is v7); then amd64/vN runs lower N and 386, arm/vN lower N down to v5,
+ * arm64/vN lower N and arm.
+ */
+int lm_platform_rank(const struct lm_platform *wanted, const struct lm_platform *offered);
 
 /* One descriptor of an index. Strings owned. */
 struct lm_descriptor {
@@ -68,8 +76,8 @@ void lm_index_done(struct lm_index *index);
 int lm_manifest_kind(
 	const char *json, size_t len, const char *media_type, bool *ret_is_index, struct lm_err *err) MUST_CHECK;
 int lm_index_parse(const char *json, size_t len, struct lm_index *ret, struct lm_err *err) MUST_CHECK;
-/* The one descriptor for the platform. -ENOENT names the platforms there are. An entry that names no platform is taken
- * when it is the only one. */
+/* The descriptor that fits the platform best (lm_platform_rank), of equals the first. -ENOENT names the platforms there
+ * are. An entry that names no platform is taken when it is the only one. */
 int lm_index_choose(const struct lm_index *index, const struct lm_platform *platform, const struct lm_descriptor **ret,
 	struct lm_err *err) MUST_CHECK;
 /* First step: all but digest, manifest, config and what the config says. */

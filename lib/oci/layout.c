@@ -1,71 +1,45 @@
-/* An OCI image layout: oci-layout, index.json, blobs/sha256/DIGITS. */
-#include "base/file.h"
+/* An OCI image layout: oci-layout, index.json, blobs/sha256/DIGITS; in a directory or in an archive. */
 #include "base/str.h"
 #include "oci/json.h"
-#include "oci/source_internal.h"
+#include "oci/members.h"
 
+#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 struct layout {
 	struct lm_source source;
-	char *path, *tag; /* tag: NULL when not given */
-	int dirfd;
-};
-
-struct file_blob {
-	struct lm_blob blob;
-	int fd;
+	struct lm_members *members;
+	char *tag; /* NULL when not given */
 };
 
 static void layout_free(struct lm_source *source)
 {
 	struct layout *layout = (struct layout *)source;
-	lm_closep(&layout->dirfd);
-	free(layout->path);
+	lm_members_free(layout->members);
 	free(layout->tag);
 	free(layout);
 }
 
-static ssize_t file_read(struct lm_blob *blob, void *ret, size_t len, struct lm_err *err)
+static const char *path_of(const struct layout *layout)
 {
-	ssize_t n;
-	do
-		n = read(((struct file_blob *)blob)->fd, ret, len);
-	while (n < 0 && errno == EINTR);
-	return n < 0 ? lm_err_sys(err, -errno, "read") : n;
+	return lm_members_path(layout->members);
 }
-
-static void file_close(struct lm_blob *blob)
-{
-	lm_closep(&((struct file_blob *)blob)->fd);
-	free(blob);
-}
-
-static const struct lm_blob_ops file_ops = {file_read, file_close};
 
 static int layout_blob(
 	struct lm_source *source, const char *digest, uint64_t size, struct lm_blob **ret, struct lm_err *err)
 {
-	struct layout *layout = (struct layout *)source;
-	char path[128];
-	struct stat st;
-	snprintf(path, sizeof(path), "blobs/sha256/%s", strchr(digest, ':') + 1);
-	/* Non-blocking: a fifo put there must not hold us. */
-	CLEANUP(lm_closep) int fd = openat(layout->dirfd, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return lm_err_sys(err, -errno, "%s/%s", layout->path, path);
-	if (!S_ISREG(st.st_mode))
-		return lm_err_set(err, -EPROTO, "%s/%s is no regular file", layout->path, path);
-	if ((uint64_t)st.st_size != size)
-		return lm_err_set(err, -EBADMSG, "%s/%s has %llu bytes, not %llu", layout->path, path,
-			(unsigned long long)st.st_size, (unsigned long long)size);
-	struct file_blob *blob = calloc(1, sizeof(*blob));
-	if (!blob)
-		return lm_err_oom(err);
-	blob->blob.ops = &file_ops;
-	blob->fd = STEAL_FD(fd);
-	*ret = &blob->blob;
+	const struct layout *layout = (struct layout *)source;
+	CLEANUP(lm_blob_closep) struct lm_blob *blob = NULL;
+	char name[128];
+	uint64_t there;
+	snprintf(name, sizeof(name), "blobs/sha256/%s", strchr(digest, ':') + 1);
+	int r = lm_members_open(layout->members, name, &blob, &there, err);
+	if (r < 0)
+		return r;
+	if (there != size)
+		return lm_err_set(err, -EBADMSG, "%s/%s has %llu bytes, not %llu", path_of(layout), name,
+			(unsigned long long)there, (unsigned long long)size);
+	*ret = STEAL(blob);
 	return 0;
 }
 
@@ -83,9 +57,9 @@ static int no_tag(const struct layout *layout, const struct lm_index *index, str
 			break; /* a message may be incomplete */
 	const char *tags = list.len ? lm_buf_cstr(&list) : "none";
 	if (layout->tag)
-		return lm_err_set(err, -ENOENT, "%s has no tag \"%s\" (tags: %s)", layout->path, layout->tag, tags);
-	return lm_err_set(
-		err, -ENOENT, "%s holds %zu images: say which by its tag (tags: %s)", layout->path, index->count, tags);
+		return lm_err_set(err, -ENOENT, "%s has no tag \"%s\" (tags: %s)", path_of(layout), layout->tag, tags);
+	return lm_err_set(err, -ENOENT, "%s holds %zu images: say which by its tag (tags: %s)", path_of(layout),
+		index->count, tags);
 }
 
 /* The tagged descriptor; of several with the tag, that of the platform. */
@@ -128,10 +102,9 @@ static int choose(const struct layout *layout, const struct lm_index *index, con
 
 static int read_file(const struct layout *layout, const char *name, struct lm_buf *ret, struct lm_err *err)
 {
-	int r = lm_file_read(layout->dirfd, name, ret, err);
-	return r == -ENOENT ? lm_err_set(err, r, "%s is no OCI image layout: it has no file %s", layout->path, name)
-	       : r < 0	    ? lm_err_prefix(err, r, "%s", layout->path)
-			    : 0;
+	int r = lm_members_read(layout->members, name, ret, err);
+	return r == -ENOENT ? lm_err_set(err, r, "%s is no OCI image layout: it has no file %s", path_of(layout), name)
+			    : r;
 }
 
 static int layout_resolve(struct lm_source *source, const struct lm_platform *platform, struct lm_document *ret,
@@ -146,7 +119,7 @@ static int layout_resolve(struct lm_source *source, const struct lm_platform *pl
 		return r;
 	r = lm_index_parse(lm_buf_cstr(&text), text.len, &index, err);
 	if (r < 0)
-		return lm_err_prefix(err, r, "%s/index.json", layout->path);
+		return lm_err_prefix(err, r, "%s/index.json", path_of(layout));
 	r = choose(layout, &index, platform, &chosen, err);
 	if (r < 0)
 		return r;
@@ -173,7 +146,7 @@ static int check_version(const struct layout *layout, struct lm_err *err)
 		r = lm_json_string("oci-layout", root, "imageLayoutVersion", LM_JSON_REQUIRED, &version, err);
 	if (r == 0 && !lm_str_starts(version, "1."))
 		return lm_err_set(
-			err, -EPROTO, "%s: layout version \"%.20s\" is not understood", layout->path, version);
+			err, -EPROTO, "%s: layout version \"%.20s\" is not understood", path_of(layout), version);
 	return r;
 }
 
@@ -183,21 +156,21 @@ static void layout_freep(struct layout **layout)
 		layout_free(&(*layout)->source);
 }
 
-int lm_layout_open(const struct lm_reference *reference, struct lm_source **ret, struct lm_err *err)
+int lm_layout_open(const struct lm_reference *reference, const struct lm_access *access, struct lm_source **ret,
+	struct lm_err *err)
 {
 	CLEANUP(layout_freep) struct layout *layout = calloc(1, sizeof(*layout));
 	if (!layout)
 		return lm_err_oom(err);
 	layout->source.ops = &layout_ops;
-	layout->dirfd = -1;
-	layout->path = strdup(reference->path);
 	layout->tag = reference->tag ? strdup(reference->tag) : NULL;
-	if (!layout->path || (reference->tag && !layout->tag))
+	if (reference->tag && !layout->tag)
 		return lm_err_oom(err);
-	layout->dirfd = open(layout->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (layout->dirfd < 0)
-		return lm_err_sys(err, -errno, "%s", layout->path);
-	int r = check_version(layout, err);
+	int r = reference->transport == LM_TRANSPORT_OCI
+			? lm_members_dir(reference->path, &layout->members, err)
+			: lm_members_archive(reference->path, access, &layout->members, err);
+	if (r == 0)
+		r = check_version(layout, err);
 	if (r < 0)
 		return r;
 	*ret = &STEAL(layout)->source;

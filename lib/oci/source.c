@@ -13,14 +13,17 @@ void lm_document_done(struct lm_document *document)
 	document->media_type = NULL;
 }
 
-int lm_source_open(
-	const struct lm_reference *reference, struct lm_http *http, struct lm_source **ret, struct lm_err *err)
+int lm_source_open(const struct lm_reference *reference, const struct lm_access *access, struct lm_source **ret,
+	struct lm_err *err)
 {
 	switch (reference->transport) {
 	case LM_TRANSPORT_DOCKER:
-		return lm_registry_open(reference, http, ret, err);
+		return lm_registry_open(reference, access, ret, err);
 	case LM_TRANSPORT_OCI:
-		return lm_layout_open(reference, ret, err);
+	case LM_TRANSPORT_OCI_ARCHIVE:
+		return lm_layout_open(reference, access, ret, err);
+	case LM_TRANSPORT_DOCKER_ARCHIVE:
+		return lm_docker_archive_open(reference, access, ret, err);
 	}
 	return lm_err_set(err, -EINVAL, "no such kind of image source");
 }
@@ -29,6 +32,11 @@ void lm_source_free(struct lm_source *source)
 {
 	if (source)
 		source->ops->free(source);
+}
+
+const char *lm_source_name(const struct lm_source *source)
+{
+	return source->ops->name ? source->ops->name(source) : NULL;
 }
 
 int lm_source_blob(
@@ -146,25 +154,40 @@ static int descend(
 	return r < 0 ? r : fetch_manifest(source, chosen->digest, chosen->size, document, err);
 }
 
+/* What the reference names: an image's manifest or an index. */
+static int fetch_top(
+	struct lm_source *source, const struct lm_platform *platform, struct lm_document *document, struct lm_err *err)
+{
+	char digest[LM_DIGEST_MAX] = "";
+	uint64_t size = 0;
+	int r = source->ops->resolve(source, platform, document, digest, &size, err);
+	return r == 0 && digest[0] ? fetch_manifest(source, digest, size, document, err) : r;
+}
+
+static int is_index(const struct lm_document *document, bool *ret, struct lm_err *err)
+{
+	return lm_manifest_kind((const char *)document->text.data, document->text.len, document->media_type, ret, err);
+}
+
+static int too_deep(struct lm_err *err)
+{
+	return lm_err_set(err, -EPROTO, "indexes in indexes, more than %d deep", INDEX_DEPTH_MAX);
+}
+
 /* Gives the manifest of an image, and whether an index was on the way to it. */
 static int find_manifest(struct lm_source *source, const struct lm_platform *platform, struct lm_document *document,
 	bool *ret_indexed, struct lm_err *err)
 {
-	char digest[LM_DIGEST_MAX] = "";
-	uint64_t size = 0;
-	bool is_index;
-	int r = source->ops->resolve(source, platform, document, digest, &size, err);
-	if (r == 0 && digest[0])
-		r = fetch_manifest(source, digest, size, document, err);
+	bool index = false;
+	int r = fetch_top(source, platform, document, err);
 	for (unsigned depth = 0; r == 0; depth++) {
-		r = lm_manifest_kind(
-			(const char *)document->text.data, document->text.len, document->media_type, &is_index, err);
-		if (r < 0 || !is_index) {
+		r = is_index(document, &index, err);
+		if (r < 0 || !index) {
 			*ret_indexed = depth > 0;
 			return r;
 		}
 		if (depth == INDEX_DEPTH_MAX)
-			return lm_err_set(err, -EPROTO, "indexes in indexes, more than %d deep", INDEX_DEPTH_MAX);
+			return too_deep(err);
 		r = descend(source, platform, document, err);
 	}
 	return r;
@@ -173,13 +196,35 @@ static int find_manifest(struct lm_source *source, const struct lm_platform *pla
 /* An image that stands alone is taken for what it is, unless another platform was asked for. */
 static int check_platform(const struct lm_image *image, const struct lm_platform *p, struct lm_err *err)
 {
-	bool other = (image->os && strcmp(image->os, p->os) != 0) ||
-		     (image->architecture && strcmp(image->architecture, p->architecture) != 0) ||
-		     (p->variant && image->variant && strcmp(image->variant, p->variant) != 0);
-	return other ? lm_err_set(err, -ENOENT, "the only image is for platform %s/%s, not %s/%s",
-			       image->os ? image->os : "?", image->architecture ? image->architecture : "?", p->os,
-			       p->architecture)
-		     : 0;
+	const struct lm_platform own = {image->os ? image->os : p->os,
+		image->architecture ? image->architecture : p->architecture, image->variant};
+	if (lm_platform_rank(p, &own) >= 0)
+		return 0;
+	return lm_err_set(err, -ENOENT, "the only image is for platform %s/%s%s%s, not %s/%s%s%s", own.os,
+		own.architecture, own.variant ? "/" : "", own.variant ? own.variant : "", p->os, p->architecture,
+		p->variant ? "/" : "", p->variant ? p->variant : "");
+}
+
+/* Takes the text of the manifest. */
+static int load_image(struct lm_source *source, struct lm_document *document, struct lm_image *ret, struct lm_err *err)
+{
+	CLEANUP(lm_image_done) struct lm_image image = {0};
+	int r = lm_image_parse_manifest((const char *)document->text.data, document->text.len, &image, err);
+	if (r == 0)
+		r = lm_digest_data(document->text.data, document->text.len, image.digest, err);
+	if (r < 0)
+		return r;
+	image.manifest = document->text;
+	document->text = LM_BUF(LM_MANIFEST_JSON_MAX);
+	image.config = LM_BUF(LM_MANIFEST_JSON_MAX);
+	r = read_blob(source, image.config_digest, image.config_size, &image.config, err);
+	if (r == 0)
+		r = lm_image_parse_config(&image, lm_buf_cstr(&image.config), image.config.len, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "image %s", image.digest);
+	*ret = image;
+	image = (struct lm_image){0};
+	return 0;
 }
 
 int lm_source_image(
@@ -191,22 +236,88 @@ int lm_source_image(
 	bool indexed = false;
 	int r = find_manifest(source, platform ? platform : &host, &document, &indexed, err);
 	if (r == 0)
-		r = lm_image_parse_manifest((const char *)document.text.data, document.text.len, &image, err);
-	if (r == 0)
-		r = lm_digest_data(document.text.data, document.text.len, image.digest, err);
-	if (r < 0)
-		return r;
-	image.manifest = document.text;
-	document.text = LM_BUF(0);
-	image.config = LM_BUF(LM_MANIFEST_JSON_MAX);
-	r = read_blob(source, image.config_digest, image.config_size, &image.config, err);
-	if (r == 0)
-		r = lm_image_parse_config(&image, lm_buf_cstr(&image.config), image.config.len, err);
+		r = load_image(source, &document, &image, err);
 	if (r == 0 && platform && !indexed)
 		r = check_platform(&image, platform, err);
 	if (r < 0)
-		return lm_err_prefix(err, r, "image %s", image.digest);
+		return r;
 	*ret = image;
 	image = (struct lm_image){0};
+	return 0;
+}
+
+/* --- all images --- */
+
+void lm_images_done(struct lm_images *images)
+{
+	for (size_t i = 0; i < images->count; i++)
+		lm_image_done(&images->items[i]);
+	free(images->items);
+	*images = (struct lm_images){0};
+}
+
+static int add_image(
+	struct lm_source *source, struct lm_document *document, struct lm_images *images, struct lm_err *err)
+{
+	struct lm_image image = {0};
+	if (images->count == LM_IMAGES_MAX)
+		return lm_err_set(err, -EPROTO, "an index of more than %d images", LM_IMAGES_MAX);
+	int r = load_image(source, document, &image, err);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < images->count; i++)
+		if (strcmp(images->items[i].digest, image.digest) == 0) {
+			lm_image_done(&image);
+			return 0;
+		}
+	images->items[images->count++] = image;
+	return 0;
+}
+
+static bool is_attestation(const struct lm_descriptor *d)
+{
+	return d->os && d->architecture && strcmp(d->os, "unknown") == 0 && strcmp(d->architecture, "unknown") == 0;
+}
+
+/* The images of an index, of those in it, or the image itself. As deep as indexes may be. */
+static int walk(struct lm_source *source, struct lm_document *document, unsigned depth, struct lm_images *images,
+	struct lm_err *err)
+{
+	CLEANUP(lm_index_done) struct lm_index index = {0};
+	bool has_others = false;
+	int r = is_index(document, &has_others, err);
+	if (r < 0 || !has_others)
+		return r < 0 ? r : add_image(source, document, images, err);
+	if (depth == INDEX_DEPTH_MAX)
+		return too_deep(err);
+	r = lm_index_parse((const char *)document->text.data, document->text.len, &index, err);
+	for (size_t i = 0; r == 0 && i < index.count; i++) {
+		CLEANUP(lm_document_done) struct lm_document inner = {.text = LM_BUF(LM_MANIFEST_JSON_MAX)};
+		if (is_attestation(&index.items[i]))
+			continue;
+		r = fetch_manifest(source, index.items[i].digest, index.items[i].size, &inner, err);
+		if (r == 0)
+			r = walk(source, &inner, depth + 1, images, err);
+	}
+	return r;
+}
+
+int lm_source_images(struct lm_source *source, struct lm_images *ret, struct lm_err *err)
+{
+	CLEANUP(lm_document_done) struct lm_document document = {.text = LM_BUF(LM_MANIFEST_JSON_MAX)};
+	CLEANUP(lm_images_done) struct lm_images images = {0};
+	const struct lm_platform host = lm_platform_host();
+	images.items = calloc(LM_IMAGES_MAX, sizeof(*images.items));
+	if (!images.items)
+		return lm_err_oom(err);
+	int r = fetch_top(source, &host, &document, err);
+	if (r == 0)
+		r = walk(source, &document, 0, &images, err);
+	if (r < 0)
+		return r;
+	if (images.count == 0)
+		return lm_err_set(err, -ENOENT, "the index holds no image");
+	*ret = images;
+	images = (struct lm_images){0};
 	return 0;
 }

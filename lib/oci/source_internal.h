@@ -15,7 +15,7 @@ void lm_document_done(struct lm_document *document);
 struct lm_source_ops {
 	/* What the reference names. Registries fill ret; layouts know a descriptor, which goes into ret_digest and
 	 * ret_size and is read by manifest(). ret_digest is "" else; a digest that the reference names has been
-	 * verified. */
+	 * verified. platform chooses where one tag has several images; NULL: the host's. */
 	int (*resolve)(struct lm_source *source, const struct lm_platform *platform, struct lm_document *ret,
 		char ret_digest[LM_DIGEST_MAX], uint64_t *ret_size, struct lm_err *err);
 	/* A manifest or index by digest; the caller verifies both. */
@@ -24,6 +24,8 @@ struct lm_source_ops {
 	/* The bytes of a blob, not verified. */
 	int (*blob)(
 		struct lm_source *source, const char *digest, uint64_t size, struct lm_blob **ret, struct lm_err *err);
+	/* A tag by which the source itself knows the image, or NULL. May be NULL. */
+	const char *(*name)(const struct lm_source *source);
 	void (*free)(struct lm_source *source);
 };
 
@@ -44,8 +46,12 @@ struct lm_blob {
 	int ended; /* 1 at the verified end, or the error that ended it */
 };
 
-int lm_layout_open(const struct lm_reference *reference, struct lm_source **ret, struct lm_err *err) MUST_CHECK;
-int lm_registry_open(const struct lm_reference *reference, struct lm_http *http, struct lm_source **ret,
+/* access: as lm_source_open() has it, but not NULL for a registry. */
+int lm_layout_open(const struct lm_reference *reference, const struct lm_access *access, struct lm_source **ret,
+	struct lm_err *err) MUST_CHECK;
+int lm_registry_open(const struct lm_reference *reference, const struct lm_access *access, struct lm_source **ret,
+	struct lm_err *err) MUST_CHECK;
+int lm_docker_archive_open(const struct lm_reference *reference, const struct lm_access *access, struct lm_source **ret,
 	struct lm_err *err) MUST_CHECK;
 
 #endif

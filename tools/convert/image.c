@@ -8,6 +8,7 @@
 #include "convert/layer_catalog.h"
 
 #include <stdio.h>
+#include <string.h>
 
 enum { IN_FLIGHT_MAX = 64 << 20 };
 
@@ -22,6 +23,7 @@ void lm_image_report_done(struct lm_image_report *report)
 {
 	free(report->source);
 	free(report->name);
+	free(report->platform);
 	free(report->layers);
 	*report = (struct lm_image_report){0};
 }
@@ -65,23 +67,34 @@ static char *docker_name(const struct lm_reference *ref)
 			: lm_str_printf("%s/%s", ref->registry, ref->repository);
 }
 
-/* A layout has no name of its own: localhost/DIRECTORY:TAG. */
+/* tiny.tar.gz is "tiny". */
+static void cut_suffixes(char *name)
+{
+	static const char *const suffixes[] = {".gz", ".tgz", ".zst", ".bz2", ".xz", ".tar", ".oci"};
+	for (size_t i = 0; i < ARRAY_LEN(suffixes); i++)
+		if (lm_str_ends(name, suffixes[i]) && strlen(name) > strlen(suffixes[i]))
+			name[strlen(name) - strlen(suffixes[i])] = '\0';
+}
+
+/* A layout has no name of its own: localhost/DIRECTORY:TAG, or localhost/FILE:TAG of an archive. */
 static int layout_name(const struct lm_reference *ref, char **ret, struct lm_err *err)
 {
 	CLEANUP(lm_freep) char *path = realpath(ref->path, NULL);
 	if (!path)
 		return lm_err_sys(err, -errno, "%s", ref->path);
+	if (ref->transport != LM_TRANSPORT_OCI)
+		cut_suffixes(strrchr(path, '/') + 1);
 	*ret = lm_str_printf("localhost/%s:%s", strrchr(path, '/') + 1, ref->tag ? ref->tag : "latest");
 	return *ret ? 0 : lm_err_oom(err);
 }
 
-/* Where the image is published below /.metadata. */
-static int name_image(const struct lm_reference *ref, const char *name, char **ret, struct lm_err *err)
+/* Where the image is published below /.metadata. own: the name by which an archive knows it, or NULL. */
+static int name_image(const struct lm_reference *ref, const char *name, const char *own, char **ret, struct lm_err *err)
 {
-	if (!name && ref->transport == LM_TRANSPORT_OCI)
+	if (!name && !own && ref->transport != LM_TRANSPORT_DOCKER)
 		return layout_name(ref, ret, err);
 	if (!name) {
-		*ret = docker_name(ref);
+		*ret = own ? strdup(own) : docker_name(ref);
 		return *ret ? 0 : lm_err_oom(err);
 	}
 	CLEANUP(lm_reference_done) struct lm_reference wanted = {0};
@@ -189,47 +202,155 @@ static int convert_layer(struct lm_converter *converter, struct lm_source *sourc
 	return 0;
 }
 
-static int convert_image(struct lm_converter *converter, const struct lm_reference *ref, const char *name,
+/* "linux-arm64-v8", or with slashes; NULL: no memory, or the image does not say. */
+static char *platform_text(const struct lm_image *image, char separator)
+{
+	if (!image->os || !image->architecture)
+		return NULL;
+	return lm_str_printf("%s%c%s%.*s%s", image->os, separator, image->architecture, image->variant ? 1 : 0,
+		&separator, image->variant ? image->variant : "");
+}
+
+static int convert_image(struct lm_converter *converter, struct lm_source *source, const struct lm_image *image,
 	struct lm_image_report *report, struct lm_err *err)
 {
-	CLEANUP(lm_source_freep) struct lm_source *source = NULL;
-	CLEANUP(lm_image_done) struct lm_image image = {0};
-	int r = name_image(ref, name, &report->name, err);
-	if (r == 0)
-		r = lm_source_open(ref, converter->config.http, &source, err);
-	if (r == 0)
-		r = lm_source_image(source, &converter->config.platform, &image, err);
-	if (r < 0)
-		return r;
-	memcpy(report->digest, image.digest, sizeof(report->digest));
-	memcpy(report->config_digest, image.config_digest, sizeof(report->config_digest));
-	report->layers = calloc(LM_MAX(image.layer_count, 1), sizeof(*report->layers));
+	memcpy(report->digest, image->digest, sizeof(report->digest));
+	memcpy(report->config_digest, image->config_digest, sizeof(report->config_digest));
+	report->platform = platform_text(image, '/');
+	report->layers = calloc(LM_MAX(image->layer_count, 1), sizeof(*report->layers));
 	if (!report->layers)
 		return lm_err_oom(err);
-	report->layer_count = image.layer_count;
-	for (size_t i = 0; i < image.layer_count; i++) {
-		r = convert_layer(converter, source, &image, i, report, err);
+	report->layer_count = image->layer_count;
+	for (size_t i = 0; i < image->layer_count; i++) {
+		int r = convert_layer(converter, source, image, i, report, err);
 		if (r < 0)
 			return r;
 	}
-	return put_metadata(converter->txn, &image, report->name, err);
+	return put_metadata(converter->txn, image, report->name, err);
+}
+
+static int open_source(struct lm_converter *converter, const char *source, struct lm_reference *ret_ref,
+	struct lm_source **ret, struct lm_err *err)
+{
+	int r = lm_reference_parse(source, ret_ref, err);
+	return r < 0 ? r : lm_source_open(ret_ref, converter->config.access, ret, err);
+}
+
+static int convert_one(struct lm_converter *converter, const char *text, const char *name,
+	struct lm_image_report *report, struct lm_err *err)
+{
+	CLEANUP(lm_reference_done) struct lm_reference ref = {0};
+	CLEANUP(lm_source_freep) struct lm_source *source = NULL;
+	CLEANUP(lm_image_done) struct lm_image image = {0};
+	int r = open_source(converter, text, &ref, &source, err);
+	if (r == 0)
+		r = lm_source_image(source, &converter->config.platform, &image, err);
+	if (r == 0)
+		r = name_image(&ref, name, lm_source_name(source), &report->name, err);
+	return r < 0 ? r : convert_image(converter, source, &image, report, err);
 }
 
 int lm_converter_image(struct lm_converter *converter, const char *source, const char *name,
 	struct lm_image_report *ret, struct lm_err *err)
 {
-	CLEANUP(lm_reference_done) struct lm_reference ref = {0};
 	CLEANUP(lm_image_report_done) struct lm_image_report report = {.source = strdup(source)};
 	if (!report.source)
 		return lm_err_oom(err);
-	int r = lm_reference_parse(source, &ref, err);
-	if (r == 0)
-		r = convert_image(converter, &ref, name, &report, err);
+	int r = convert_one(converter, source, name, &report, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "%s", source);
 	*ret = report;
 	report = (struct lm_image_report){0};
 	return 0;
+}
+
+/* --- all platforms --- */
+
+/* The one of them that this converter's platform would get; count: none. */
+static size_t best_image(const struct lm_converter *converter, const struct lm_images *images)
+{
+	size_t best = images->count;
+	int best_rank = -1;
+	for (size_t i = 0; i < images->count; i++) {
+		const struct lm_image *image = &images->items[i];
+		if (!image->os || !image->architecture)
+			continue;
+		const struct lm_platform offered = {image->os, image->architecture, image->variant};
+		int rank = lm_platform_rank(&converter->config.platform, &offered);
+		if (rank >= 0 && (best_rank < 0 || rank < best_rank)) {
+			best_rank = rank;
+			best = i;
+		}
+	}
+	return best;
+}
+
+static int platform_name(const struct lm_image *image, const char *name, char **ret, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *platform = platform_text(image, '-');
+	const char *last = strrchr(name, '/');
+	bool tagged = strchr(last ? last : name, ':');
+	if (!platform)
+		return lm_err_set(err, -EPROTO, "image %s does not say which platform it is for", image->digest);
+	*ret = lm_str_printf("%s%s%s", name, tagged ? "-" : ":", platform);
+	return *ret ? 0 : lm_err_oom(err);
+}
+
+static int convert_each(struct lm_converter *converter, struct lm_source *source, const struct lm_images *images,
+	const char *name, struct lm_image_report *reports, size_t *count, struct lm_err *err)
+{
+	size_t best = best_image(converter, images);
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < images->count; i++) {
+		struct lm_image_report *report = &reports[*count];
+		CLEANUP(lm_freep) char *own = NULL;
+		r = platform_name(&images->items[i], name, &own, err);
+		if (r < 0)
+			return r;
+		report->name = i == best ? strdup(name) : strdup(own);
+		if (!report->name)
+			return lm_err_oom(err);
+		(*count)++;
+		r = convert_image(converter, source, &images->items[i], report, err);
+		if (r == 0 && i == best)
+			r = put_metadata(converter->txn, &images->items[i], own, err);
+	}
+	return r;
+}
+
+static int convert_all(struct lm_converter *converter, const char *text, const char *name,
+	struct lm_image_report *reports, size_t max, size_t *count, struct lm_err *err)
+{
+	CLEANUP(lm_reference_done) struct lm_reference ref = {0};
+	CLEANUP(lm_source_freep) struct lm_source *source = NULL;
+	CLEANUP(lm_images_done) struct lm_images images = {0};
+	CLEANUP(lm_freep) char *plain = NULL;
+	int r = open_source(converter, text, &ref, &source, err);
+	if (r == 0)
+		r = lm_source_images(source, &images, err);
+	if (r == 0 && images.count > max)
+		r = lm_err_set(err, -EPROTO, "%zu images, more than %zu", images.count, max);
+	if (r == 0)
+		r = name_image(&ref, name, lm_source_name(source), &plain, err);
+	return r < 0 ? r : convert_each(converter, source, &images, plain, reports, count, err);
+}
+
+int lm_converter_images(struct lm_converter *converter, const char *source, const char *name,
+	struct lm_image_report *ret, size_t max, size_t *ret_count, struct lm_err *err)
+{
+	size_t count = 0;
+	memset(ret, 0, max * sizeof(*ret));
+	int r = convert_all(converter, source, name, ret, max, &count, err);
+	for (size_t i = 0; r == 0 && i < count; i++)
+		if (!(ret[i].source = strdup(source)))
+			r = lm_err_oom(err);
+	if (r == 0) {
+		*ret_count = count;
+		return 0;
+	}
+	for (size_t i = 0; i < LM_MIN(count + 1, max); i++)
+		lm_image_report_done(&ret[i]);
+	return lm_err_prefix(err, r, "%s", source);
 }
 
 int lm_converter_publish(struct lm_converter *converter, struct lm_manifest *ret, struct lm_err *err)

@@ -29,9 +29,10 @@ struct lm_converter_config { /* all outlives the converter */
 	struct lm_storage *storage;
 	const struct lm_repo_keys *keys;
 	const char *fqrn;
-	struct lm_http *http;
+	const struct lm_access *access; /* to the sources */
 	struct lm_platform platform;
-	bool strict; /* what the format can't hold keeps all from being published */
+	bool all_platforms; /* of each source; platform then says which of them has the plain name */
+	bool strict;	    /* what the format can't hold keeps all from being published */
 };
 
 struct lm_layer_report {
@@ -46,6 +47,7 @@ struct lm_layer_report {
 
 struct lm_image_report {
 	char *source, *name; /* name: REGISTRY/REPOSITORY[:TAG] */
+	char *platform;	     /* OS/ARCHITECTURE[/VARIANT] by the image's config; NULL: it does not say */
 	char digest[LM_DIGEST_MAX], config_digest[LM_DIGEST_MAX];
 	struct lm_layer_report *layers;
 	size_t layer_count;
@@ -63,6 +65,12 @@ const struct lm_manifest *lm_converter_base(const struct lm_converter *converter
 /* source: as reference.h spells them. name: REGISTRY/REPOSITORY[:TAG] to publish it under, NULL: by the source. */
 int lm_converter_image(struct lm_converter *converter, const char *source, const char *name,
 	struct lm_image_report *ret, struct lm_err *err) MUST_CHECK;
+
+/* The same for every platform of the source, with all_platforms. All of them are named
+ * NAME:TAG-OS-ARCHITECTURE[-VARIANT]; the best for this converter's platform also NAME:TAG, under which it is in the
+ * report. At most max reports. */
+int lm_converter_images(struct lm_converter *converter, const char *source, const char *name,
+	struct lm_image_report *ret, size_t max, size_t *ret_count, struct lm_err *err) MUST_CHECK;
 
 /* Nothing changed: 0 with *ret = the base. */
 int lm_converter_publish(struct lm_converter *converter, struct lm_manifest *ret, struct lm_err *err) MUST_CHECK;

@@ -133,9 +133,11 @@ static inline int fixture_get(struct lm_http *http, const char *text, const stru
 {
 	CLEANUP(lm_reference_done) struct lm_reference ref = {0};
 	CLEANUP(lm_source_freep) struct lm_source *source = NULL;
+	static struct lm_access access;
+	access = (struct lm_access){.http = http, .backoff_ms = 1};
 	int r = lm_reference_parse(text, &ref, err);
 	if (r == 0)
-		r = lm_source_open(&ref, http, &source, err);
+		r = lm_source_open(&ref, &access, &source, err);
 	if (r == 0)
 		r = lm_source_image(source, platform, ret, err);
 	if (r == 0 && ret_source)

@@ -277,13 +277,64 @@ static void platforms(void **state)
 	assert_string_equal(choose(index, "arm", NULL, &err), DB);
 	assert_string_equal(choose(index, "arm", "v7", &err), DB);
 	assert_string_equal(choose(index, "arm", "v6", &err), "none");
-	assert_string_equal(choose(index, "arm64", NULL, &err), "none");
+	assert_string_equal(choose(index, "arm64", NULL, &err), DB); /* which runs it, too */
+	assert_string_equal(choose(index, "s390x", NULL, &err), "none");
 	assert_string_equal(
-		err.msg, "no image for platform linux/arm64 (there are: linux/amd64, linux/arm/v7, unknown/unknown)");
+		err.msg, "no image for platform linux/s390x (there are: linux/amd64, linux/arm/v7, unknown/unknown)");
 	assert_string_equal(choose(INDEX(ENTRY(DA, "")), "arm64", NULL, &err), DA);
 	assert_string_equal(choose(INDEX(ENTRY(DA, "") "," ENTRY(DB, "")), "arm64", NULL, &err), "none");
 	assert_string_equal(choose(INDEX(""), "arm64", NULL, &err), "none");
 	assert_string_equal(choose(INDEX(ENTRY(DA, PLATFORM("windows", "amd64", ""))), "amd64", NULL, &err), "none");
+}
+
+static int rank(const char *wanted, const char *offered)
+{
+	char text[2][64];
+	struct lm_platform p[2];
+	snprintf(text[0], sizeof(text[0]), "%s", wanted);
+	snprintf(text[1], sizeof(text[1]), "%s", offered);
+	for (size_t i = 0; i < 2; i++) {
+		char *rest = text[i];
+		p[i].os = "linux";
+		p[i].architecture = strsep(&rest, "/");
+		p[i].variant = rest;
+	}
+	return lm_platform_rank(&p[0], &p[1]);
+}
+
+/* As containerd's platforms.Only() orders them. */
+static void ranks(void **state)
+{
+	static const struct {
+		const char *wanted;
+		const char *order[10]; /* the best first */
+		const char *none[6];
+	} cases[] = {
+		{"amd64", {"amd64", "386"}, {"amd64/v2", "arm64", "arm"}},
+		{"x86_64", {"amd64/v1", "i386"}, {"amd64/v3"}},
+		{"amd64/v3", {"amd64/v3", "amd64/v2", "amd64", "386"}, {"amd64/v4", "amd64/vx"}},
+		{"arm", {"arm/v7", "arm/v6", "arm/v5"}, {"arm/v8", "arm64", "arm/v4"}},
+		{"arm/6", {"armel", "arm/v5"}, {"arm/v7", "arm"}},
+		{"armhf", {"arm", "arm/v6"}, {"arm/v8"}},
+		{"arm64", {"arm64/v8", "arm/v8", "arm/v7", "arm/v6", "arm/v5"}, {"arm64/v9", "amd64"}},
+		{"aarch64/v9", {"arm64/v9", "arm64", "arm/v8", "arm"}, {"386"}},
+		{"386", {"i386"}, {"amd64"}},
+		{"riscv64", {"riscv64"}, {"riscv64/x", "amd64"}},
+	};
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		int last = -1;
+		for (size_t k = 0; cases[i].order[k]; k++) {
+			int r = rank(cases[i].wanted, cases[i].order[k]);
+			if (r <= last || (k == 0 && r != 0))
+				fail_msg("%s for %s: %d after %d", cases[i].order[k], cases[i].wanted, r, last);
+			last = r;
+		}
+		for (size_t k = 0; cases[i].none[k]; k++)
+			if (rank(cases[i].wanted, cases[i].none[k]) >= 0)
+				fail_msg("%s does not run %s", cases[i].wanted, cases[i].none[k]);
+	}
+	const struct lm_platform linux_ = {"linux", "amd64", NULL}, windows = {"windows", "amd64", NULL};
+	assert_int_equal(lm_platform_rank(&linux_, &windows), -1);
 }
 
 static void index_fields(void **state)
@@ -443,6 +494,7 @@ int main(void)
 		cmocka_unit_test(nesting_and_size_are_limited),
 		cmocka_unit_test(kinds),
 		cmocka_unit_test(platforms),
+		cmocka_unit_test(ranks),
 		cmocka_unit_test(index_fields),
 		cmocka_unit_test(forged_indexes),
 		cmocka_unit_test(config),

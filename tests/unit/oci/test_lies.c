@@ -382,11 +382,23 @@ static void challenges(void **state)
 
 static void realms_are_safe(void **state)
 {
-	char *header;
+	CLEANUP(lm_authorization_done) struct lm_authorization authorization = {0};
 	struct lm_err err = LM_ERR_INIT;
+	static const char *const unsafe[] = {
+		"Bearer realm=\"http://127.0.0.1.example.org/token\"",
+		"Bearer realm=\"http://127.0.0.1@example.org/token\"",
+		"Bearer realm=\"http://example.org\\\\@127.0.0.1/token\"",
+		"Bearer realm=\"file:///etc/passwd\"",
+		"Bearer service=\"s\"",
+	};
 	CLEANUP(lm_freep) char *challenge = lm_str_printf("Bearer realm=\"http://127.0.0.1:%u/token\"", liar.port);
-	assert_int_equal(lm_auth_answer(t.http, challenge, "x/y", false, &header, &err), -EACCES);
-	assert_int_equal(lm_auth_answer(t.http, "Bearer service=\"s\"", "x/y", true, &header, &err), -EACCES);
+	struct lm_auth_client client = {.http = t.http, .registry = "registry.example.org", .repository = "x/y"};
+	assert_int_equal(lm_auth_answer(&client, challenge, &authorization, &err), -EACCES);
+	client.registry = "localhost:5000";
+	for (size_t i = 0; i < ARRAY_LEN(unsafe); i++)
+		if (lm_auth_answer(&client, unsafe[i], &authorization, &err) != -EACCES)
+			fail_msg("answered: %s", unsafe[i]);
+	assert_null(authorization.header);
 }
 
 int main(void)
