@@ -2,7 +2,8 @@
  * bench-io LOOP ROOT LIST [SECONDS]
  *
  * Times one loop over a tree. LIST: names below ROOT, each ended by a NUL byte. The loop runs once, and again until
- * SECONDS (0) have passed; each pass is a line "NANOSECONDS OPERATIONS" on standard output.
+ * SECONDS (0) have passed; each pass is a line "NANOSECONDS OPERATIONS CPU-NANOSECONDS BLOCKS" on standard output: the
+ * processor's time is this process's own, in the kernel too; blocks are what it had to wait for from a disk.
  *
  *   walk     list all directories, asking the attributes of every entry       (LIST is not looked at)
  *   stat     attributes of each name                open     open and close each
@@ -20,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -53,6 +55,23 @@ static uint64_t now_ns(void)
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+struct moment {
+	uint64_t ns, cpu_ns, blocks;
+};
+
+static struct moment moment(void)
+{
+	struct timespec cpu;
+	struct rusage usage;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
+	getrusage(RUSAGE_SELF, &usage);
+	return (struct moment){
+		.ns = now_ns(),
+		.cpu_ns = (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec,
+		.blocks = (uint64_t)usage.ru_inblock,
+	};
 }
 
 static struct names read_names(const char *path)
@@ -219,10 +238,12 @@ int main(int argc, char **argv)
 	if (root < 0)
 		die("%s", argv[2]);
 	do {
-		uint64_t begin = now_ns();
 		operations = 0;
+		const struct moment begin = moment();
 		run(&names);
-		printf("%" PRIu64 " %" PRIu64 "\n", now_ns() - begin, operations);
+		const struct moment end_of_pass = moment();
+		printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", end_of_pass.ns - begin.ns, operations,
+			end_of_pass.cpu_ns - begin.cpu_ns, end_of_pass.blocks - begin.blocks);
 	} while (now_ns() < end);
 	return 0;
 }
