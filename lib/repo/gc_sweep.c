@@ -203,5 +203,7 @@ int lm_gc_sweep(struct lm_gc *gc, struct lm_err *err)
 	int r = collect_aliases(&sweep);
 	for (; r == 0 && sweep.part < LM_GC_PARTS; sweep.part++)
 		r = sweep_part(&sweep);
+	if (r == 0 && !gc->options->dry_run)
+		r = gc->txn->storage->ops->sync(gc->txn->storage, err); /* removals may be under way */
 	return r < 0 ? r : sweep_leftovers(&sweep);
 }

@@ -30,11 +30,13 @@ struct lm_storage_ops {
 	/* The files (and aliases) of one directory such as "data/3f", in no order, without those below; "": the top. An
 	 * absent directory has none. */
 	int (*list)(struct lm_storage *storage, const char *dir, lm_storage_list_fn *fn, void *arg, struct lm_err *err);
-	/* Takes a file (or alias) away; absent: 0. */
+	/* Takes a file (or alias) away; absent: 0. Content-addressed ones may be there, and their failure told, until
+	 * sync. */
 	int (*remove)(struct lm_storage *storage, const char *path, struct lm_err *err);
 	/* A second name, in the top directory, for an object; replaces what has that name, atomically and durably. */
 	int (*alias)(struct lm_storage *storage, const char *path, const char *target, struct lm_err *err);
-	/* All that was put before is durable when this returns; called before the manifest is swapped. */
+	/* All that was put (or removed) before is durable when this returns, or that failed; called before the manifest
+	 * is swapped. */
 	int (*sync)(struct lm_storage *storage, struct lm_err *err);
 	/* A directory on a local file system for temporary files of the publisher. */
 	const char *(*scratch)(struct lm_storage *storage);
