@@ -25,8 +25,8 @@
 struct lm_layer_limits {
 	uint32_t whole, least, joined;
 };
-/* As measured on images of 8,000 to 55,000 names: a shell then needs a tenth of the catalogs' bytes, with two requests
- * in series more than there are layers; halves of `least` and `joined` save little more and cost as many again. */
+/* For an image of 55,000 names in 6 layers, a shell then fetches 0.5 MB of catalogs rather than 5.7, 8 of them in
+ * series rather than 6. Half of `least` and `joined` saves a quarter of that and takes 10 to 12. */
 extern const struct lm_layer_limits lm_layer_limits;
 
 struct lm_layer_part {
