@@ -491,15 +491,21 @@ static void look_after(struct lm_cache *cache)
 	if (!atomic_load(&cache->scanned) || atomic_load(&cache->rescan))
 		scan(cache);
 	struct needs needs = measure(cache);
+	uint64_t evicted = atomic_load(&cache->evicted);
 	if (atomic_exchange(&cache->urgent, false)) { /* whatever the figures say, there was no room */
 		needs.exceeded = true;
 		needs.bytes = LM_MAX(needs.bytes, percent(used_bytes(cache), 100 - LM_CACHE_LOW_PERCENT));
 	}
-	if (leads && (needs.bytes || needs.objects)) {
+	bool needed = needs.bytes || needs.objects;
+	if (leads && needed) {
 		evict(cache, &needs);
 		(void)measure(cache);
 	}
 	give_credit(cache);
+	/* What came meanwhile had the old credit. Once more, unless nothing more goes. */
+	bool stuck = needed && atomic_load(&cache->evicted) == evicted;
+	if (leads && !stuck && used_bytes(cache) > percent(atomic_load(&cache->capacity), LM_CACHE_START_PERCENT))
+		cache_wake(cache);
 }
 
 /* Whether another process touched DIR/leader. */
