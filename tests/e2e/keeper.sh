@@ -13,7 +13,7 @@ need_image tiny
 [ -c /dev/fuse ] || skip "no /dev/fuse"
 isolate keeper
 
-KILLS=10
+KILLS=6
 [ -z "$LM_ALL" ] || KILLS=50
 SEED=${SEED:-$(($(date +%s) % 32768))}
 RANDOM=$SEED
