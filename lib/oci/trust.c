@@ -8,7 +8,12 @@
 
 enum { PEM_MAX = 4 << 20 };
 
-LM_DEFINE_CLEANUP(DIR, closedir, closedirp)
+static void close_folder(DIR *folder)
+{
+	if (folder)
+		closedir(folder);
+}
+LM_DEFINE_CLEANUP(DIR, close_folder, closedirp)
 
 void lm_trust_done(struct lm_trust *trust)
 {
