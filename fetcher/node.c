@@ -430,6 +430,17 @@ bool lm_node_progress(struct lm_node *node)
 	return progress;
 }
 
+/* The engine's callbacks queue jobs, and jobs call upon the engine: until neither has anything from the other. */
+static void quiesce(struct lm_node *node)
+{
+	uint64_t taken;
+	do {
+		taken = lm_work_taken(node->work);
+		lm_work_drain(node->work);
+		lm_http_stop(node->http);
+	} while (lm_work_taken(node->work) != taken);
+}
+
 /*
  * Order: no new requests (mounts), nobody who starts any (repositories, control), then the engine ends what runs, the
  * queue runs the last completions, and only then goes what these refer to.
@@ -446,6 +457,8 @@ void lm_node_stop(struct lm_node *node)
 			lm_repository_stop(node->mounts[i].repository);
 	lm_pins_stop(node->pins);
 	lm_control_stop(node->control);
+	if (node->http && node->work)
+		quiesce(node);
 	lm_http_free(node->http);
 	lm_work_free(node->work);
 	lm_pins_free(node->pins);

@@ -22,6 +22,7 @@ struct lm_work {
 	struct job *ring;
 	size_t cap, head, count;
 	unsigned running;
+	uint64_t taken; /* jobs ever */
 	bool stopping;
 	/* used by the owner only */
 	pthread_t *threads;
@@ -48,6 +49,7 @@ static int ring_grow(struct lm_work *work)
 static void ring_push(struct lm_work *work, lm_work_fn *fn, void *arg)
 {
 	work->ring[(work->head + work->count++) % work->cap] = (struct job){fn, arg};
+	work->taken++;
 	lm_cond_signal(&work->not_empty);
 }
 
@@ -143,6 +145,12 @@ void lm_work_drain(struct lm_work *work)
 	LM_LOCKED(&work->lock);
 	while (work->count > 0 || work->running > 0)
 		lm_cond_wait(&work->idle, &work->lock);
+}
+
+uint64_t lm_work_taken(struct lm_work *work)
+{
+	LM_LOCKED(&work->lock);
+	return work->taken;
 }
 
 unsigned lm_work_cores(void)

@@ -32,6 +32,9 @@ int lm_work_post(struct lm_work *work, lm_work_fn *fn, void *arg) MUST_CHECK;
 /* Waits until nothing is queued and nothing runs. Must not be called from a job. */
 void lm_work_drain(struct lm_work *work);
 
+/* Jobs queued ever: whether any came in between. */
+uint64_t lm_work_taken(struct lm_work *work);
+
 unsigned lm_work_cores(void); /* processors this process may use, at least 1 */
 
 #endif

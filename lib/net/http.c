@@ -29,8 +29,11 @@ struct lm_http {
 	struct lm_lock lock;
 	struct lm_http_transfers inbox;
 	STAILQ_HEAD(, lm_http_call) inbox_calls;
-	bool woken; /* since the inbox was taken last */
-	bool stopping;
+	bool woken;    /* since the inbox was taken last */
+	bool stopping; /* requests are refused, calls run at once */
+	bool leaving;  /* the thread ends */
+	bool resting;  /* while stopping: nothing is under way, nothing was asked for since */
+	struct lm_cond rest;
 
 	/* engine thread only */
 	TAILQ_HEAD(, lm_http_host) hosts; /* the one served longest ago first */
@@ -370,6 +373,15 @@ static void wait_for_work(struct lm_http *http)
 	curl_multi_poll(http->multi, fds, n, (int)wait_ms, NULL);
 }
 
+/* Everything has ended: says so. True: the thread is to end, too. */
+static bool at_rest(struct lm_http *http)
+{
+	LM_LOCKED(&http->lock);
+	http->resting = !http->woken;
+	lm_cond_broadcast(&http->rest);
+	return http->resting && http->leaving;
+}
+
 static void *engine_main(void *arg)
 {
 	struct lm_http *http = arg;
@@ -385,7 +397,7 @@ static void *engine_main(void *arg)
 		/* Callbacks may have left work, and ended transfers have left connections. */
 		if (bury(http) || answered || inbox_filled(http))
 			continue;
-		if (stopping && http->holds == 0)
+		if (stopping && http->holds == 0 && at_rest(http))
 			return NULL;
 		wait_for_work(http);
 	}
@@ -438,6 +450,7 @@ int lm_http_new(const struct lm_http_limits *limits, struct lm_http **ret, struc
 	if (!http)
 		return lm_err_oom(err);
 	lm_lock_init(&http->lock);
+	lm_cond_init(&http->rest);
 	TAILQ_INIT(&http->inbox);
 	STAILQ_INIT(&http->inbox_calls);
 	TAILQ_INIT(&http->hosts);
@@ -453,21 +466,39 @@ int lm_http_new(const struct lm_http_limits *limits, struct lm_http **ret, struc
 	return 0;
 }
 
+void lm_http_stop(struct lm_http *http)
+{
+	if (!http || !http->has_thread)
+		return;
+	assert(!lm_http_on_engine(http));
+	LM_LOCKED(&http->lock);
+	http->stopping = true;
+	http->resting = false;
+	wake(http);
+	while (!http->resting)
+		lm_cond_wait(&http->rest, &http->lock);
+}
+
+static void join_thread(struct lm_http *http)
+{
+	lm_http_stop(http);
+	lm_lock_take(&http->lock);
+	http->leaving = true;
+	wake(http);
+	lm_lock_release(&http->lock);
+	pthread_join(http->thread, NULL);
+}
+
 void lm_http_free(struct lm_http *http)
 {
 	if (!http)
 		return;
-	if (http->has_thread) {
-		assert(!lm_http_on_engine(http));
-		lm_lock_take(&http->lock);
-		http->stopping = true;
-		wake(http);
-		lm_lock_release(&http->lock);
-		pthread_join(http->thread, NULL);
-	}
+	if (http->has_thread)
+		join_thread(http);
 	while (http->n_idle)
 		curl_easy_cleanup(http->idle[--http->n_idle]);
 	curl_multi_cleanup(http->multi);
+	lm_cond_done(&http->rest);
 	lm_lock_done(&http->lock);
 	free(http->idle);
 	free(http->user_agent);

@@ -35,9 +35,13 @@ struct lm_http_limits {
 };
 
 int lm_http_new(const struct lm_http_limits *limits, struct lm_http **ret, struct lm_err *err) MUST_CHECK;
-/* Ends transfers, joins the thread. Not from a callback. Requests started meanwhile by callbacks are refused with
- * -ECANCELED. */
-void lm_http_free(struct lm_http *http);
+/*
+ * Ends transfers with -ECANCELED and waits until all callbacks have returned; from then on requests are refused, and
+ * calls run at once, still on the engine's thread. May be repeated: it waits for what was asked for since. Not from a
+ * callback.
+ */
+void lm_http_stop(struct lm_http *http);
+void lm_http_free(struct lm_http *http); /* stops, and joins the thread */
 LM_DEFINE_CLEANUP(struct lm_http, lm_http_free, lm_http_freep)
 
 struct lm_http_result {
