@@ -54,8 +54,8 @@ void *lm_session_user_of_init(void *userdata); /* for the init operation, which 
 
 /* The number of the request that this thread is processing. Who answers with data later keeps it. */
 uint64_t lm_session_request(void);
-/* fuse_reply_data() and fuse_reply_iov() know it by themselves, but for what libfuse splices. When the data can't be read
- * the answer is an error, and fn is called before that is sent: the kernel may ask again at once. */
+/* fuse_reply_data() and fuse_reply_iov() know it by themselves, but for what libfuse splices. When the data can't be
+ * read the answer is an error, and fn is called before that is sent: the kernel may ask again at once. */
 typedef void lm_session_unreadable_fn(void *arg);
 void lm_session_reply_data(
 	fuse_req_t req, uint64_t request, struct fuse_bufvec *data, lm_session_unreadable_fn *fn, void *arg);
