@@ -148,11 +148,12 @@ static void start_lookup(struct lm_lookup *lookup)
 static unsigned sockets_of(const struct lm_lookup *lookup, struct pollfd *ret)
 {
 	ares_socket_t sockets[ARES_GETSOCK_MAXNUM];
-	int bits = ares_getsock(lookup->channel, sockets, ARES_GETSOCK_MAXNUM);
+	/* Readable ones below, writable ones above; the library's own macros shift a one into the sign. */
+	unsigned bits = (unsigned)ares_getsock(lookup->channel, sockets, ARES_GETSOCK_MAXNUM);
 	unsigned n = 0;
 	for (unsigned i = 0; i < ARES_GETSOCK_MAXNUM; i++) {
-		short events = (short)((ARES_GETSOCK_READABLE(bits, i) ? POLLIN : 0) |
-				       (ARES_GETSOCK_WRITABLE(bits, i) ? POLLOUT : 0));
+		short events =
+			(short)((bits >> i & 1 ? POLLIN : 0) | (bits >> (i + ARES_GETSOCK_MAXNUM) & 1 ? POLLOUT : 0));
 		if (events)
 			ret[n++] = (struct pollfd){.fd = sockets[i], .events = events};
 	}
