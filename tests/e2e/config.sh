@@ -3,7 +3,6 @@
 # --check-config says what is in force and where it comes from. A reload changes proxies under readers that see no error,
 # adds and removes repositories; one that is wrong changes nothing.
 # time limit: 120 s
-# also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/e2e/fixtures.bash

@@ -2,7 +2,6 @@
 # The daemon with little of everything: 256 file descriptors for 64 jobs, 64 MiB of memory by control group, a disk that is
 # full, a cache directory that is taken away. Every byte is read all the same, and it comes back to itself afterwards.
 # time limit: 600 s
-# also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 need_root

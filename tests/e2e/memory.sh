@@ -3,7 +3,6 @@
 # again, from its cache and with nothing cached. It stays small, does not grow, and sleeps when there is nothing to do.
 # runs by itself: idle processes are watched
 # time limit: 600 s
-# also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 need_root

@@ -3,7 +3,6 @@
 # refusals, passwords, CONNECT for https, IPv6, names with several addresses. There is no read error while another proxy or
 # server is left, and nobody goes to the server directly who was not told to: the server's log shows who came.
 # time limit: 300 s
-# also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 need_root

@@ -2,7 +2,6 @@
 # Whom a client trusts: every whitelist and manifest of alternates/ gets the verdict of VERDICTS.txt, with an empty cache and
 # with one that knows a revision; never back; blacklists, several keys and fingerprints.
 # time limit: 600 s
-# also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/e2e/fixtures.bash
