@@ -5,7 +5,6 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "fetcher/fuse_internal.h"
-#include "fetcher/mountpoint.h"
 #include "fetcher/read.h"
 #include "fetcher/session.h"
 
@@ -627,7 +626,6 @@ static void do_init(void *userdata, struct fuse_conn_info *conn)
 	want(conn, FUSE_CAP_AUTO_INVAL_DATA, false);
 	fuse->open_needed = !(conn->capable & FUSE_CAP_NO_OPEN_SUPPORT);
 	fuse->opendir_needed = !(conn->capable & FUSE_CAP_NO_OPENDIR_SUPPORT);
-	conn->max_readahead = LM_MOUNT_READAHEAD;
 	/* Parked reads hold no thread, so many may be under way. */
 	conn->max_background = MAX_BACKGROUND;
 	conn->congestion_threshold = MAX_BACKGROUND * 3 / 4;

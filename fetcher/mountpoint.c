@@ -135,23 +135,6 @@ int lm_mountpoint_prepare(const char *dir, struct lm_err *err)
 	return r < 0 ? lm_err_prefix(err, r, "mountpoint") : 0;
 }
 
-/*
- * The kernel cuts what we say when the session begins to 128 KiB, unless it finds more here by then. Read by its
- * number, since nobody answers yet who asks for attributes. Where /sys can't be written, files are read in more steps.
- */
-static void set_readahead(const char *dir)
-{
-	struct statx st;
-	char path[64], text[16];
-	if (statx(AT_FDCWD, dir, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_TYPE, &st) < 0)
-		return;
-	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", st.stx_dev_major, st.stx_dev_minor);
-	int len = snprintf(text, sizeof(text), "%u", LM_MOUNT_READAHEAD >> 10);
-	CLEANUP(lm_closep) int fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd >= 0)
-		(void)!write(fd, text, (size_t)len);
-}
-
 static int mount_as_root(const char *dir, struct lm_err *err)
 {
 	CLEANUP(lm_closep) int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
@@ -162,7 +145,6 @@ static int mount_as_root(const char *dir, struct lm_err *err)
 		"fd=%d,rootmode=40000,user_id=%u,group_id=%u,allow_other,default_permissions", fd, getuid(), getgid());
 	if (mount(LM_MOUNT_SOURCE, dir, LM_MOUNT_TYPE, MS_RDONLY, options) < 0)
 		return lm_err_sys(err, -errno, "mount %s", dir);
-	set_readahead(dir);
 	return STEAL_FD(fd);
 }
 

@@ -13,9 +13,6 @@
 
 #define LM_MOUNT_SOURCE "cvmfs2" /* what sites' probes look for */
 #define LM_MOUNT_TYPE "fuse.lamella"
-/* Bytes; the usual size of a piece of a big file, so that a sequential read takes one at a time. More would bring
- * pieces from the network that a page fault in a mapped file does not need. */
-#define LM_MOUNT_READAHEAD (256U << 10)
 
 /*
  * Creates the directory where it is missing. A FUSE mount there with no process behind it any more, of whatever
