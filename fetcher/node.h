@@ -1,7 +1,7 @@
 /*
  * Everything a running lamella-fetcher consists of, put together and taken apart in the right order.
  *
- *   lm_node_start() - lm_node_wait() - lm_node_stop()
+ *   lm_node_start() - lm_node_reload()... - lm_node_stop()
  *
  * Repositories take their first looks at the same time; each is mounted when it has a root. One that has none then is
  * mounted as soon as a later look succeeds; until then the control service says why it is not.

@@ -171,6 +171,5 @@ struct lm_origin_place {
  */
 int lm_origin_describe(
 	struct lm_origin *origin, void (*fn)(void *arg, const struct lm_origin_place *place), void *arg) MUST_CHECK;
-const char *lm_origin_state_name(enum lm_origin_state state); /* "in use", "standby", "burned" */
 
 #endif

@@ -686,9 +686,3 @@ void lm_origin_places_free(struct lm_origin_place *places, unsigned n)
 	}
 	free(places);
 }
-
-const char *lm_origin_state_name(enum lm_origin_state state)
-{
-	static const char *const names[] = {"in use", "standby", "burned"};
-	return names[state];
-}
