@@ -81,24 +81,6 @@ static int parse_options(int argc, char **argv, struct options *o, int *ret_code
 	return -1;
 }
 
-/* --- platform --- */
-
-/* text: a copy that is cut into pieces; NULL: this machine's. */
-static int parse_platform(char *text, struct lm_platform *ret, struct lm_err *err)
-{
-	if (!text) {
-		*ret = lm_platform_host();
-		return 0;
-	}
-	char *rest = text;
-	const char *os = strsep(&rest, "/"), *architecture = strsep(&rest, "/"), *variant = rest;
-	if (*os == '\0' || !architecture || *architecture == '\0' ||
-		(variant && (*variant == '\0' || strchr(variant, '/'))))
-		return lm_err_set(err, -EINVAL, "--platform: OS/ARCH, OS/ARCH/VARIANT or all is wanted");
-	*ret = (struct lm_platform){os, architecture, variant};
-	return 0;
-}
-
 /* --- the work --- */
 
 static int convert_all(
@@ -141,7 +123,7 @@ static int run(const struct options *o, struct report *ret, struct lm_err *err)
 	if (o->platform && !all && !platform)
 		return lm_err_oom(err);
 	struct lm_converter_config config = {.strict = o->strict, .access = &access, .all_platforms = all};
-	int r = parse_platform(platform, &config.platform, err);
+	int r = lm_platform_option(platform, &config.platform, err);
 	if (r == 0)
 		r = lm_repo_record_load(o->repo, o->storage, o->keys, &record, err);
 	if (r == 0 && !record.keys)

@@ -23,7 +23,14 @@ struct lm_packing_stats {
 };
 
 struct lm_packing;
-/* in_flight_max: bytes of content; a single piece may be larger. */
+/*
+ * The hash of content by itself, not as it is stored: SHA-256, its first 20 bytes, for comparisons (the algorithm in
+ * *ret means nothing).
+ */
+int lm_content_hash(const void *data, size_t len, struct lm_hash *ret, struct lm_err *err) MUST_CHECK;
+
+/* in_flight_max: bytes of content; a single piece may be larger. storage NULL: nothing is packed and stored, the hashes
+ * are lm_content_hash(). */
 int lm_packing_new(struct lm_storage *storage, enum lm_hash_algo algo, unsigned threads, size_t in_flight_max,
 	struct lm_packing **ret, struct lm_err *err) MUST_CHECK;
 /* Waits for what is on its way: destinations of hashes must live until then. */
