@@ -24,6 +24,7 @@ struct lm_inflate {
 	size_t output_len;
 	EVP_MD_CTX *sha256;
 	uint64_t size;
+	struct lm_stage_clock clock;
 	char digest[LM_DIGEST_MAX];
 
 	_Atomic(uint64_t) consumed;
@@ -47,8 +48,10 @@ struct lm_inflate {
 static int wait_for_slot(struct lm_inflate *flow)
 {
 	LM_LOCKED(&flow->lock);
+	lm_stage_enter(&flow->clock, LM_STAGE_IDLE);
 	while (flow->count == SLOTS && !flow->stopping)
 		lm_cond_wait(&flow->not_full, &flow->lock);
+	lm_stage_enter(&flow->clock, LM_STAGE_INFLATE);
 	flow->output = flow->slots[(flow->head + flow->count) % SLOTS];
 	flow->output_len = 0;
 	return flow->stopping ? -ECANCELED : 0;
@@ -76,17 +79,26 @@ static int need_output(struct lm_inflate *flow)
 	return wait_for_slot(flow);
 }
 
+static ssize_t read_input(struct lm_inflate *flow, size_t at, struct lm_err *err)
+{
+	lm_stage_enter(&flow->clock, LM_STAGE_FETCH);
+	ssize_t n = flow->read(flow->arg, flow->input + at, INPUT_BYTES - at, err);
+	lm_stage_enter(&flow->clock, LM_STAGE_INFLATE);
+	if (n > 0)
+		atomic_fetch_add(&flow->consumed, (uint64_t)n);
+	return n;
+}
+
 /* 1: input is there; 0: the compressed stream is over. */
 static int need_input(struct lm_inflate *flow, struct lm_err *err)
 {
 	if (flow->input_at < flow->input_len)
 		return 1;
-	ssize_t n = flow->read(flow->arg, flow->input, INPUT_BYTES, err);
+	ssize_t n = read_input(flow, 0, err);
 	if (n < 0)
 		return (int)n;
 	flow->input_at = 0;
 	flow->input_len = (size_t)n;
-	atomic_fetch_add(&flow->consumed, (uint64_t)n);
 	return n > 0;
 }
 
@@ -191,13 +203,12 @@ static bool is_zstd(const uint8_t *magic, size_t len)
 static int inflate_any(struct lm_inflate *flow, struct lm_err *err)
 {
 	while (flow->input_len < 4) {
-		ssize_t n = flow->read(flow->arg, flow->input + flow->input_len, INPUT_BYTES - flow->input_len, err);
+		ssize_t n = read_input(flow, flow->input_len, err);
 		if (n < 0)
 			return (int)n;
 		if (n == 0)
 			break;
 		flow->input_len += (size_t)n;
-		atomic_fetch_add(&flow->consumed, (uint64_t)n);
 	}
 	int r = wait_for_slot(flow);
 	if (r < 0)
@@ -226,6 +237,7 @@ static void *thread_main(void *arg)
 		push_slot(flow);
 		finish_digest(flow);
 	}
+	lm_stage_enter(&flow->clock, LM_STAGE_IDLE);
 	LM_LOCKED(&flow->lock);
 	flow->ended = true;
 	flow->code = r;
@@ -308,6 +320,11 @@ uint64_t lm_inflate_size(const struct lm_inflate *flow)
 const char *lm_inflate_digest(const struct lm_inflate *flow)
 {
 	return flow->digest;
+}
+
+void lm_inflate_times(const struct lm_inflate *flow, struct lm_stage_times *sum)
+{
+	lm_stage_add(&flow->clock.times, sum);
 }
 
 uint64_t lm_inflate_consumed(const struct lm_inflate *flow)

@@ -7,6 +7,7 @@
 #ifndef LM_TOOLS_INFLATE_H
 #define LM_TOOLS_INFLATE_H
 
+#include "convert/stages.h"
 #include "oci/image.h"
 
 /* Reads the compressed stream, on the inflater's thread: bytes read, 0 at the end, or an error. */
@@ -26,7 +27,8 @@ ssize_t lm_inflate_next(struct lm_inflate *inflate, const uint8_t **ret, struct 
 
 /* After the end: what came out in all. */
 uint64_t lm_inflate_size(const struct lm_inflate *inflate);
-const char *lm_inflate_digest(const struct lm_inflate *inflate); /* "sha256:…" */
+const char *lm_inflate_digest(const struct lm_inflate *inflate);		     /* "sha256:…" */
+void lm_inflate_times(const struct lm_inflate *inflate, struct lm_stage_times *sum); /* added to */
 /* Any time: compressed bytes read so far. */
 uint64_t lm_inflate_consumed(const struct lm_inflate *inflate);
 

@@ -12,6 +12,7 @@ struct packer { /* one per thread of the pool */
 	struct packer *next;
 	struct lm_packer *packer;
 	struct lm_buf out;
+	struct lm_stage_clock clock;
 };
 
 struct job {
@@ -115,8 +116,12 @@ int lm_packing_piece(struct lm_packing *packing, size_t len, struct lm_packing_p
 		return lm_err_oom(err);
 	*job = (struct job){.packing = packing, .piece.len = len};
 	LM_LOCKED(&packing->lock);
-	while (packing->in_flight > 0 && packing->in_flight + len > packing->in_flight_max && packing->code == 0)
+	int64_t begin_ns = 0;
+	while (packing->in_flight > 0 && packing->in_flight + len > packing->in_flight_max && packing->code == 0) {
+		begin_ns = begin_ns ? begin_ns : lm_now_ns();
 		lm_cond_wait(&packing->less_in_flight, &packing->lock);
+	}
+	packing->stats.times.ns[LM_STAGE_BLOCKED] += begin_ns ? lm_now_ns() - begin_ns : 0;
 	int r = failure(packing, err);
 	if (r < 0) {
 		free(job);
@@ -155,10 +160,12 @@ static int pack_and_store(struct packer *packer, const struct job *job, size_t *
 	if (!storage)
 		return lm_content_hash(job->piece.data, job->piece.len, job->ret_hash, err);
 	lm_buf_clear(&packer->out);
+	lm_stage_enter(&packer->clock, LM_STAGE_COMPRESS);
 	int r = lm_pack(
 		packer->packer, LM_COMPRESSION_ZLIB, job->piece.data, job->piece.len, &packer->out, job->ret_hash, err);
 	if (r < 0)
 		return r;
+	lm_stage_enter(&packer->clock, LM_STAGE_STORE);
 	char path[LM_OBJECT_PATH_MAX];
 	lm_object_path(job->ret_hash, job->kind, path);
 	r = storage->ops->has(storage, path, err);
@@ -181,8 +188,9 @@ static struct packer *take_packer(struct lm_packing *packing)
 }
 
 static void give_packer(
-	struct lm_packing *packing, struct packer *packer, int r, size_t stored, const struct lm_err *err)
+	struct lm_packing *packing, struct packer *packer, int r, size_t len, size_t stored, const struct lm_err *err)
 {
+	lm_stage_enter(&packer->clock, LM_STAGE_IDLE);
 	LM_LOCKED(&packing->lock);
 	packer->next = packing->idle;
 	packing->idle = packer;
@@ -193,6 +201,9 @@ static void give_packer(
 	packing->stats.pieces++;
 	packing->stats.objects += stored > 0;
 	packing->stats.bytes += stored;
+	packing->stats.content_bytes += len;
+	packing->stats.known_bytes += stored > 0 ? 0 : len;
+	lm_stage_empty(&packer->clock, &packing->stats.times);
 }
 
 static void run_job(void *arg)
@@ -203,7 +214,7 @@ static void run_job(void *arg)
 		struct lm_err err = LM_ERR_INIT;
 		size_t stored = 0;
 		int r = pack_and_store(packer, job, &stored, &err);
-		give_packer(job->packing, packer, r, stored, &err);
+		give_packer(job->packing, packer, r, job->piece.len, stored, &err);
 	}
 	lm_packing_drop(job->packing, &job->piece);
 }
@@ -217,10 +228,20 @@ void lm_packing_put(
 	lm_work_submit(packing->work, run_job, job);
 }
 
+void lm_packing_cancel(struct lm_packing *packing, int code, const char *why)
+{
+	LM_LOCKED(&packing->lock);
+	if (packing->code == 0)
+		packing->code = lm_err_set(&packing->err, code, "%s", why);
+	lm_cond_broadcast(&packing->less_in_flight);
+}
+
 int lm_packing_wait(struct lm_packing *packing, struct lm_err *err)
 {
+	int64_t begin_ns = lm_now_ns();
 	lm_work_drain(packing->work);
 	LM_LOCKED(&packing->lock);
+	packing->stats.times.ns[LM_STAGE_BLOCKED] += lm_now_ns() - begin_ns;
 	return failure(packing, err);
 }
 

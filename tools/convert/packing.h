@@ -10,6 +10,7 @@
 #ifndef LM_TOOLS_PACKING_H
 #define LM_TOOLS_PACKING_H
 
+#include "convert/stages.h"
 #include "repo/storage.h"
 
 struct lm_packing_piece { /* filled by the caller */
@@ -20,6 +21,9 @@ struct lm_packing_piece { /* filled by the caller */
 struct lm_packing_stats {
 	uint64_t objects, bytes; /* new ones, bytes as stored */
 	uint64_t pieces;	 /* all */
+	uint64_t content_bytes;	 /* of all pieces */
+	uint64_t known_bytes;	 /* of those whose content the storage had */
+	struct lm_stage_times times;
 };
 
 struct lm_packing;
@@ -42,6 +46,8 @@ int lm_packing_piece(
 /* Takes ownership. */
 void lm_packing_put(
 	struct lm_packing *packing, struct lm_packing_piece *piece, enum lm_object_kind kind, struct lm_hash *ret_hash);
+/* What is queued is dropped, and everything fails with this error from now on. From any thread. */
+void lm_packing_cancel(struct lm_packing *packing, int code, const char *why);
 /* Instead of putting it. NULL: nothing. */
 void lm_packing_drop(struct lm_packing *packing, struct lm_packing_piece *piece);
 int lm_packing_wait(struct lm_packing *packing, struct lm_err *err) MUST_CHECK;
