@@ -17,6 +17,7 @@ enum { INDEX_ITEMS_MAX = 4096, TEXT_MAX = 512 };
 #define DOCKER_MANIFEST "application/vnd.docker.distribution.manifest.v2+json"
 #define DOCKER_LIST "application/vnd.docker.distribution.manifest.list.v2+json"
 #define OCI_CONFIG "application/vnd.oci.image.config.v1+json"
+#define STARGZ_TOC "containerd.io/snapshot/stargz/toc.digest"
 #define DOCKER_CONFIG "application/vnd.docker.container.image.v1+json"
 
 enum kind { KIND_UNKNOWN, KIND_IMAGE, KIND_INDEX, KIND_SCHEMA1 };
@@ -273,6 +274,17 @@ static int layer_compression(const char *media_type, enum lm_layer_compression *
 	return lm_err_set(err, -EPROTO, "%s: no layer of files that is understood", media_type);
 }
 
+static int parse_annotations(const json_t *item, struct lm_layer *layer, struct lm_err *err)
+{
+	json_t *annotations;
+	const char *toc = NULL;
+	int r = lm_json_object("manifest", item, "annotations", LM_JSON_OPTIONAL, &annotations, err);
+	if (r == 0 && annotations)
+		r = lm_json_string("manifest", annotations, STARGZ_TOC, LM_JSON_OPTIONAL, &toc, err);
+	layer->stargz = toc != NULL;
+	return r;
+}
+
 static int parse_layer(const json_t *item, struct lm_layer *layer, struct lm_err *err)
 {
 	int r = dup_string("manifest", item, "mediaType", LM_JSON_REQUIRED, &layer->media_type, err);
@@ -280,6 +292,8 @@ static int parse_layer(const json_t *item, struct lm_layer *layer, struct lm_err
 		r = layer_compression(layer->media_type, &layer->compression, err);
 	if (r == 0)
 		r = get_digest("manifest", item, layer->digest, err);
+	if (r == 0)
+		r = parse_annotations(item, layer, err);
 	return r < 0 ? r : lm_json_u64("manifest", item, "size", &layer->size, err);
 }
 

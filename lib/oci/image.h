@@ -25,6 +25,7 @@ struct lm_layer {
 	uint64_t size;		      /* of the blob */
 	enum lm_layer_compression compression;
 	char *media_type;
+	bool stargz; /* annotated as eStargz */
 };
 
 struct lm_image {		    /* owns all it points to */

@@ -4,7 +4,6 @@
 #include "base/str.h"
 #include "common.h"
 #include "convert/image_json.h"
-#include "convert/inflate.h"
 #include "convert/layer_catalog.h"
 #include "convert/layer_tar.h"
 
@@ -13,7 +12,6 @@
 struct conversion {
 	const struct lm_layer_job *job;
 	const struct lm_layer *layer;
-	struct lm_inflate *inflate;
 	struct lm_layer_report *report;
 };
 
@@ -27,17 +25,11 @@ struct lm_layer_path lm_layer_path(const char *digest)
 
 /* --- the stream --- */
 
-static ssize_t read_blob(void *arg, void *ret, size_t len, struct lm_err *err)
+static void show_progress(void *arg, uint64_t consumed)
 {
-	return lm_blob_read(arg, ret, len, err);
-}
-
-static ssize_t next_span(void *arg, const uint8_t **ret, struct lm_err *err)
-{
-	struct conversion *c = arg;
+	const struct conversion *c = arg;
 	lm_cli_status("%s: layer %zu of %zu: %s of %s", c->job->label, c->job->index + 1, c->job->image->layer_count,
-		lm_cli_size(lm_inflate_consumed(c->inflate)).s, lm_cli_size(c->layer->size).s);
-	return lm_inflate_next(c->inflate, ret, err);
+		lm_cli_size(consumed).s, lm_cli_size(c->layer->size).s);
 }
 
 /* Looks for a path in the index-th layer below, as the transaction has it. */
@@ -58,24 +50,12 @@ static int read_layer(struct conversion *c, struct lm_layer_tree **ret, struct l
 {
 	const struct lm_layer_job *job = c->job;
 	CLEANUP(lm_blob_closep) struct lm_blob *blob = NULL;
-	CLEANUP(lm_inflate_freep) struct lm_inflate *inflate = NULL; /* freed first: its thread reads the blob */
-	CLEANUP(lm_layer_tree_freep) struct lm_layer_tree *tree = NULL;
-	struct lm_layer_below below = {.lookup = lookup_below, .arg = (void *)job, .count = job->index};
+	const struct lm_layer_below below = {.lookup = lookup_below, .arg = (void *)job, .count = job->index};
 	int r = lm_source_blob(job->source, c->layer->digest, c->layer->size, &blob, err);
-	if (r == 0)
-		r = lm_inflate_start(read_blob, blob, &inflate, err);
 	if (r < 0)
 		return r;
-	c->inflate = inflate;
-	r = lm_layer_read(next_span, c, &below, job->packing, &tree, err);
-	if (r < 0)
-		return r;
-	c->report->tar_bytes = lm_inflate_size(inflate);
-	if (strcmp(lm_inflate_digest(inflate), c->layer->diff_id) != 0)
-		return lm_err_set(err, -EBADMSG, "the image's config says diff id %s, the layer's tar has %s",
-			c->layer->diff_id, lm_inflate_digest(inflate));
-	*ret = STEAL(tree);
-	return 0;
+	const struct lm_layer_blob from = {blob, c->layer, show_progress, c};
+	return lm_layer_read_blob(&from, &below, job->packing, ret, &c->report->tar_bytes, err);
 }
 
 /* --- the catalog --- */

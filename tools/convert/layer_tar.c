@@ -1,5 +1,8 @@
 #include "convert/layer_tar.h"
 
+#include "convert/inflate.h"
+#include "convert/stargz.h"
+
 /* Reads exactly the piece out of the entry's content, whose size the reader vouches for. */
 static int fill_piece(struct lm_tar *tar, struct lm_packing_piece *piece, struct lm_err *err)
 {
@@ -77,6 +80,55 @@ int lm_layer_read(lm_tar_input_fn *input, void *arg, const struct lm_layer_below
 	int stored = packing ? lm_packing_wait(packing, r < 0 ? NULL : err) : 0;
 	if (r < 0 || stored < 0)
 		return r < 0 ? r : stored;
+	*ret = STEAL(tree);
+	return 0;
+}
+
+/* --- from a blob --- */
+
+struct stream {
+	const struct lm_layer_blob *from;
+	struct lm_inflate *inflate;
+	struct lm_stargz_tail tail; /* the inflater's thread, until it is over */
+};
+
+static ssize_t read_blob(void *arg, void *ret, size_t len, struct lm_err *err)
+{
+	struct stream *stream = arg;
+	ssize_t n = lm_blob_read(stream->from->blob, ret, len, err);
+	if (n > 0)
+		lm_stargz_note(&stream->tail, ret, (size_t)n);
+	return n;
+}
+
+static ssize_t next_span(void *arg, const uint8_t **ret, struct lm_err *err)
+{
+	struct stream *stream = arg;
+	if (stream->from->progress)
+		stream->from->progress(stream->from->progress_arg, lm_inflate_consumed(stream->inflate));
+	return lm_inflate_next(stream->inflate, ret, err);
+}
+
+int lm_layer_read_blob(const struct lm_layer_blob *from, const struct lm_layer_below *below, struct lm_packing *packing,
+	struct lm_layer_tree **ret, uint64_t *ret_tar_bytes, struct lm_err *err)
+{
+	struct stream stream = {.from = from};
+	CLEANUP(lm_inflate_freep) struct lm_inflate *inflate = NULL;
+	CLEANUP(lm_layer_tree_freep) struct lm_layer_tree *tree = NULL;
+	int r = lm_inflate_start(read_blob, &stream, &inflate, err);
+	if (r < 0)
+		return r;
+	stream.inflate = inflate;
+	r = lm_layer_read(next_span, &stream, below, packing, &tree, err);
+	if (r < 0)
+		return r;
+	const char *seen = lm_inflate_digest(inflate), *wanted = from->layer->diff_id;
+	if (strcmp(seen, wanted) != 0)
+		return lm_err_set(
+			err, -EBADMSG, "the image's config says diff id %s, the layer's tar has %s", wanted, seen);
+	if (from->layer->stargz || lm_stargz_footer(&stream.tail))
+		lm_stargz_hide(tree);
+	*ret_tar_bytes = lm_inflate_size(inflate);
 	*ret = STEAL(tree);
 	return 0;
 }

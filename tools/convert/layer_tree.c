@@ -176,7 +176,7 @@ static void forget(struct lm_layer_tree *tree, struct lm_layer_node *node)
 	node->inode->names--;
 }
 
-static void remove_node(struct lm_layer_tree *tree, struct lm_layer_node *node)
+void lm_layer_tree_remove(struct lm_layer_tree *tree, struct lm_layer_node *node)
 {
 	forget(tree, node);
 	*(node->prev ? &node->prev->next : &node->parent->children) = node->next;
@@ -260,6 +260,11 @@ struct lm_layer_node *lm_layer_tree_find(struct lm_layer_tree *tree, const char 
 		path += len;
 	}
 	return node;
+}
+
+struct lm_layer_node *lm_layer_tree_child(struct lm_layer_tree *tree, const struct lm_layer_node *dir, const char *name)
+{
+	return find_child(tree, dir, name, strlen(name));
 }
 
 /* --- paths --- */
@@ -544,7 +549,7 @@ static void remove_unlisted(struct lm_layer_tree *tree, struct lm_layer_node *di
 		if (node->listed)
 			remove_unlisted(tree, node);
 		else
-			remove_node(tree, node);
+			lm_layer_tree_remove(tree, node);
 	}
 }
 
@@ -553,7 +558,7 @@ static void remove_whited_out(struct lm_layer_tree *tree, struct lm_layer_node *
 {
 	struct lm_layer_node *node = name ? find_child(tree, parent, name, strlen(name)) : NULL;
 	if (node)
-		remove_node(tree, node);
+		lm_layer_tree_remove(tree, node);
 	else if (!name)
 		remove_unlisted(tree, parent);
 }
@@ -693,7 +698,7 @@ static int apply_at(struct lm_layer_tree *tree, struct lm_layer_node *parent, co
 		return apply_whiteout(tree, parent, base, entry, err);
 	struct lm_layer_node *there = find_child(tree, parent, base, strlen(base));
 	if (there && !(S_ISDIR(there->inode->mode) && entry->type == LM_TAR_DIR))
-		remove_node(tree, there);
+		lm_layer_tree_remove(tree, there);
 	int r = make_entry(tree, parent, base, entry, ret, err);
 	if (r < 0 || !*ret)
 		return r;

@@ -74,6 +74,7 @@ struct lm_layer_node {
 	struct lm_layer_node *same_hash;
 	struct lm_layer_inode *inode;
 	bool listed;	  /* by an entry, not only as a parent */
+	bool seen;	  /* for who compares the tree: false at first */
 	const char *name; /* "" for the root */
 	uint64_t name_hash;
 };
@@ -105,5 +106,10 @@ int lm_layer_tree_add_chunk(struct lm_layer_tree *tree, struct lm_layer_inode *f
 struct lm_layer_node *lm_layer_tree_root(struct lm_layer_tree *tree);
 /* By "/exact/path", following no links; NULL: not there. */
 struct lm_layer_node *lm_layer_tree_find(struct lm_layer_tree *tree, const char *path);
+struct lm_layer_node *lm_layer_tree_child(
+	struct lm_layer_tree *tree, const struct lm_layer_node *dir, const char *name);
+
+/* Takes a name (not the root) and all below it away. */
+void lm_layer_tree_remove(struct lm_layer_tree *tree, struct lm_layer_node *node);
 
 #endif

@@ -94,6 +94,34 @@ static void compressions(void **state)
 	assert_non_null(strstr(err.msg, "foreign layer"));
 }
 
+/* By the annotation of its descriptor. */
+static void stargz(void **state)
+{
+	static const struct {
+		const char *annotations;
+		int stargz; /* -1: refused */
+	} cases[] = {
+		{"", 0},
+		{",\"annotations\":null", 0},
+		{",\"annotations\":{}", 0},
+		{",\"annotations\":{\"containerd.io/snapshot/stargz/toc.digest\":\"" DB "\"}", 1},
+		{",\"annotations\":{\"io.github.containers.zstd-chunked.manifest-checksum\":\"" DB "\"}", 0},
+		{",\"annotations\":{\"containerd.io/snapshot/stargz/toc.digest\":1}", -1},
+		{",\"annotations\":[]", -1},
+	};
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		CLEANUP(lm_image_done) struct lm_image image = {0};
+		CLEANUP(lm_freep)
+		char *json = lm_str_printf(MANIFEST("{\"mediaType\":\"application/vnd.oci.image.layer.v1.tar+gzip\","
+						    "\"digest\":\"" DA "\",\"size\":1%s}"),
+			cases[i].annotations);
+		int r = parse(json, &image, NULL);
+		assert_int_equal(r, cases[i].stargz < 0 ? -EPROTO : 0);
+		if (r == 0)
+			assert_int_equal(image.layers[0].stargz, cases[i].stargz);
+	}
+}
+
 static void forged_manifests(void **state)
 {
 	static const char *const cases[] = {
@@ -489,6 +517,7 @@ int main(void)
 		cmocka_unit_test(manifest),
 		cmocka_unit_test(docker_manifest),
 		cmocka_unit_test(compressions),
+		cmocka_unit_test(stargz),
 		cmocka_unit_test(forged_manifests),
 		cmocka_unit_test(layers_are_limited),
 		cmocka_unit_test(nesting_and_size_are_limited),
