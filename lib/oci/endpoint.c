@@ -208,13 +208,15 @@ static int renew_authorization(struct lm_endpoint *e, unsigned generation, const
 /* What is kept of an answer's head. Written by the engine's thread until the request is over. */
 struct answer {
 	unsigned status, retry_after_s;
-	char *media_type, *challenge; /* owned; NULL when not said */
+	char *media_type, *challenge, *digest, *link; /* owned; NULL when not said */
 };
 
 static void answer_done(struct answer *answer)
 {
 	free(answer->media_type);
 	free(answer->challenge);
+	free(answer->digest);
+	free(answer->link);
 }
 
 static void note_status(void *arg, unsigned status)
@@ -238,9 +240,13 @@ static unsigned parse_retry_after(const char *value)
 static void note_header(void *arg, const char *name, const char *value)
 {
 	struct answer *answer = arg;
-	if (strcmp(name, "content-type") == 0) {
-		free(answer->media_type);
-		answer->media_type = strdup(value);
+	char **kept = strcmp(name, "content-type") == 0		   ? &answer->media_type
+		      : strcmp(name, "docker-content-digest") == 0 ? &answer->digest
+		      : strcmp(name, "link") == 0		   ? &answer->link
+								   : NULL;
+	if (kept) {
+		free(*kept);
+		*kept = strdup(value);
 	} else if (strcmp(name, "www-authenticate") == 0) {
 		/* Several lines are one list. */
 		char *list = answer->challenge ? lm_str_printf("%s, %s", answer->challenge, value) : strdup(value);
@@ -292,7 +298,7 @@ typedef int attempt_fn(
 static int explain(const struct lm_endpoint *e, int code, const struct answer *answer, struct lm_err *err)
 {
 	if (answer->status == 429)
-		return lm_err_set(err, code, "%s limits how much may be asked%s (HTTP status 429)", e->host,
+		return lm_err_set(err, -EAGAIN, "%s limits how much may be asked%s (HTTP status 429)", e->host,
 			answer->retry_after_s > RETRY_AFTER_MAX_S ? ", and wants a long pause" : "");
 	return code;
 }
@@ -338,7 +344,7 @@ static char *url_of(const struct lm_endpoint *e, const char *kind, const char *r
 }
 
 struct get {
-	const char *url;
+	const char *url, *method; /* NULL: GET */
 	struct lm_buf *body;
 };
 
@@ -347,7 +353,7 @@ static int attempt_get(
 {
 	struct get *get = arg;
 	const char *lines[] = {accept_manifests, authorization, NULL};
-	struct lm_http_request request = {.url = get->url, .headers = lines};
+	struct lm_http_request request = {.url = get->url, .method = get->method, .headers = lines};
 	fill_request(e, answer, &request);
 	return lm_http_get(e->access->http, &request, get->body, NULL, err);
 }
@@ -358,7 +364,7 @@ int lm_endpoint_manifest(struct lm_endpoint *e, const char *reference, struct lm
 	CLEANUP(answer_done) struct answer answer = {0};
 	if (!url)
 		return lm_err_oom(err);
-	struct get get = {url, &ret->text};
+	struct get get = {.url = url, .body = &ret->text};
 	int r = persist(e, attempt_get, &get, &answer, err);
 	if (r == -ENOENT)
 		return lm_err_set(err, r, "%s has no %s:%s", e->host, e->repository, reference);
@@ -367,6 +373,67 @@ int lm_endpoint_manifest(struct lm_endpoint *e, const char *reference, struct lm
 		ret->media_type = STEAL(answer.media_type);
 	}
 	return r;
+}
+
+int lm_endpoint_digest(struct lm_endpoint *e, const char *reference, char ret[LM_DIGEST_MAX], struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *url = url_of(e, "manifests", reference);
+	CLEANUP(answer_done) struct answer answer = {0};
+	CLEANUP(lm_buf_done) struct lm_buf nothing = LM_BUF(0);
+	if (!url)
+		return lm_err_oom(err);
+	struct get get = {.url = url, .method = "HEAD", .body = &nothing};
+	int r = persist(e, attempt_get, &get, &answer, err);
+	if (r == -ENOENT)
+		return lm_err_set(err, r, "%s has no %s:%s", e->host, e->repository, reference);
+	if (r < 0)
+		return r;
+	bool said = answer.digest && lm_digest_valid(answer.digest);
+	snprintf(ret, LM_DIGEST_MAX, "%s", said ? answer.digest : "");
+	return 0;
+}
+
+/*
+ * The Link header of a page (RFC 8288): <TARGET>; rel="next". A registry behind a proxy may not know by which scheme it
+ * is spoken to, so of a whole URL only the host is compared; the credentials stay with the server they are for.
+ */
+static int next_page(const struct lm_endpoint *e, const char *link, char **ret, struct lm_err *err)
+{
+	const char *end = link[0] == '<' ? strchr(link, '>') : NULL;
+	if (!end || !strstr(end, "next"))
+		return 0;
+	const char *at = link + 1, *host = strstr(e->base, "://") + 3;
+	size_t scheme = lm_str_starts(at, "https://") ? 8 : lm_str_starts(at, "http://") ? 7 : 0;
+	if (scheme) {
+		at += scheme;
+		size_t len = strcspn(at, "/>");
+		if (len != strlen(host) || strncasecmp(at, host, len) != 0)
+			return lm_err_set(err, -EPROTO, "%s: the list of tags goes on elsewhere, at %.*s", e->host,
+				(int)LM_MIN(len, (size_t)200), at);
+		at += len;
+	}
+	if (*at != '/' && *at != '?')
+		return lm_err_set(err, -EPROTO, "%s: the list of tags goes on nowhere", e->host);
+	*ret = *at == '?' ? lm_str_printf("/v2/%s/tags/list%.*s", e->repository, (int)(end - at), at)
+			  : lm_str_ndup(at, (size_t)(end - at));
+	return *ret ? 0 : lm_err_oom(err);
+}
+
+int lm_endpoint_tags(struct lm_endpoint *e, const char *page, unsigned page_max, struct lm_buf *ret, char **ret_next,
+	struct lm_err *err)
+{
+	CLEANUP(answer_done) struct answer answer = {0};
+	CLEANUP(lm_freep)
+	char *url = page ? lm_str_printf("%s%s", e->base, page)
+			 : lm_str_printf("%s/v2/%s/tags/list?n=%u", e->base, e->repository, page_max);
+	if (!url)
+		return lm_err_oom(err);
+	*ret_next = NULL;
+	struct get get = {.url = url, .body = ret};
+	int r = persist(e, attempt_get, &get, &answer, err);
+	if (r == -ENOENT)
+		return lm_err_set(err, r, "%s has no %s", e->host, e->repository);
+	return r < 0 || !answer.link ? r : next_page(e, answer.link, ret_next, err);
 }
 
 /* Headers are told while the body is read, so there is a place for them as long as the stream lives. */

@@ -3,7 +3,7 @@
  * and are patient.
  *
  * A 401 is answered once per request. 429, 5xx and broken connections are asked again a few times, after the time that
- * the server names (up to two minutes) or a growing one.
+ * the server names (up to two minutes) or a growing one. A server that still limits then (429) is -EAGAIN.
  *
  * Counted, since blobs outlive the source they were opened from. Any thread.
  */
@@ -27,6 +27,17 @@ const char *lm_endpoint_host(const struct lm_endpoint *endpoint);
 /* A manifest or index by tag or digest; not verified. */
 int lm_endpoint_manifest(
 	struct lm_endpoint *endpoint, const char *reference, struct lm_document *ret, struct lm_err *err) MUST_CHECK;
+
+/* The digest that the server says a tag or digest stands for now: asked for by HEAD, so nothing is fetched. "": it does
+ * not say. */
+int lm_endpoint_digest(
+	struct lm_endpoint *endpoint, const char *reference, char ret[LM_DIGEST_MAX], struct lm_err *err) MUST_CHECK;
+
+/* Appends one page of the list of tags (JSON). page: NULL for the first of them, page_max tags long if the server
+ * cares, else what the page before said in *ret_next (NULL: it was the last). -EPROTO: the next page is on another
+ * server. */
+int lm_endpoint_tags(struct lm_endpoint *endpoint, const char *page, unsigned page_max, struct lm_buf *ret,
+	char **ret_next, struct lm_err *err) MUST_CHECK;
 
 /* A blob from the byte offset on; *ret_partial: the server understood that it is to begin there. Not verified. */
 struct lm_endpoint_stream;
