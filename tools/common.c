@@ -20,15 +20,53 @@ enum { STATUS_EVERY_MS = 100, LINE_BYTES = 4096 };
 static struct {
 	pthread_mutex_t mutex;
 	int64_t next_status_ms; /* under mutex */
-	bool status_shown;	/* under mutex */
+	unsigned lines_shown;	/* of status or panel; under mutex */
 } terminal = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
-/* Control bytes would let a name from a registry move the cursor or forge a line. */
+/* The length of the character at text, 0 where that is no UTF-8 or nothing that one would print: controls (C1 as well,
+ * terminals obey those), what turns the direction of writing, what is invisible. */
+static size_t printable(const unsigned char *text)
+{
+	if (text[0] < 0x80)
+		return text[0] >= ' ' && text[0] != 0x7f;
+	size_t len = text[0] >= 0xf0 ? 4 : text[0] >= 0xe0 ? 3 : text[0] >= 0xc2 ? 2 : 0;
+	uint32_t code = text[0] & (0x7fU >> len);
+	for (size_t i = 1; i < len; i++) {
+		if ((text[i] & 0xc0) != 0x80)
+			return 0;
+		code = code << 6 | (text[i] & 0x3f);
+	}
+	static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+	bool ok = len > 0 && code >= least[len] && code <= 0x10ffff && !(code >= 0xd800 && code <= 0xdfff) &&
+		  code >= 0xa0 && !(code >= 0x200b && code <= 0x200f) && !(code >= 0x2028 && code <= 0x202e) &&
+		  !(code >= 0x2060 && code <= 0x206f) && code != 0xfeff;
+	return ok ? len : 0;
+}
+
+/* Control characters would let a name from a registry move the cursor or forge a line. */
 static void defuse(char *text)
 {
-	for (unsigned char *c = (unsigned char *)text; *c; c++)
-		if (*c < ' ' || *c == 0x7f)
+	for (unsigned char *c = (unsigned char *)text; *c;) {
+		size_t len = printable(c);
+		if (len == 0)
 			*c = '?';
+		c += LM_MAX(len, (size_t)1);
+	}
+}
+
+/* What takes away the status or panel that is shown. Mutex held. */
+struct erasure {
+	char s[32];
+};
+static struct erasure erase(void)
+{
+	struct erasure text = {""};
+	if (terminal.lines_shown > 1)
+		snprintf(text.s, sizeof(text.s), "\r\033[%uA\033[J", terminal.lines_shown - 1);
+	else if (terminal.lines_shown == 1)
+		snprintf(text.s, sizeof(text.s), "\r\033[K");
+	terminal.lines_shown = 0;
+	return text;
 }
 
 static void print_line(const char *prefix, const char *fmt, va_list args)
@@ -37,8 +75,7 @@ static void print_line(const char *prefix, const char *fmt, va_list args)
 	vsnprintf(line, sizeof(line), fmt, args);
 	defuse(line);
 	pthread_mutex_lock(&terminal.mutex);
-	fprintf(stderr, "%s%s%s\n", terminal.status_shown ? "\r\033[K" : "", prefix, line);
-	terminal.status_shown = false;
+	fprintf(stderr, "%s%s%s\n", erase().s, prefix, line);
 	pthread_mutex_unlock(&terminal.mutex);
 }
 
@@ -70,15 +107,45 @@ void lm_cli_say(const char *fmt, ...)
 	va_end(args);
 }
 
-static size_t terminal_columns(void)
+bool lm_cli_live(void)
+{
+	const char *term = getenv("TERM");
+	return isatty(STDERR_FILENO) && term && *term && strcmp(term, "dumb") != 0;
+}
+
+bool lm_cli_color(void)
+{
+	const char *no_color = getenv("NO_COLOR"); /* no-color.org */
+	return lm_cli_live() && !(no_color && *no_color);
+}
+
+struct lm_cli_window lm_cli_window(void)
 {
 	struct winsize size;
-	return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1U : 79;
+	struct lm_cli_window window = {79, 24};
+	if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) < 0)
+		return window;
+	if (size.ws_col > 1)
+		window.columns = size.ws_col - 1U; /* a full line would wrap */
+	if (size.ws_row > 1)
+		window.rows = size.ws_row;
+	return window;
+}
+
+void lm_cli_panel(const char *text)
+{
+	unsigned lines = *text ? 1 : 0;
+	for (const char *c = text; *c; c++)
+		lines += *c == '\n';
+	pthread_mutex_lock(&terminal.mutex);
+	fprintf(stderr, "%s%s", erase().s, text);
+	terminal.lines_shown = lines;
+	pthread_mutex_unlock(&terminal.mutex);
 }
 
 void lm_cli_status(const char *fmt, ...)
 {
-	if (!isatty(STDERR_FILENO))
+	if (!lm_cli_live())
 		return;
 	char line[512];
 	va_list args;
@@ -89,9 +156,9 @@ void lm_cli_status(const char *fmt, ...)
 	pthread_mutex_lock(&terminal.mutex);
 	int64_t now = lm_now_ms();
 	if (now >= terminal.next_status_ms) {
-		fprintf(stderr, "\r\033[K%.*s", (int)terminal_columns(), line);
+		fprintf(stderr, "%s%.*s", erase().s, (int)lm_cli_window().columns, line);
 		terminal.next_status_ms = now + STATUS_EVERY_MS;
-		terminal.status_shown = true;
+		terminal.lines_shown = 1;
 	}
 	pthread_mutex_unlock(&terminal.mutex);
 }

@@ -23,7 +23,8 @@
 
 enum { LM_EXIT_OK = 0, LM_EXIT_FAILED = 1, LM_EXIT_USAGE = 2 };
 
-/* "lamella: " and the message, with foreign control bytes escaped, on a line of its own. */
+/* "lamella: " and the message on a line of its own. Here and below, what is no UTF-8 and what a terminal would obey
+ * (control characters, turns of the direction of writing) becomes "?". */
 void lm_cli_error(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* The same for an error; returns LM_EXIT_FAILED, or LM_EXIT_USAGE where the user's words were wrong (-EINVAL). */
 int lm_cli_fail(const struct lm_err *err);
@@ -33,8 +34,20 @@ int lm_cli_usage(const char *command);
 /* A line that stays. */
 void lm_cli_say(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* The status line; shown at most ten times a second, cut to the terminal's width, gone with the next line that stays.
- * Nothing where standard error is no terminal. */
+ * Nothing where lm_cli_live() is not. */
 void lm_cli_status(const char *fmt, ...) PRINTF_LIKE(1, 2);
+
+/* Standard error is a terminal on which lines can be taken back. */
+bool lm_cli_live(void);
+/* And color is wanted. */
+bool lm_cli_color(void);
+struct lm_cli_window { /* of standard error: what fits without wrapping; 79 by 24 where it does not say */
+	unsigned columns, rows;
+};
+struct lm_cli_window lm_cli_window(void);
+/* Several lines in place of the status line, separated by newlines, none at the end; they must fit, and be without
+ * foreign control characters. "": nothing. Only where lm_cli_live(). */
+void lm_cli_panel(const char *text);
 
 /* Flushes standard output: code, or LM_EXIT_FAILED (said) when something could not be written. */
 int lm_cli_flush(int code);
