@@ -197,6 +197,9 @@ int lm_catalog_writer_lookup(
 	struct lm_catalog_writer *writer, const char *path, struct lm_row *ret, struct lm_err *err) MUST_CHECK;
 int lm_catalog_writer_nested(
 	struct lm_catalog_writer *writer, const char *path, struct lm_nested *ret, struct lm_err *err) MUST_CHECK;
+/* As lm_catalog_list(), but what is malformed ends it. The callback leaves the writer alone. */
+int lm_catalog_writer_list(struct lm_catalog_writer *writer, const char *path, lm_catalog_row_fn *fn, void *arg,
+	struct lm_err *err) MUST_CHECK;
 /* As lm_catalog_chunks(). */
 int lm_catalog_writer_chunks(struct lm_catalog_writer *writer, const struct lm_row *row, uint64_t offset, uint64_t len,
 	struct lm_chunk **ret, size_t *ret_count, struct lm_err *err) MUST_CHECK;

@@ -63,6 +63,28 @@ int lm_catalog_writer_lookup(struct lm_catalog_writer *w, const char *path, stru
 	return lookup(w, lm_path_hash(path, strlen(path)), ret, err);
 }
 
+int lm_catalog_writer_list(
+	struct lm_catalog_writer *w, const char *path, lm_catalog_row_fn *fn, void *arg, struct lm_err *err)
+{
+	CLEANUP(lm_stmt_finalizep) sqlite3_stmt *stmt = NULL;
+	int r = lm_writer_make_parent_index(w, err);
+	if (r == 0)
+		r = lm_row_prepare(&w->db, LM_ROW_BY_PARENT, &stmt, err);
+	if (r < 0)
+		return r;
+	lm_bind_path(stmt, lm_path_hash(path, strlen(path)));
+	sqlite3_bind_int64(stmt, 3, 0);
+	while ((r = lm_db_step(&w->db.db, stmt, err)) > 0) {
+		CLEANUP(lm_row_done) struct lm_row row = {0};
+		r = lm_row_decode(&w->db, stmt, &row, err);
+		if (r == 0)
+			r = fn(arg, &row);
+		if (r != 0)
+			return r;
+	}
+	return r;
+}
+
 static int check_content(const struct lm_row *row, const struct lm_chunk *chunks, size_t count, struct lm_err *err)
 {
 	if (!S_ISREG(row->mode))

@@ -191,6 +191,41 @@ int lm_txn_read(struct lm_txn *txn, const char *path, struct lm_buf *ret, struct
 	return r == -ENOENT ? r : lm_err_prefix(err, r, "%s", path);
 }
 
+/* The root of a nested catalog is listed by that catalog. */
+static int find_directory(struct lm_txn *txn, const char *path, struct lm_node **ret, struct lm_err *err)
+{
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	struct lm_node *nested = NULL;
+	int r = lm_txn_find(txn, path, ret, &row, err);
+	if (r == 0 && !S_ISDIR(row.mode))
+		r = lm_err_set(err, -ENOTDIR, "%s is no directory", path);
+	if (r == 0 && *path)
+		r = lm_node_descend(*ret, path, &nested, err);
+	if (r == 0 && nested)
+		*ret = nested;
+	return r;
+}
+
+int lm_txn_list(struct lm_txn *txn, const char *path, lm_catalog_row_fn *fn, void *arg, struct lm_err *err)
+{
+	struct lm_node *node;
+	int r = find_directory(txn, path, &node, err);
+	if (r < 0)
+		return r;
+	return node->writer ? lm_catalog_writer_list(node->writer, path, fn, arg, err)
+			    : lm_catalog_list(node->reader, lm_path_hash(path, strlen(path)), 0, fn, arg, err);
+}
+
+int lm_txn_nested(struct lm_txn *txn, const char *path, struct lm_nested *ret, struct lm_err *err)
+{
+	struct lm_node *owner;
+	int r = lm_txn_owner(txn, path, &owner, err);
+	if (r < 0)
+		return r;
+	return owner->writer ? lm_catalog_writer_nested(owner->writer, path, ret, err)
+			     : lm_catalog_nested(owner->reader, path, ret, err);
+}
+
 /*
  * Changing
  */

@@ -49,6 +49,14 @@ int lm_txn_lookup(struct lm_txn *txn, const char *path, struct lm_row *ret, stru
  * -EMSGSIZE: more than ret->max. */
 int lm_txn_read(struct lm_txn *txn, const char *path, struct lm_buf *ret, struct lm_err *err) MUST_CHECK;
 
+/* The rows of the directory at path, as lm_catalog_list() gives them, those of the markers too. The callback must not
+ * change the transaction. -ENOENT, -ENOTDIR. */
+int lm_txn_list(struct lm_txn *txn, const char *path, lm_catalog_row_fn *fn, void *arg, struct lm_err *err) MUST_CHECK;
+/* The nested catalog that begins at path as it is stored: without what this transaction has changed inside since it
+ * began, or since the catalog was grafted. -ENOENT: none begins there, or it is not stored yet. The caller frees
+ * ret->path. */
+int lm_txn_nested(struct lm_txn *txn, const char *path, struct lm_nested *ret, struct lm_err *err) MUST_CHECK;
+
 /* Directories up to and including path, 0755 root now, where missing (-ENOTDIR where something else is); nested: make
  * the last one a nested catalog with its .cvmfscatalog marker. What an ordinary directory holds already moves into that
  * catalog; hard-link groups are then split into those inside and those outside. */

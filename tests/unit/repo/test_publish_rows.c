@@ -393,6 +393,59 @@ static void test_size(void **state)
 	assert_true(small.catalog_size < 100000);
 }
 
+static int append_name(void *arg, struct lm_row *row)
+{
+	assert_int_equal(lm_buf_printf(arg, "%s ", row->name), 0);
+	return strcmp(row->name, "stop") == 0 ? 7 : 0;
+}
+
+static void assert_listed(struct lm_txn *txn, const char *path, int code, const char *names)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(1 << 10);
+	assert_int_equal(lm_txn_list(txn, path, append_name, &text, &err), code);
+	assert_string_equal(lm_buf_cstr(&text), names);
+}
+
+/* Catalogs that nothing changed in, changed ones, new ones. */
+static void test_list(void **state)
+{
+	CLEANUP(place_done) struct place place;
+	CLEANUP(lm_txn_freep) struct lm_txn *txn = NULL;
+	struct lm_manifest manifest;
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_nested before = {0}, after = {0};
+	create(&place, &manifest);
+	begin(&place, &txn);
+	mkdirs(txn, "/d/e", false);
+	mkdirs(txn, "/n", true);
+	put(txn, "/n/a", "a");
+	put(txn, "/n/b", "b");
+	assert_listed(txn, "", 0, "d n ");
+	assert_listed(txn, "/n", 0, ".cvmfscatalog a b ");
+	assert_int_equal(lm_txn_nested(txn, "/n", &before, &err), -ENOENT);
+	commit(&txn, &manifest);
+
+	begin(&place, &txn);
+	assert_listed(txn, "", 0, "d n ");
+	assert_listed(txn, "/d", 0, "e ");
+	assert_listed(txn, "/d/e", 0, "");
+	assert_listed(txn, "/n", 0, ".cvmfscatalog a b ");
+	assert_listed(txn, "/n/a", -ENOTDIR, "");
+	assert_listed(txn, "/x", -ENOENT, "");
+	assert_ok(lm_txn_nested(txn, "/n", &before, &err), &err);
+	put(txn, "/n/stop", "c");
+	put(txn, "/n/z", "d");
+	assert_listed(txn, "/n", 7, ".cvmfscatalog a b stop ");
+	assert_ok(lm_txn_nested(txn, "/n", &after, &err), &err);
+	assert_true(lm_hash_equal(&before.hash, &after.hash));
+	assert_int_equal(lm_txn_nested(txn, "/d", &before, &err), -ENOENT);
+	free(before.path);
+	free(after.path);
+	commit(&txn, &manifest);
+	check(&place, &manifest, NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -403,6 +456,7 @@ int main(void)
 		cmocka_unit_test(test_split),
 		cmocka_unit_test(test_fold_new),
 		cmocka_unit_test(test_size),
+		cmocka_unit_test(test_list),
 	};
 	return cmocka_run_group_tests(tests, publish_setup, publish_teardown);
 }
