@@ -534,9 +534,3 @@ int lm_catalogs_describe(
 	*ret_mountpoint = record->mountpoint;
 	return 0;
 }
-
-size_t lm_catalogs_count(struct lm_catalogs *catalogs)
-{
-	LM_LOCKED(&catalogs->lock);
-	return catalogs->count;
-}

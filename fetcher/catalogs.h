@@ -70,6 +70,4 @@ void lm_catalogs_put(struct lm_catalogs *catalogs, struct lm_open_catalog *open)
 int lm_catalogs_describe(struct lm_catalogs *catalogs, uint32_t number, struct lm_hash *ret_hash,
 	const char **ret_mountpoint) MUST_CHECK;
 
-size_t lm_catalogs_count(struct lm_catalogs *catalogs); /* numbers given out */
-
 #endif

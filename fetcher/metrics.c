@@ -11,15 +11,7 @@ typedef Lamella__Fetcher__V1__KernelRequests KernelRequests;
 #define STATE(name) LAMELLA__FETCHER__V1__REPOSITORY_STATE__REPOSITORY_##name
 
 /* What a metric is about: the message its value stands in, and the labels that tell its instances apart. */
-enum scope { INFO, NODE, CACHE, REPOSITORY, KERNEL, SERVER, PROXY, LAYER_ANSWERS, SCOPES };
-static const char *const scope_labels[SCOPES] = {[INFO] = "version",
-	[NODE] = "",
-	[CACHE] = "",
-	[REPOSITORY] = "repository",
-	[KERNEL] = "repository, kind",
-	[SERVER] = "repository, server",
-	[PROXY] = "repository, proxy",
-	[LAYER_ANSWERS] = "state"};
+enum scope { INFO, NODE, CACHE, REPOSITORY, KERNEL, SERVER, PROXY, LAYER_ANSWERS };
 
 struct metric {
 	const char *name;
@@ -358,8 +350,6 @@ static void put_instances(struct printer *p, const StatusResponse *status)
 		for (size_t i = 0; i < status->n_layer_answers; i++)
 			put(p, status->layer_answers[i], "state", status->layer_answers[i]->name, NULL, NULL);
 		break;
-	case SCOPES:
-		break;
 	}
 }
 
@@ -379,16 +369,4 @@ int lm_metrics_print(const StatusResponse *status, struct lm_buf *out)
 		put_instances(&p, status);
 	}
 	return p.code;
-}
-
-const struct lm_metric_info *lm_metrics_info(size_t index, struct lm_metric_info *ret)
-{
-	if (index >= ARRAY_LEN(metrics))
-		return NULL;
-	const struct metric *metric = &metrics[index];
-	*ret = (struct lm_metric_info){.name = metric->name,
-		.type = type_name(metric),
-		.labels = scope_labels[metric->scope],
-		.help = metric->help};
-	return ret;
 }

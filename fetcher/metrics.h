@@ -18,10 +18,4 @@ enum { LM_METRICS_MAX = 16 << 20 };
 /* Appends all of them. -ENOMEM, -EMSGSIZE: out has a part of them. */
 int lm_metrics_print(const Lamella__Fetcher__V1__StatusResponse *status, struct lm_buf *out) MUST_CHECK;
 
-/* The table, for manuals and tests; NULL at its end. */
-struct lm_metric_info {
-	const char *name, *type /* "counter", "gauge" */, *labels /* "repository", ...; "" */, *help;
-};
-const struct lm_metric_info *lm_metrics_info(size_t index, struct lm_metric_info *ret);
-
 #endif

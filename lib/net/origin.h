@@ -130,10 +130,6 @@ void lm_origin_verdict(struct lm_origin_request *request, int code, const struct
 int lm_origin_head(struct lm_origin *origin, const char *path, enum lm_http_priority priority,
 	const struct lm_origin_consumer *consumer, struct lm_err *err) MUST_CHECK;
 
-/* Blocking, for programs (not on the engine's thread): appends to body, whose max bounds it (-EMSGSIZE); after
- * an error body is as before. */
-int lm_origin_get_buf(struct lm_origin *origin, const char *path, struct lm_buf *body, struct lm_err *err) MUST_CHECK;
-
 /* What administrators are shown. */
 
 enum { LM_ORIGIN_LATENCIES = 14 }; /* the first: below 1 ms, the next: below 2 ms, 4 ms …, the last: everything else */

@@ -54,8 +54,7 @@ int lm_rpc_server_new(const char *socket_path, const struct lm_rpc_method *metho
 void lm_rpc_server_free(struct lm_rpc_server *server);
 LM_DEFINE_CLEANUP(struct lm_rpc_server, lm_rpc_server_free, lm_rpc_server_freep)
 
-const ProtobufCMessage *lm_rpc_request(const struct lm_rpc_call *call);	      /* decoded; owned by the call */
-const char *lm_rpc_metadata(const struct lm_rpc_call *call, const char *key); /* request header, or NULL */
+const ProtobufCMessage *lm_rpc_request(const struct lm_rpc_call *call); /* decoded; owned by the call */
 bool lm_rpc_cancelled(struct lm_rpc_call *call);	      /* the caller went away or its deadline passed */
 unsigned lm_rpc_time_left_ms(const struct lm_rpc_call *call); /* to the caller's deadline; UINT_MAX without one */
 

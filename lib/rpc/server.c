@@ -40,7 +40,6 @@ struct lm_rpc_call {
 	grpc_call *grpc;
 	grpc_call_details details;
 	grpc_metadata_array metadata;
-	char *headers; /* "key\0value\0", ended by an empty key; of metadata, made in on_new() */
 	const struct lm_rpc_method *method;
 	grpc_byte_buffer *received;
 	ProtobufCMessage *request;
@@ -103,7 +102,6 @@ static void call_free(struct lm_rpc_call *call)
 		grpc_call_unref(call->grpc);
 	lm_cond_done(&call->sent);
 	lm_lock_done(&call->lock);
-	free(call->headers);
 	free(call);
 }
 
@@ -255,26 +253,6 @@ static const struct lm_rpc_method *find_method(const struct lm_rpc_server *serve
 	return NULL;
 }
 
-/* Values in grpc's slices have no end mark; text handed to handlers has. */
-static char *copy_headers(const grpc_metadata_array *metadata)
-{
-	size_t size = 1;
-	for (size_t i = 0; i < metadata->count; i++)
-		size += GRPC_SLICE_LENGTH(metadata->metadata[i].key) + GRPC_SLICE_LENGTH(metadata->metadata[i].value) +
-			2;
-	char *headers = calloc(1, size), *at = headers;
-	if (!headers)
-		return NULL;
-	for (size_t i = 0; i < metadata->count; i++) {
-		grpc_slice parts[] = {metadata->metadata[i].key, metadata->metadata[i].value};
-		for (size_t k = 0; k < ARRAY_LEN(parts); k++) {
-			memcpy(at, GRPC_SLICE_START_PTR(parts[k]), GRPC_SLICE_LENGTH(parts[k]));
-			at += GRPC_SLICE_LENGTH(parts[k]) + 1;
-		}
-	}
-	return headers;
-}
-
 static void on_new(struct lm_rpc_call *call, bool ok)
 {
 	struct lm_rpc_server *server = call->server;
@@ -298,7 +276,6 @@ static void on_new(struct lm_rpc_call *call, bool ok)
 		lm_rpc_fail(call, LM_RPC_UNIMPLEMENTED, "no such method");
 		return;
 	}
-	call->headers = copy_headers(&call->metadata);
 	grpc_op read = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &call->received};
 	error = grpc_call_start_batch(call->grpc, &read, 1, begin(call->server, &call->read), NULL);
 	assert(error == GRPC_CALL_OK);
@@ -346,17 +323,6 @@ static void request_next(struct lm_rpc_server *server)
 const ProtobufCMessage *lm_rpc_request(const struct lm_rpc_call *call)
 {
 	return call->request;
-}
-
-const char *lm_rpc_metadata(const struct lm_rpc_call *call, const char *key)
-{
-	for (const char *at = call->headers; at && *at;) {
-		const char *value = at + strlen(at) + 1;
-		if (strcmp(at, key) == 0)
-			return value;
-		at = value + strlen(value) + 1;
-	}
-	return NULL;
 }
 
 bool lm_rpc_cancelled(struct lm_rpc_call *call)

@@ -18,6 +18,17 @@ static uint32_t number(struct tree_rig *rig, uint8_t hash, const char *mountpoin
 	return ret;
 }
 
+/* How many numbers stand for something: they have no gaps. */
+static size_t given_out(struct lm_catalogs *catalogs)
+{
+	struct lm_hash hash;
+	const char *mountpoint;
+	uint32_t n = 0;
+	while (lm_catalogs_describe(catalogs, n + 1, &hash, &mountpoint) == 0)
+		n++;
+	return n;
+}
+
 static void test_numbers(void **state)
 {
 	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
@@ -46,7 +57,7 @@ static void test_numbers_survive(void **state)
 		assert_int_equal(number(&rig, (uint8_t)i, mountpoint, i % 3), i + 1);
 	}
 	tree_rig_reopen(&rig, 16);
-	assert_int_equal(lm_catalogs_count(rig.catalogs), 200);
+	assert_int_equal(given_out(rig.catalogs), 200);
 	for (unsigned i = 200; i-- > 0;) {
 		snprintf(mountpoint, sizeof(mountpoint), "/m%u\n\xff", i);
 		assert_int_equal(number(&rig, (uint8_t)i, mountpoint, i % 3), i + 1);
@@ -68,17 +79,17 @@ static void test_torn_table(void **state)
 		write_file(table, whole.data, cut);
 		tree_rig_reopen(&rig, 16);
 		size_t left = cut / record;
-		assert_int_equal(lm_catalogs_count(rig.catalogs), left);
+		assert_int_equal(given_out(rig.catalogs), left);
 		assert_int_equal(number(&rig, 77, "/new", 0), left + 1);
 		tree_rig_reopen(&rig, 16);
-		assert_int_equal(lm_catalogs_count(rig.catalogs), left + 1);
+		assert_int_equal(given_out(rig.catalogs), left + 1);
 		assert_int_equal(number(&rig, 77, "/new", 0), left + 1);
 	}
 	for (size_t bad = 0; bad < whole.len; bad++) {
 		whole.data[bad] ^= 0x10;
 		write_file(table, whole.data, whole.len);
 		tree_rig_reopen(&rig, 16);
-		assert_int_equal(lm_catalogs_count(rig.catalogs), bad / record);
+		assert_int_equal(given_out(rig.catalogs), bad / record);
 		whole.data[bad] ^= 0x10;
 	}
 }
@@ -128,7 +139,7 @@ static void test_two_appenders(void **state)
 	assert_int_equal(number(&second, 200, "/a", 0), 200);
 	assert_int_equal(number(&rig, 200, "/a", 0), 200);
 	tree_rig_reopen(&rig, 16);
-	assert_int_equal(lm_catalogs_count(rig.catalogs), 200);
+	assert_int_equal(given_out(rig.catalogs), 200);
 	assert_int_equal(number(&rig, 77, "/a", 0), 77);
 	/* Somebody cut the table: said, not survived by giving a number twice. */
 	assert_int_equal(truncate(table, 100), 0);
@@ -176,7 +187,7 @@ static void test_appenders_race(void **state)
 	for (size_t i = 1; i < ARRAY_LEN(threads); i++)
 		assert_memory_equal(appenders[0].numbers, appenders[i].numbers, sizeof(appenders[0].numbers));
 	for (size_t i = 0; i < ARRAY_LEN(catalogs); i++) {
-		assert_int_equal(lm_catalogs_count(catalogs[i]), ARRAY_LEN(appenders[0].numbers));
+		assert_int_equal(given_out(catalogs[i]), ARRAY_LEN(appenders[0].numbers));
 		lm_catalogs_free(catalogs[i]);
 	}
 }

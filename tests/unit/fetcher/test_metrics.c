@@ -85,33 +85,51 @@ static void test_bound(void **state)
 	}
 }
 
+/* "# HELP lamella_fetcher_NAME TEXT" at *at, which moves on to the next; false: there is none. */
+static bool next_metric(const char **at, char name[128], char help[512], char type[16])
+{
+	const char *begin = strstr(*at, "# HELP ");
+	if (!begin)
+		return false;
+	char again[128];
+	if (sscanf(begin, "# HELP lamella_fetcher_%127s %511[^\n]\n# TYPE lamella_fetcher_%127s %15s\n", name, help,
+		    again, type) != 4)
+		fail_msg("not as expected: %.200s", begin);
+	assert_string_equal(name, again);
+	*at = begin + 1;
+	return true;
+}
+
 /* Names by Prometheus' conventions, each once, each with a sentence, and each in the manual. */
 static void test_table(void **state)
 {
+	CLEANUP(lm_status_freep) StatusResponse *s = make_status();
+	CLEANUP(lm_buf_done) struct lm_buf out = LM_BUF(1 << 20);
 	CLEANUP(lm_buf_done) struct lm_buf manual = LM_BUF(1 << 20);
 	CLEANUP(lm_freep)
 	char *path = lm_str_printf("%s/deploy/man/lamella-fetcher.8", getenv("LM_SOURCE_ROOT"));
 	assert_int_equal(lm_file_read(AT_FDCWD, path, &manual, NULL), 0);
-	struct lm_metric_info info, other;
+	assert_int_equal(lm_metrics_print(s, &out), 0);
+	char name[128], help[512], type[16];
 	size_t count = 0;
-	for (; lm_metrics_info(count, &info); count++) {
-		bool counter = strcmp(info.type, "counter") == 0;
-		assert_true(counter || strcmp(info.type, "gauge") == 0 || strcmp(info.type, "histogram") == 0);
-		for (const char *c = info.name; *c; c++)
+	for (const char *at = lm_buf_cstr(&out); next_metric(&at, name, help, type); count++) {
+		bool counter = strcmp(type, "counter") == 0;
+		assert_true(counter || strcmp(type, "gauge") == 0 || strcmp(type, "histogram") == 0);
+		for (const char *c = name; *c; c++)
 			assert_true(islower((unsigned char)*c) || *c == '_');
-		if (lm_str_ends(info.name, "_total") != counter)
-			fail_msg("%s: only counters end in _total", info.name);
-		assert_true(isupper((unsigned char)info.help[0]) || isdigit((unsigned char)info.help[0]));
-		assert_true(lm_str_ends(info.help, "."));
-		assert_null(strpbrk(info.help, "\n\\"));
-		for (size_t i = 0; i < count; i++)
-			assert_string_not_equal(lm_metrics_info(i, &other)->name, info.name);
-		CLEANUP(lm_freep) char *item = lm_str_printf(".It Li lamella_fetcher_%s\n", info.name);
+		if (lm_str_ends(name, "_total") != counter)
+			fail_msg("%s: only counters end in _total", name);
+		assert_true(isupper((unsigned char)help[0]) || isdigit((unsigned char)help[0]));
+		assert_true(lm_str_ends(help, "."));
+		assert_null(strchr(help, '\\'));
+		CLEANUP(lm_freep) char *again = lm_str_printf("# HELP lamella_fetcher_%s ", name);
+		if (strstr(at, again))
+			fail_msg("twice: %s", name);
+		CLEANUP(lm_freep) char *item = lm_str_printf(".It Li lamella_fetcher_%s\n", name);
 		if (!strstr(lm_buf_cstr(&manual), item))
-			fail_msg("not in lamella-fetcher(8): %s", info.name);
+			fail_msg("not in lamella-fetcher(8): %s", name);
 	}
 	assert_true(count > 10);
-	assert_null(lm_metrics_info(count, &info));
 }
 
 int main(void)

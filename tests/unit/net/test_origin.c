@@ -63,11 +63,62 @@ static void make_ab(const char *proxies)
 	make(servers, proxies);
 }
 
+/* A request that is waited for: engine's thread, until done. */
+static struct {
+	int code;
+	struct lm_lock lock;
+	struct lm_cond cond;
+	bool done;
+} waiting;
+
+static int get_begin(void *arg, struct lm_err *e)
+{
+	lm_buf_clear(&body);
+	return 0;
+}
+
+static int get_data(void *arg, const void *data, size_t len, struct lm_err *e)
+{
+	int r = lm_buf_append(&body, data, len);
+	return r < 0 ? lm_err_set(e, r, "more than %zu bytes", body.max) : 0;
+}
+
+static void get_done(void *arg, int code, const struct lm_err *e)
+{
+	waiting.code = code;
+	if (code < 0)
+		err = *e;
+	LM_LOCKED(&waiting.lock);
+	waiting.done = true;
+	lm_cond_signal(&waiting.cond);
+}
+
+static int get_and_wait(const char *path)
+{
+	static const struct lm_origin_consumer consumer = {.begin = get_begin, .data = get_data, .done = get_done};
+	lm_lock_init(&waiting.lock);
+	lm_cond_init(&waiting.cond);
+	waiting.done = false;
+	int r = lm_origin_get(origin, path, LM_HTTP_BLOCKED_READ, false, &consumer, &err);
+	if (r == 0) {
+		lm_lock_take(&waiting.lock);
+		while (!waiting.done)
+			lm_cond_wait(&waiting.cond, &waiting.lock);
+		lm_lock_release(&waiting.lock);
+		r = waiting.code;
+	}
+	lm_cond_done(&waiting.cond);
+	lm_lock_done(&waiting.lock);
+	if (r < 0)
+		lm_buf_clear(&body);
+	return r;
+}
+
 static int get(const char *path)
 {
 	lm_buf_clear(&body);
 	memset(&err, 0, sizeof(err));
-	int r = lm_origin_get_buf(origin, path, &body, &err);
+	int r = get_and_wait(path);
 	if (r < 0) {
 		assert_int_equal(err.code, r);
 		assert_non_null(strstr(err.msg, "repo.example.org"));
