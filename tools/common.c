@@ -352,26 +352,44 @@ void lm_repo_record_done(struct lm_repo_record *record)
 	*record = (struct lm_repo_record){0};
 }
 
-static int config_dir(char **ret, struct lm_err *err)
+/* given: from the environment, or NULL; else that of root, or of this user by the base directory specification. */
+static int base_dir(const char *given, const char *of_root, const char *xdg_name, const char *below_home, char **ret,
+	struct lm_err *err)
 {
-	const char *given = getenv("LAMELLA_CONFIG_DIR");
-	const char *xdg = getenv("XDG_CONFIG_HOME");
-	const char *home = getenv("HOME");
+	const char *xdg = getenv(xdg_name), *home = getenv("HOME");
 	char *dir;
 	if (given && *given)
 		dir = strdup(given);
 	else if (geteuid() == 0)
-		dir = strdup("/etc/lamella");
+		dir = strdup(of_root);
 	else if (xdg && xdg[0] == '/') /* the specification: relative values are to be ignored */
 		dir = lm_str_printf("%s/lamella", xdg);
 	else if (home && *home)
-		dir = lm_str_printf("%s/.config/lamella", home);
+		dir = lm_str_printf("%s/%s/lamella", home, below_home);
 	else
-		return lm_err_set(err, -ENOENT, "no place for configuration: set HOME or LAMELLA_CONFIG_DIR");
+		return lm_err_set(err, -ENOENT, "no place for configuration and state: set HOME or LAMELLA_CONFIG_DIR");
 	if (!dir)
 		return lm_err_oom(err);
 	*ret = dir;
 	return 0;
+}
+
+static int config_dir(char **ret, struct lm_err *err)
+{
+	return base_dir(getenv("LAMELLA_CONFIG_DIR"), "/etc/lamella", "XDG_CONFIG_HOME", ".config", ret, err);
+}
+
+int lm_state_dir(char **ret, struct lm_err *err)
+{
+	const char *given = getenv("LAMELLA_STATE_DIR"), *config = getenv("LAMELLA_CONFIG_DIR");
+	CLEANUP(lm_freep) char *beside = NULL;
+	if (!(given && *given) && config && *config) {
+		beside = lm_str_printf("%s/state", config);
+		if (!beside)
+			return lm_err_oom(err);
+		given = beside;
+	}
+	return base_dir(given, "/var/lib/lamella", "XDG_STATE_HOME", ".local/state", ret, err);
 }
 
 /* The name becomes part of paths and URLs: the alphabet of repository names, and nothing hidden. */

@@ -124,6 +124,10 @@ int lm_repo_record_load(const char *name, const char *storage, const char *keys,
 bool lm_repo_record_remote(const struct lm_repo_record *record);
 /* Writes the record, replacing an older one; keys must be there. */
 int lm_repo_record_save(const struct lm_repo_record *record, struct lm_err *err) MUST_CHECK;
+/* Where what is remembered from run to run is kept, and could be lost: $LAMELLA_STATE_DIR, else
+ * $LAMELLA_CONFIG_DIR/state, else /var/lib/lamella for root, else ${XDG_STATE_HOME:-~/.local/state}/lamella. It need
+ * not be there. The caller frees *ret. */
+int lm_state_dir(char **ret, struct lm_err *err) MUST_CHECK;
 /* Where the record of that name is (or would be). The caller frees *ret. */
 int lm_repo_record_path(const char *name, char **ret, struct lm_err *err) MUST_CHECK;
 

@@ -490,26 +490,47 @@ int lm_txn_store_nested(
 	return 0;
 }
 
-int lm_txn_graft(struct lm_txn *txn, const char *path, const char *db_path, struct lm_err *err)
+static int hang(struct lm_txn *txn, const char *path, const struct lm_finished *child, struct lm_err *err)
 {
-	CLEANUP(lm_finished_done) struct lm_finished child = {0};
 	struct lm_node *owner;
-	int r = check_change(path, err);
-	if (r == 0)
-		r = check_parent(txn, path, err);
-	if (r == 0)
-		r = lm_txn_owner(txn, path, &owner, err);
-	if (r == 0)
-		r = lm_txn_store_catalog(txn, db_path, path, true, &child, err);
+	int r = lm_txn_owner(txn, path, &owner, err);
 	if (r == 0)
 		r = lm_node_edit(owner, err);
 	if (r == 0)
-		r = lm_catalog_set_nested(
-			owner->writer, path, &child.hash, child.size, &child.root, &child.self, &child.subtree, err);
-	if (r < 0)
-		return lm_err_prefix(err, r, "catalog for %s", path);
-	lm_node_forget_below(owner, path);
-	return 0;
+		r = lm_catalog_set_nested(owner->writer, path, &child->hash, child->size, &child->root, &child->self,
+			&child->subtree, err);
+	if (r == 0)
+		lm_node_forget_below(owner, path);
+	return r;
+}
+
+static int check_place(struct lm_txn *txn, const char *path, struct lm_err *err)
+{
+	int r = check_change(path, err);
+	return r < 0 ? r : check_parent(txn, path, err);
+}
+
+int lm_txn_graft(struct lm_txn *txn, const char *path, const char *db_path, struct lm_err *err)
+{
+	CLEANUP(lm_finished_done) struct lm_finished child = {0};
+	int r = check_place(txn, path, err);
+	if (r == 0)
+		r = lm_txn_store_catalog(txn, db_path, path, true, &child, err);
+	if (r == 0)
+		r = hang(txn, path, &child, err);
+	return r < 0 ? lm_err_prefix(err, r, "catalog for %s", path) : 0;
+}
+
+int lm_txn_graft_stored(struct lm_txn *txn, const char *path, const struct lm_hash *hash, uint64_t size,
+	const struct lm_stored *stored, struct lm_err *err)
+{
+	CLEANUP(lm_finished_done) struct lm_finished child = {0};
+	int r = check_place(txn, path, err);
+	if (r == 0)
+		r = lm_txn_find_stored(txn, path, hash, size, stored, &child, err);
+	if (r == 0)
+		r = hang(txn, path, &child, err);
+	return r < 0 ? lm_err_prefix(err, r, "catalog for %s", path) : 0;
 }
 
 /* node: the nested catalog whose marker goes. */

@@ -94,6 +94,19 @@ int lm_txn_store_nested(struct lm_txn *txn, const char *path, const char *db_pat
  * replacing what is there: packs and stores it. Parent directories must exist. -EINVAL: it lacks its marker or names
  * nested catalogs that are not stored. */
 int lm_txn_graft(struct lm_txn *txn, const char *path, const char *db_path, struct lm_err *err) MUST_CHECK;
+/*
+ * The same with a catalog that an earlier transaction has stored, whether that was committed or not; size: of its
+ * database.
+ * It and all that are nested in it are read, and everything that they name is asked for. -ENOENT: some of it is not in
+ * the storage any more; -EBADMSG, -EPROTO: a catalog is damaged. The tree is then as it was.
+ */
+typedef int lm_stored_fn(void *arg, const struct lm_hash *hash, enum lm_object_kind kind, struct lm_err *err);
+struct lm_stored { /* says whether an object is stored: 1, 0, or negative */
+	lm_stored_fn *fn;
+	void *arg;
+};
+int lm_txn_graft_stored(struct lm_txn *txn, const char *path, const struct lm_hash *hash, uint64_t size,
+	const struct lm_stored *stored, struct lm_err *err) MUST_CHECK;
 /* With all that is below; absent: 0. Removing the marker .cvmfscatalog of a nested catalog folds that into the catalog
  * above: the directory stays, and all it holds. */
 int lm_txn_remove(struct lm_txn *txn, const char *path, struct lm_err *err) MUST_CHECK;

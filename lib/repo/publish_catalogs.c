@@ -9,6 +9,8 @@
 
 static const uint64_t catalog_max = (uint64_t)64 << 30;
 
+enum { STORED_DEPTH_MAX = 64 };
+
 void lm_node_free(struct lm_node *node)
 {
 	while (node && node->children) {
@@ -335,4 +337,84 @@ int lm_txn_store_catalog(struct lm_txn *txn, const char *path, const char *mount
 	}
 	return lm_object_store_file(
 		txn->storage, lm_txn_algo(txn), LM_OBJECT_CATALOG, path, &ret->hash, &ret->size, err);
+}
+
+/*
+ * Catalogs that are stored already
+ */
+
+struct stored_walk {
+	struct lm_txn *txn;
+	const struct lm_stored *stored;
+	const char *mountpoint; /* of the catalog that is being read */
+	unsigned depth;
+	struct lm_err *err;
+};
+
+static int find_object(const struct stored_walk *walk, const struct lm_hash *hash, enum lm_object_kind kind)
+{
+	char path[LM_OBJECT_PATH_MAX];
+	int r = walk->stored->fn(walk->stored->arg, hash, kind, walk->err);
+	if (r == 0)
+		return lm_err_set(walk->err, -ENOENT, "%s is not stored", lm_object_path(hash, kind, path));
+	return LM_MIN(r, 0);
+}
+
+/* Catalogs of our own have one algorithm throughout. */
+static int find_content(void *arg, enum lm_object_kind kind, const uint8_t digest[LM_HASH_BYTES])
+{
+	const struct stored_walk *walk = arg;
+	struct lm_hash hash = {.algo = (uint8_t)lm_txn_algo(walk->txn), .set = true};
+	memcpy(hash.bytes, digest, sizeof(hash.bytes));
+	return find_object(walk, &hash, kind);
+}
+
+static int find_nested(void *arg, const struct lm_nested *nested);
+
+/* *ret stays open. */
+static int find_catalog(const struct stored_walk *up, const char *mountpoint, const struct lm_hash *hash, uint64_t size,
+	struct lm_node **ret)
+{
+	struct stored_walk walk = *up;
+	CLEANUP(lm_node_freep) struct lm_node *node = NULL;
+	walk.mountpoint = mountpoint;
+	if (walk.depth++ == STORED_DEPTH_MAX)
+		return lm_err_set(walk.err, -EPROTO, "catalogs are nested over %d deep", STORED_DEPTH_MAX);
+	int r = find_object(&walk, hash, LM_OBJECT_CATALOG);
+	if (r == 0)
+		r = lm_node_open(walk.txn, NULL, mountpoint, hash, size, &node, walk.err);
+	if (r == 0)
+		r = lm_catalog_objects_each(node->reader, find_content, &walk, walk.err);
+	if (r == 0)
+		r = lm_catalog_nested_each(node->reader, find_nested, &walk, walk.err);
+	if (r == 0)
+		*ret = STEAL(node);
+	return r;
+}
+
+static int find_nested(void *arg, const struct lm_nested *nested)
+{
+	const struct stored_walk *walk = arg;
+	CLEANUP(lm_node_freep) struct lm_node *node = NULL;
+	if (!lm_repo_path_below(nested->path, walk->mountpoint))
+		return lm_err_set(walk->err, -EPROTO, "nested catalog '%s' is not below '%s'", nested->path,
+			walk->mountpoint);
+	return find_catalog(walk, nested->path, &nested->hash, nested->size, &node);
+}
+
+int lm_txn_find_stored(struct lm_txn *txn, const char *mountpoint, const struct lm_hash *hash, uint64_t size,
+	const struct lm_stored *stored, struct lm_finished *ret, struct lm_err *err)
+{
+	const struct stored_walk walk = {.txn = txn, .stored = stored, .err = err};
+	CLEANUP(lm_node_freep) struct lm_node *node = NULL;
+	int r = find_catalog(&walk, mountpoint, hash, size, &node);
+	if (r == 0)
+		r = lm_catalog_lookup(node->reader, lm_path_hash(mountpoint, strlen(mountpoint)), &ret->root, err);
+	if (r < 0)
+		return r;
+	ret->hash = *hash;
+	ret->size = size;
+	ret->self = node->self;
+	ret->subtree = node->subtree;
+	return 0;
 }

@@ -120,5 +120,8 @@ int lm_txn_find(struct lm_txn *txn, const char *path, struct lm_node **ret_owner
  * catalogs it names might be missing. */
 int lm_txn_store_catalog(struct lm_txn *txn, const char *path, const char *mountpoint, bool foreign,
 	struct lm_finished *ret, struct lm_err *err) MUST_CHECK;
+/* Reads a stored catalog and all below it; see lm_txn_graft_stored(). */
+int lm_txn_find_stored(struct lm_txn *txn, const char *mountpoint, const struct lm_hash *hash, uint64_t size,
+	const struct lm_stored *stored, struct lm_finished *ret, struct lm_err *err) MUST_CHECK;
 
 #endif
