@@ -15,5 +15,6 @@ int lm_cmd_serve(int argc, char **argv);
 int lm_cmd_status(int argc, char **argv);
 int lm_cmd_top(int argc, char **argv);
 int lm_cmd_update(int argc, char **argv);
+int lm_cmd_verify(int argc, char **argv);
 
 #endif

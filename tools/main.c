@@ -23,6 +23,7 @@ static const struct command commands[] = {
 	{"status", lm_cmd_status, "what the fetcher of this machine says of itself"},
 	{"top", lm_cmd_top, "what it is doing right now"},
 	{"update", lm_cmd_update, "have it look for a new revision now"},
+	{"verify", lm_cmd_verify, "compare a published image with the registry's"},
 	{NULL, NULL, NULL},
 };
 

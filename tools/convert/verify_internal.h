@@ -1,0 +1,46 @@
+/* What the parts of the comparison share: verify.c (an image), verify_tree.c (a layer), verify_content.c (its files).
+ */
+#ifndef LM_TOOLS_VERIFY_INTERNAL_H
+#define LM_TOOLS_VERIFY_INTERNAL_H
+
+#include "base/lock.h"
+#include "base/work.h"
+#include "convert/layer_tree.h"
+#include "convert/published.h"
+#include "convert/verify.h"
+
+/* A part of the image that is being compared. */
+struct lm_comparison {
+	/* constant while it lives */
+	struct lm_repo_source *repo;
+	struct lm_work *work; /* compares contents; of all layers */
+	/* under lock */
+	struct lm_lock lock;
+	struct lm_cond all_done;
+	size_t pending; /* jobs of this part */
+	int code;	/* of the first job that failed, as opposed to finding something */
+	struct lm_err err;
+	struct lm_verify_part *part;
+};
+
+/* Appends the path inside the layer; nothing for the root. */
+int lm_verify_path(const struct lm_layer_node *node, struct lm_buf *path) MUST_CHECK;
+
+/* Notes a difference (or a loss), by any thread. path NULL: node's. */
+void lm_verify_note(struct lm_comparison *c, bool loss, const char *path, const struct lm_layer_node *node,
+	const char *fmt, ...) PRINTF_LIKE(5, 6);
+
+/* The layer's tree, whose hashes are lm_content_hash(), against the catalogs from top on. Contents are compared by
+ * jobs; they are over when this returns. */
+int lm_verify_tree(struct lm_comparison *c, struct lm_layer_tree *tree, const struct lm_published_top *top,
+	struct lm_err *err) MUST_CHECK;
+
+/*
+ * Queues the comparison of a file's content: of the object that the row names, or of its chunks, which lie without
+ * gaps. The node stays until lm_verify_contents_wait().
+ */
+int lm_verify_content(struct lm_comparison *c, const struct lm_layer_node *node, const struct lm_row *row,
+	const struct lm_chunk *chunks, size_t count, struct lm_err *err) MUST_CHECK;
+int lm_verify_contents_wait(struct lm_comparison *c, struct lm_err *err) MUST_CHECK;
+
+#endif
