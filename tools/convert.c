@@ -4,6 +4,8 @@
 #include "common.h"
 #include "convert/access.h"
 #include "convert/image.h"
+#include "convert/ledger.h"
+#include "convert/reporter.h"
 #include "source.h"
 
 #include <jansson.h>
@@ -21,6 +23,7 @@ struct options {
 struct report {
 	struct lm_image_report *images;
 	size_t image_count; /* of those that have a report */
+	struct lm_converter_summary summary;
 	struct lm_manifest before, after;
 	int64_t ms;
 };
@@ -53,7 +56,7 @@ static int parse_options(int argc, char **argv, struct options *o, int *ret_code
 			.text = &o->platform},
 		LM_ACCESS_OPTIONS(&o->access),
 		{"strict", NULL, "publish nothing if an image has what the format can't hold", .flag = &o->strict},
-		{"json", NULL, "the report as JSON", .flag = &o->json},
+		{"json", NULL, "what happens as JSON, an object a line; the last is the report", .flag = &o->json},
 		{0},
 	};
 	const struct lm_cli_syntax syntax = {
@@ -107,11 +110,22 @@ static int convert_all(
 	}
 	ret->before = *lm_converter_base(converter);
 	r = lm_converter_publish(converter, &ret->after, err);
+	lm_converter_summary(converter, &ret->summary);
 	ret->ms = lm_now_ms() - start_ms;
 	return r;
 }
 
-static int run(const struct options *o, struct report *ret, struct lm_err *err)
+/* NULL: there is no place for one. */
+static char *ledger_path(const struct lm_repo_record *record)
+{
+	struct lm_err err = LM_ERR_INIT;
+	char *path = NULL;
+	if (lm_ledger_path(record->name, record->dir, &path, &err) < 0)
+		lm_cli_say("nothing is remembered for the next run: %s", lm_err_text(&err));
+	return path;
+}
+
+static int run(const struct options *o, struct lm_progress *progress, struct report *ret, struct lm_err *err)
 {
 	CLEANUP(lm_repo_record_done) struct lm_repo_record record = {0};
 	CLEANUP(lm_repo_keys_done) struct lm_repo_keys keys = {0};
@@ -119,10 +133,12 @@ static int run(const struct options *o, struct report *ret, struct lm_err *err)
 	CLEANUP(lm_http_freep) struct lm_http *http = NULL;
 	bool all = o->platform && strcmp(o->platform, "all") == 0;
 	CLEANUP(lm_freep) char *platform = o->platform && !all ? strdup(o->platform) : NULL;
+	CLEANUP(lm_freep) char *ledger = NULL;
 	struct lm_access access = o->access.access;
 	if (o->platform && !all && !platform)
 		return lm_err_oom(err);
-	struct lm_converter_config config = {.strict = o->strict, .access = &access, .all_platforms = all};
+	struct lm_converter_config config = {
+		.strict = o->strict, .access = &access, .all_platforms = all, .progress = progress};
 	int r = lm_platform_option(platform, &config.platform, err);
 	if (r == 0)
 		r = lm_repo_record_load(o->repo, o->storage, o->keys, &record, err);
@@ -140,6 +156,8 @@ static int run(const struct options *o, struct report *ret, struct lm_err *err)
 	config.storage = storage;
 	config.keys = &keys;
 	config.fqrn = record.name;
+	config.ledger = ledger = ledger_path(&record);
+	config.remote = lm_repo_record_remote(&record);
 	access.http = http;
 	return convert_all(o, &config, ret, err);
 }
@@ -148,7 +166,7 @@ static int run(const struct options *o, struct report *ret, struct lm_err *err)
 
 static void print_layer(const struct lm_layer_report *layer)
 {
-	printf("  %s  %-9s  %8s", layer->digest, layer->converted ? "converted" : "is there",
+	printf("  %s  %-9s  %8s", layer->digest, layer->converted ? lm_layer_state(layer) : "is there",
 		lm_cli_size(layer->blob_bytes).s);
 	if (layer->converted)
 		printf("  %7llu files  %8s stored  %6.1f s", (unsigned long long)layer->files,
@@ -156,24 +174,43 @@ static void print_layer(const struct lm_layer_report *layer)
 	printf("\n");
 }
 
+static double seconds(int64_t ns)
+{
+	return (double)ns / 1e9;
+}
+
+static void print_summary(const struct lm_converter_summary *sum)
+{
+	struct lm_stage_times held_up;
+	enum lm_stage worst = lm_stage_bottleneck(&sum->times, &held_up);
+	printf("unpacked %s, %llu files; of %s of content %s was stored already\n", lm_cli_size(sum->unpacked_bytes).s,
+		(unsigned long long)sum->files, lm_cli_size(sum->content_bytes).s, lm_cli_size(sum->known_bytes).s);
+	printf("seconds, all threads:");
+	for (unsigned i = 0; i < LM_STAGE_WORK; i++)
+		printf("%s %s %.1f", i > 0 ? "," : "", lm_stage_name(i), seconds(sum->times.ns[i]));
+	printf("; slowest: %s\n", lm_stage_name(worst));
+}
+
 static int print_report(const struct report *report)
 {
-	uint64_t converted = 0, layers = 0, blob_bytes = 0, stored_bytes = 0;
+	const struct lm_converter_summary *sum = &report->summary;
 	for (size_t i = 0; i < report->image_count; i++) {
 		const struct lm_image_report *image = &report->images[i];
 		printf("%s (%s%s%s)\n", image->name, image->platform ? image->platform : "",
 			image->platform ? ", " : "", image->digest);
-		for (size_t k = 0; k < image->layer_count; k++) {
+		for (size_t k = 0; k < image->layer_count; k++)
 			print_layer(&image->layers[k]);
-			layers++;
-			converted += image->layers[k].converted;
-			blob_bytes += image->layers[k].converted ? image->layers[k].blob_bytes : 0;
-			stored_bytes += image->layers[k].stored_bytes;
-		}
 	}
-	printf("%llu of %llu layers converted, %s read, %s stored, %.1f s\n", (unsigned long long)converted,
-		(unsigned long long)layers, lm_cli_size(blob_bytes).s, lm_cli_size(stored_bytes).s,
+	printf("%llu of %llu layers converted, %s read, %s stored, %.1f s\n", (unsigned long long)sum->layers_converted,
+		(unsigned long long)sum->layers, lm_cli_size(sum->fetched_bytes).s, lm_cli_size(sum->stored_bytes).s,
 		(double)report->ms / 1000);
+	if (sum->layers_kept > 0)
+		printf("%llu of these had been finished by an earlier run\n", (unsigned long long)sum->layers_kept);
+	if (sum->spared_bytes > 0)
+		printf("%s of content was known from before, and not compressed again\n",
+			lm_cli_size(sum->spared_bytes).s);
+	if (sum->layers_converted > 0)
+		print_summary(sum);
 	if (report->after.revision == report->before.revision)
 		printf("nothing changed: revision %llu\n", (unsigned long long)report->after.revision);
 	else
@@ -184,7 +221,7 @@ static int print_report(const struct report *report)
 static json_t *layer_json(const struct lm_layer_report *layer)
 {
 	return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "digest", layer->digest, "diff_id",
-		layer->diff_id, "state", layer->converted ? "converted" : "present", "blob_bytes",
+		layer->diff_id, "state", lm_layer_state(layer), "blob_bytes",
 		(json_int_t)layer->blob_bytes, "tar_bytes", (json_int_t)layer->tar_bytes, "files",
 		(json_int_t)layer->files, "file_bytes", (json_int_t)layer->file_bytes, "objects_stored",
 		(json_int_t)layer->objects, "bytes_stored", (json_int_t)layer->stored_bytes, "attributes_lost",
@@ -204,6 +241,35 @@ static json_t *image_json(const struct lm_image_report *image)
 		image->digest, "config", image->config_digest, "platform", image->platform, "layers", layers);
 }
 
+static json_t *stages_json(const struct lm_stage_times *times)
+{
+	struct lm_stage_times held_up;
+	json_t *stages = json_object();
+	(void)lm_stage_bottleneck(times, &held_up);
+	for (unsigned i = 0; i < LM_STAGE_WORK; i++)
+		if (json_object_set_new(stages, lm_stage_name(i),
+			    json_pack("{s:f, s:f}", "seconds", seconds(times->ns[i]), "held_up",
+				    seconds(held_up.ns[i]))) < 0) {
+			json_decref(stages);
+			return NULL;
+		}
+	return stages;
+}
+
+static json_t *summary_json(const struct lm_converter_summary *sum)
+{
+	struct lm_stage_times held_up;
+	const char *worst = lm_stage_name(lm_stage_bottleneck(&sum->times, &held_up));
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s?}", "layers",
+		(json_int_t)sum->layers, "layers_converted", (json_int_t)sum->layers_converted, "layers_kept",
+		(json_int_t)sum->layers_kept, "spared_bytes", (json_int_t)sum->spared_bytes, "fetched_bytes",
+		(json_int_t)sum->fetched_bytes, "skipped_bytes", (json_int_t)sum->skipped_bytes, "unpacked_bytes",
+		(json_int_t)sum->unpacked_bytes, "files", (json_int_t)sum->files, "content_bytes",
+		(json_int_t)sum->content_bytes, "known_bytes", (json_int_t)sum->known_bytes, "objects_stored",
+		(json_int_t)sum->objects, "bytes_stored", (json_int_t)sum->stored_bytes, "stages",
+		stages_json(&sum->times), "bottleneck", sum->layers_converted > 0 ? worst : NULL);
+}
+
 static json_t *report_json(const struct report *report)
 {
 	json_t *images = json_array();
@@ -212,22 +278,27 @@ static json_t *report_json(const struct report *report)
 			json_decref(images);
 			return NULL;
 		}
-	return json_pack("{s:s, s:I, s:b, s:s, s:f, s:o}", "repository", report->after.fqrn, "revision",
-		(json_int_t)report->after.revision, "changed", report->after.revision != report->before.revision,
-		"root_catalog", lm_hash_text(&report->after.catalog).s, "seconds", (double)report->ms / 1000, "images",
-		images);
+	return json_pack("{s:s, s:s, s:I, s:b, s:s, s:f, s:o, s:o}", "event", "report", "repository",
+		report->after.fqrn, "revision", (json_int_t)report->after.revision, "changed",
+		report->after.revision != report->before.revision, "root_catalog",
+		lm_hash_text(&report->after.catalog).s, "seconds", (double)report->ms / 1000, "summary",
+		summary_json(&report->summary), "images", images);
 }
 
-static int print_json(const struct report *report)
+/* --- the command --- */
+
+static int fail(struct lm_reporter *reporter, const struct lm_err *err)
 {
-	json_t *json = report_json(report);
-	if (!json) {
-		lm_cli_error("the report can't be written as JSON");
-		return LM_EXIT_FAILED;
-	}
-	json_dumpf(json, stdout, JSON_INDENT(2));
-	printf("\n");
-	json_decref(json);
+	lm_reporter_event(
+		reporter, json_pack("{s:s, s:o}", "event", "error", "message", lm_cli_text_json(lm_err_text(err))));
+	return lm_cli_fail(err);
+}
+
+static int finish(const struct options *options, struct lm_reporter *reporter, const struct report *report)
+{
+	if (!options->json)
+		return print_report(report);
+	lm_reporter_event(reporter, report_json(report));
 	return lm_cli_flush(LM_EXIT_OK);
 }
 
@@ -240,8 +311,10 @@ int lm_cmd_convert(int argc, char **argv)
 		return code;
 	lm_access_speak(&options.access);
 	CLEANUP(report_done) struct report report = {0};
+	CLEANUP(lm_reporter_freep) struct lm_reporter *reporter = NULL;
 	struct lm_err err = LM_ERR_INIT;
-	if (run(&options, &report, &err) < 0)
+	if (lm_reporter_new(options.json, &reporter, &err) < 0)
 		return lm_cli_fail(&err);
-	return options.json ? print_json(&report) : print_report(&report);
+	int r = run(&options, lm_reporter_progress(reporter), &report, &err);
+	return r < 0 ? fail(reporter, &err) : finish(&options, reporter, &report);
 }

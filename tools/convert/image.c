@@ -16,8 +16,11 @@ enum { IN_FLIGHT_MAX = 64 << 20 };
 struct lm_converter {
 	struct lm_converter_config config;
 	struct lm_txn *txn;
+	struct lm_ledger *ledger; /* NULL: none */
 	struct lm_packing *packing;
 	uint64_t losses;
+	struct lm_converter_summary summary; /* but for what the packing counts */
+	struct lm_stage_clock clock;
 };
 
 void lm_image_report_done(struct lm_image_report *report)
@@ -29,12 +32,29 @@ void lm_image_report_done(struct lm_image_report *report)
 	*report = (struct lm_image_report){0};
 }
 
+/* Under the publisher's lock. Without one everything works, at its price. */
+static void use_ledger(struct lm_converter *converter, enum lm_hash_algo algo)
+{
+	const struct lm_converter_config *config = &converter->config;
+	const struct lm_ledger_owner owner = {config->storage, config->remote, config->keys->key, config->fqrn, algo};
+	struct lm_err err = LM_ERR_INIT;
+	if (!config->ledger)
+		return;
+	int r = lm_ledger_open(config->ledger, &owner, &converter->ledger, &err);
+	if (r == 0)
+		r = lm_packing_use(converter->packing, converter->ledger, &err);
+	if (r < 0)
+		lm_cli_say("%s: going on without it", lm_err_text(&err));
+}
+
 int lm_converter_new(const struct lm_converter_config *config, struct lm_converter **ret, struct lm_err *err)
 {
 	CLEANUP(lm_converter_freep) struct lm_converter *converter = calloc(1, sizeof(*converter));
 	if (!converter)
 		return lm_err_oom(err);
 	converter->config = *config;
+	if (!converter->config.progress)
+		converter->config.progress = &lm_no_progress;
 	int r = lm_txn_begin(config->storage, config->keys, config->fqrn, &converter->txn, err);
 	if (r < 0)
 		return r;
@@ -42,6 +62,7 @@ int lm_converter_new(const struct lm_converter_config *config, struct lm_convert
 	r = lm_packing_new(config->storage, algo, lm_work_cores(), IN_FLIGHT_MAX, &converter->packing, err);
 	if (r < 0)
 		return r;
+	use_ledger(converter, algo);
 	*ret = STEAL(converter);
 	return 0;
 }
@@ -51,6 +72,7 @@ void lm_converter_free(struct lm_converter *converter)
 	if (!converter)
 		return;
 	lm_packing_free(converter->packing);
+	lm_ledger_free(converter->ledger);
 	lm_txn_free(converter->txn);
 	free(converter);
 }
@@ -109,16 +131,60 @@ static int add_origin(struct lm_txn *txn, const char *layer_path, const char *co
 
 /* --- images --- */
 
-static void say_layer(const struct lm_image_report *image, size_t index)
+/* A layer that the repository lacks. */
+static int convert_missing(struct lm_converter *converter, struct lm_source *source, const struct lm_image *image,
+	size_t index, const char *name, struct lm_layer_report *ret, struct lm_err *err)
 {
-	const struct lm_layer_report *layer = &image->layers[index];
-	if (!layer->converted)
-		lm_cli_say("%s: layer %zu of %zu, %.19s: is there", image->name, index + 1, image->layer_count,
-			layer->digest);
-	else
-		lm_cli_say("%s: layer %zu of %zu, %.19s: %s, %llu files, %s new in storage, %.1f s", image->name,
-			index + 1, image->layer_count, layer->digest, lm_cli_size(layer->blob_bytes).s,
-			(unsigned long long)layer->files, lm_cli_size(layer->stored_bytes).s, (double)layer->ms / 1000);
+	struct lm_progress *progress = converter->config.progress;
+	struct lm_layer_meter meter = {
+		.image = name,
+		.digest = image->layers[index].digest,
+		.number = index + 1,
+		.count = image->layer_count,
+		.size_bytes = image->layers[index].size,
+	};
+	const struct lm_layer_job job = {
+		.txn = converter->txn,
+		.storage = converter->config.storage,
+		.packing = converter->packing,
+		.ledger = converter->ledger,
+		.source = source,
+		.image = image,
+		.index = index,
+		.progress = progress,
+		.meter = &meter,
+	};
+	progress->ops->layer_begin(progress, &meter);
+	int r = lm_layer_convert(&job, ret, err);
+	progress->ops->layer_end(progress, &meter);
+	lm_stage_add(&meter.times, &converter->summary.times);
+	lm_stage_empty(&meter.clock, &converter->summary.times);
+	return r;
+}
+
+const char *lm_layer_state(const struct lm_layer_report *layer)
+{
+	return !layer->converted ? "present" : layer->kept ? "kept" : "converted";
+}
+
+static void count_layer(struct lm_converter *converter, const struct lm_layer_report *layer)
+{
+	struct lm_converter_summary *sum = &converter->summary;
+	converter->losses += layer->losses;
+	sum->layers++;
+	sum->layers_converted += layer->converted;
+	sum->layers_kept += layer->kept;
+	*(layer->converted && !layer->kept ? &sum->fetched_bytes : &sum->skipped_bytes) += layer->blob_bytes;
+	sum->unpacked_bytes += layer->kept ? 0 : layer->tar_bytes;
+	sum->files += layer->kept ? 0 : layer->files;
+}
+
+/* 1: the repository has it. */
+static int has_layer(struct lm_converter *converter, const struct lm_layer *layer, struct lm_err *err)
+{
+	char root[LM_LAYER_PATH_TEXT_MAX + 16];
+	snprintf(root, sizeof(root), "%s/" LM_LAYER_ROOT, lm_layer_path(layer->digest).s);
+	return lm_txn_has(converter->txn, root, err);
 }
 
 static int convert_layer(struct lm_converter *converter, struct lm_source *source, const struct lm_image *image,
@@ -127,30 +193,39 @@ static int convert_layer(struct lm_converter *converter, struct lm_source *sourc
 	const struct lm_layer *layer = &image->layers[index];
 	struct lm_layer_report *ret = &report->layers[index];
 	struct lm_layer_path path = lm_layer_path(layer->digest);
-	memcpy(ret->digest, layer->digest, sizeof(ret->digest));
-	memcpy(ret->diff_id, layer->diff_id, sizeof(ret->diff_id));
-	ret->blob_bytes = layer->size;
-	char root[LM_LAYER_PATH_TEXT_MAX + 16];
-	snprintf(root, sizeof(root), "%s/" LM_LAYER_ROOT, path.s);
-	int r = lm_txn_has(converter->txn, root, err);
-	if (r > 0) {
+	int r = has_layer(converter, layer, err);
+	if (r > 0)
 		r = add_origin(converter->txn, path.s, image->config_digest, err);
-	} else if (r == 0) {
-		const struct lm_layer_job job = {
-			.txn = converter->txn,
-			.storage = converter->config.storage,
-			.packing = converter->packing,
-			.source = source,
-			.image = image,
-			.index = index,
-			.label = report->name,
-		};
-		r = lm_layer_convert(&job, ret, err);
-	}
+	else if (r == 0)
+		r = convert_missing(converter, source, image, index, report->name, ret, err);
 	if (r < 0)
 		return r;
-	converter->losses += ret->losses;
-	say_layer(report, index);
+	count_layer(converter, ret);
+	converter->config.progress->ops->layer_done(converter->config.progress, report, index);
+	return 0;
+}
+
+/* Fills in what is known before a layer is looked at, and tells of the image. */
+static int begin_image(struct lm_converter *converter, const struct lm_image *image, struct lm_image_report *report,
+	struct lm_err *err)
+{
+	uint64_t bytes = 0;
+	for (size_t i = 0; i < image->layer_count; i++) {
+		struct lm_layer_report *layer = &report->layers[i];
+		memcpy(layer->digest, image->layers[i].digest, sizeof(layer->digest));
+		memcpy(layer->diff_id, image->layers[i].diff_id, sizeof(layer->diff_id));
+		layer->blob_bytes = image->layers[i].size;
+		size_t same = 0; /* a layer that comes twice is fetched once */
+		while (strcmp(report->layers[same].digest, layer->digest) != 0)
+			same++;
+		int r = same < i ? 1 : has_layer(converter, &image->layers[i], err);
+		if (r == 0 && lm_layer_kept(converter->ledger, image, i))
+			r = 1;
+		if (r < 0)
+			return r;
+		bytes += r == 0 ? layer->blob_bytes : 0;
+	}
+	converter->config.progress->ops->image(converter->config.progress, report, bytes);
 	return 0;
 }
 
@@ -173,12 +248,10 @@ static int convert_image(struct lm_converter *converter, struct lm_source *sourc
 	if (!report->layers)
 		return lm_err_oom(err);
 	report->layer_count = image->layer_count;
-	for (size_t i = 0; i < image->layer_count; i++) {
-		int r = convert_layer(converter, source, image, i, report, err);
-		if (r < 0)
-			return r;
-	}
-	return put_metadata(converter->txn, image, report->name, err);
+	int r = begin_image(converter, image, report, err);
+	for (size_t i = 0; r == 0 && i < image->layer_count; i++)
+		r = convert_layer(converter, source, image, i, report, err);
+	return r < 0 ? r : put_metadata(converter->txn, image, report->name, err);
 }
 
 static int open_source(struct lm_converter *converter, const char *source, struct lm_reference *ret_ref,
@@ -249,7 +322,7 @@ static int platform_name(const struct lm_image *image, const char *name, char **
 }
 
 static int convert_each(struct lm_converter *converter, struct lm_source *source, const struct lm_images *images,
-	const char *name, struct lm_image_report *reports, size_t *count, struct lm_err *err)
+	const char *text, const char *name, struct lm_image_report *reports, size_t *count, struct lm_err *err)
 {
 	size_t best = best_image(converter, images);
 	int r = 0;
@@ -260,7 +333,8 @@ static int convert_each(struct lm_converter *converter, struct lm_source *source
 		if (r < 0)
 			return r;
 		report->name = i == best ? strdup(name) : strdup(own);
-		if (!report->name)
+		report->source = strdup(text);
+		if (!report->name || !report->source)
 			return lm_err_oom(err);
 		(*count)++;
 		r = convert_image(converter, source, &images->items[i], report, err);
@@ -284,7 +358,7 @@ static int convert_all(struct lm_converter *converter, const char *text, const c
 		r = lm_err_set(err, -EPROTO, "%zu images, more than %zu", images.count, max);
 	if (r == 0)
 		r = lm_image_name(&ref, name, lm_source_name(source), &plain, err);
-	return r < 0 ? r : convert_each(converter, source, &images, plain, reports, count, err);
+	return r < 0 ? r : convert_each(converter, source, &images, text, plain, reports, count, err);
 }
 
 int lm_converter_images(struct lm_converter *converter, const char *source, const char *name,
@@ -293,9 +367,6 @@ int lm_converter_images(struct lm_converter *converter, const char *source, cons
 	size_t count = 0;
 	memset(ret, 0, max * sizeof(*ret));
 	int r = convert_all(converter, source, name, ret, max, &count, err);
-	for (size_t i = 0; r == 0 && i < count; i++)
-		if (!(ret[i].source = strdup(source)))
-			r = lm_err_oom(err);
 	if (r == 0) {
 		*ret_count = count;
 		return 0;
@@ -311,5 +382,34 @@ int lm_converter_publish(struct lm_converter *converter, struct lm_manifest *ret
 		return lm_err_set(err, -EPROTO,
 			"nothing published: %llu attributes would be lost, and --strict is given",
 			(unsigned long long)converter->losses);
-	return lm_txn_commit(converter->txn, ret, err);
+	const uint64_t base = lm_txn_base(converter->txn)->revision;
+	converter->config.progress->ops->publishing(converter->config.progress);
+	lm_stage_enter(&converter->clock, LM_STAGE_PUBLISH);
+	int r = lm_txn_commit(converter->txn, ret, err);
+	if (r == 0 && converter->ledger && ret->revision != base)
+		lm_ledger_published(converter->ledger);
+	lm_stage_enter(&converter->clock, LM_STAGE_IDLE);
+	lm_stage_empty(&converter->clock, &converter->summary.times);
+	return r;
+}
+
+void lm_converter_cancel(struct lm_converter *converter)
+{
+	lm_packing_cancel(converter->packing, -ECANCELED, "interrupted");
+}
+
+void lm_converter_summary(struct lm_converter *converter, struct lm_converter_summary *ret)
+{
+	struct lm_packing_stats packed;
+	lm_packing_stats(converter->packing, &packed);
+	*ret = converter->summary;
+	ret->content_bytes = packed.content_bytes;
+	ret->known_bytes = packed.known_bytes;
+	ret->spared_bytes = packed.spared_bytes;
+	ret->objects = packed.objects;
+	ret->stored_bytes = packed.bytes;
+	lm_stage_add(&packed.times, &ret->times);
+	/* The reader's clock goes on while it is blocked, which the packing knows of. */
+	ret->times.ns[LM_STAGE_TAR] =
+		LM_MAX(ret->times.ns[LM_STAGE_TAR] - packed.times.ns[LM_STAGE_BLOCKED], (int64_t)0);
 }

@@ -17,11 +17,12 @@
  * takes from its place (attributes of directories for which it has no entry, whiteouts in the lowest layer) is decided
  * by the first image that brings it.
  *
- * Progress, and what the format can't hold, is said through lm_cli_*() on the way. One thread.
+ * One thread, but for lm_converter_cancel().
  */
 #ifndef LM_TOOLS_IMAGE_H
 #define LM_TOOLS_IMAGE_H
 
+#include "convert/progress.h"
 #include "oci/source.h"
 #include "repo/publish.h"
 
@@ -31,19 +32,26 @@ struct lm_converter_config { /* all outlives the converter */
 	const char *fqrn;
 	const struct lm_access *access; /* to the sources */
 	struct lm_platform platform;
-	bool all_platforms; /* of each source; platform then says which of them has the plain name */
-	bool strict;	    /* what the format can't hold keeps all from being published */
+	bool all_platforms;	      /* of each source; platform then says which of them has the plain name */
+	bool strict;		      /* what the format can't hold keeps all from being published */
+	struct lm_progress *progress; /* is told what happens; NULL: nobody */
+	const char *ledger;	      /* path, see ledger.h; NULL: none */
+	bool remote;		      /* asking the storage for an object costs a request */
 };
 
 struct lm_layer_report {
 	char digest[LM_DIGEST_MAX], diff_id[LM_DIGEST_MAX];
 	bool converted; /* false: was there; all below is then 0, except blob_bytes */
+	bool kept;	/* by a run that has not published it: converted, but nothing was fetched */
 	uint64_t blob_bytes, tar_bytes;
 	uint64_t files, file_bytes;	/* regular files of the layer, by name */
 	uint64_t objects, stored_bytes; /* new in the storage */
+	uint64_t spared_bytes;		/* of content that needed no packing, since the ledger knew it */
 	uint64_t losses;
 	int64_t ms;
 };
+
+const char *lm_layer_state(const struct lm_layer_report *layer); /* "present", "converted" or "kept" */
 
 struct lm_image_report {
 	char *source, *name; /* name: REGISTRY/REPOSITORY[:TAG] */
@@ -74,5 +82,23 @@ int lm_converter_images(struct lm_converter *converter, const char *source, cons
 
 /* Nothing changed: 0 with *ret = the base. */
 int lm_converter_publish(struct lm_converter *converter, struct lm_manifest *ret, struct lm_err *err) MUST_CHECK;
+
+/* From any thread: what is under way fails soon, with -ECANCELED. To end waiting for a registry, too, stop the access's
+ * HTTP engine afterwards. */
+void lm_converter_cancel(struct lm_converter *converter);
+
+/* What was done so far, all images together. */
+struct lm_converter_summary {
+	uint64_t layers, layers_converted;
+	uint64_t layers_kept; /* of those converted; what they held is counted where they were converted */
+	uint64_t fetched_bytes, skipped_bytes; /* blobs of layers that were converted; that were there */
+	uint64_t unpacked_bytes, files;	       /* of layers converted */
+	uint64_t content_bytes;		       /* of their files, by inode, and of what describes them */
+	uint64_t known_bytes;		       /* of that, what had been stored already: by them, or before */
+	uint64_t spared_bytes;		       /* of this, what needed no compressing to find that out */
+	uint64_t objects, stored_bytes;	       /* new, compressed */
+	struct lm_stage_times times;
+};
+void lm_converter_summary(struct lm_converter *converter, struct lm_converter_summary *ret);
 
 #endif

@@ -3,7 +3,9 @@
 #define LM_TOOLS_LAYER_H
 
 #include "convert/image.h"
+#include "convert/ledger.h"
 #include "convert/packing.h"
+#include "convert/progress.h"
 
 enum { LM_LAYER_PATH_TEXT_MAX = 96 };
 
@@ -20,13 +22,19 @@ struct lm_layer_job {
 	struct lm_txn *txn;
 	struct lm_storage *storage;
 	struct lm_packing *packing;
+	struct lm_ledger *ledger; /* NULL: none */
 	struct lm_source *source;
 	const struct lm_image *image;
-	size_t index;	   /* the layer; those below it are in the transaction already */
-	const char *label; /* for what is said on the way */
+	size_t index; /* the layer; those below it are in the transaction already */
+	struct lm_progress *progress;
+	struct lm_layer_meter *meter;
 };
 
-/* Fetches, verifies (blob digest and diff id), converts and grafts it. Nothing is grafted on failure. */
+/* The ledger knows the layer from a run that has not published it. All that it is made of may be gone nevertheless. */
+bool lm_layer_kept(struct lm_ledger *ledger, const struct lm_image *image, size_t index);
+
+/* Fetches, verifies (blob digest and diff id), converts and grafts it. One that an earlier run has kept is only
+ * grafted, once more with this image's metadata, if all of it is still stored. Nothing is grafted on failure. */
 int lm_layer_convert(const struct lm_layer_job *job, struct lm_layer_report *ret, struct lm_err *err) MUST_CHECK;
 
 #endif

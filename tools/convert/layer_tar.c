@@ -49,7 +49,9 @@ static int store_file(struct lm_tar *tar, struct lm_layer_tree *tree, struct lm_
 	return 0;
 }
 
-static int read_entries(struct lm_tar *tar, struct lm_layer_tree *tree, struct lm_packing *packing, struct lm_err *err)
+/* files: counts them as they come. */
+static int read_entries(struct lm_tar *tar, struct lm_layer_tree *tree, struct lm_packing *packing,
+	_Atomic(uint64_t) *files, struct lm_err *err)
 {
 	struct lm_tar_entry entry;
 	int r;
@@ -60,14 +62,16 @@ static int read_entries(struct lm_tar *tar, struct lm_layer_tree *tree, struct l
 			r = store_file(tar, tree, file, packing, err);
 		if (r < 0)
 			return r;
+		if (file)
+			atomic_fetch_add_explicit(files, 1, memory_order_relaxed);
 	}
 	if (r == 0)
 		r = lm_tar_drain(tar, err);
 	return r < 0 ? r : lm_layer_tree_finish(tree, err);
 }
 
-int lm_layer_read(lm_tar_input_fn *input, void *arg, const struct lm_layer_below *below, struct lm_packing *packing,
-	struct lm_layer_tree **ret, struct lm_err *err)
+static int read_tar(lm_tar_input_fn *input, void *arg, const struct lm_layer_below *below, struct lm_packing *packing,
+	_Atomic(uint64_t) *files, struct lm_layer_tree **ret, struct lm_err *err)
 {
 	CLEANUP(lm_tar_freep) struct lm_tar *tar = NULL;
 	CLEANUP(lm_layer_tree_freep) struct lm_layer_tree *tree = NULL;
@@ -75,7 +79,7 @@ int lm_layer_read(lm_tar_input_fn *input, void *arg, const struct lm_layer_below
 	if (r == 0)
 		r = lm_layer_tree_new(below, &tree, err);
 	if (r == 0)
-		r = read_entries(tar, tree, packing, err);
+		r = read_entries(tar, tree, packing, files, err);
 	/* Whatever happened, the pool must be done with the tree's hashes before anyone frees it. */
 	int stored = packing ? lm_packing_wait(packing, r < 0 ? NULL : err) : 0;
 	if (r < 0 || stored < 0)
@@ -84,10 +88,18 @@ int lm_layer_read(lm_tar_input_fn *input, void *arg, const struct lm_layer_below
 	return 0;
 }
 
+int lm_layer_read(lm_tar_input_fn *input, void *arg, const struct lm_layer_below *below, struct lm_packing *packing,
+	struct lm_layer_tree **ret, struct lm_err *err)
+{
+	_Atomic(uint64_t) files = 0;
+	return read_tar(input, arg, below, packing, &files, ret, err);
+}
+
 /* --- from a blob --- */
 
 struct stream {
 	const struct lm_layer_blob *from;
+	struct lm_layer_meter *meter;
 	struct lm_inflate *inflate;
 	struct lm_stargz_tail tail; /* the inflater's thread, until it is over */
 };
@@ -104,24 +116,33 @@ static ssize_t read_blob(void *arg, void *ret, size_t len, struct lm_err *err)
 static ssize_t next_span(void *arg, const uint8_t **ret, struct lm_err *err)
 {
 	struct stream *stream = arg;
-	if (stream->from->progress)
-		stream->from->progress(stream->from->progress_arg, lm_inflate_consumed(stream->inflate));
-	return lm_inflate_next(stream->inflate, ret, err);
+	struct lm_layer_meter *meter = stream->meter;
+	lm_stage_enter(&meter->clock, LM_STAGE_STARVED);
+	ssize_t n = lm_inflate_next(stream->inflate, ret, err);
+	lm_stage_enter(&meter->clock, LM_STAGE_TAR);
+	atomic_store(&meter->fetched_bytes, lm_inflate_consumed(stream->inflate));
+	if (n > 0)
+		atomic_fetch_add(&meter->tar_bytes, (uint64_t)n);
+	else
+		atomic_store(&meter->phase, LM_LAYER_STORING);
+	return n;
 }
 
 int lm_layer_read_blob(const struct lm_layer_blob *from, const struct lm_layer_below *below, struct lm_packing *packing,
 	struct lm_layer_tree **ret, uint64_t *ret_tar_bytes, struct lm_err *err)
 {
-	struct stream stream = {.from = from};
+	struct lm_layer_meter unseen = {0};
+	struct stream stream = {.from = from, .meter = from->meter ? from->meter : &unseen};
 	CLEANUP(lm_inflate_freep) struct lm_inflate *inflate = NULL;
 	CLEANUP(lm_layer_tree_freep) struct lm_layer_tree *tree = NULL;
 	int r = lm_inflate_start(read_blob, &stream, &inflate, err);
 	if (r < 0)
 		return r;
 	stream.inflate = inflate;
-	r = lm_layer_read(next_span, &stream, below, packing, &tree, err);
+	r = read_tar(next_span, &stream, below, packing, &stream.meter->files, &tree, err);
 	if (r < 0)
 		return r;
+	lm_inflate_times(inflate, &stream.meter->times);
 	const char *seen = lm_inflate_digest(inflate), *wanted = from->layer->diff_id;
 	if (strcmp(seen, wanted) != 0)
 		return lm_err_set(

@@ -4,6 +4,7 @@
 
 #include "convert/layer_tree.h"
 #include "convert/packing.h"
+#include "convert/progress.h"
 #include "oci/source.h"
 
 /*
@@ -22,8 +23,7 @@ int lm_layer_read(lm_tar_input_fn *input, void *arg, const struct lm_layer_below
 struct lm_layer_blob {
 	struct lm_blob *blob;
 	const struct lm_layer *layer;
-	void (*progress)(void *arg, uint64_t consumed); /* bytes of the blob, now and then; by the calling thread */
-	void *progress_arg;
+	struct lm_layer_meter *meter; /* NULL: nobody looks */
 };
 
 /*

@@ -11,6 +11,7 @@ enum { QUEUE_MAX = 1024, PACKED_MAX = 1 << 30 };
 struct packer { /* one per thread of the pool */
 	struct packer *next;
 	struct lm_packer *packer;
+	struct lm_ledger_reader *reader; /* NULL: no ledger */
 	struct lm_buf out;
 	struct lm_stage_clock clock;
 };
@@ -25,6 +26,7 @@ struct job {
 struct lm_packing {
 	/* constant after new */
 	struct lm_storage *storage;
+	struct lm_ledger *ledger; /* NULL: none */
 	struct lm_work *work;
 	size_t in_flight_max;
 	/* under lock */
@@ -47,6 +49,7 @@ static void packer_free(struct packer *packer)
 	if (!packer)
 		return;
 	lm_packer_free(packer->packer);
+	lm_ledger_reader_free(packer->reader);
 	lm_buf_done(&packer->out);
 	free(packer);
 }
@@ -86,6 +89,17 @@ int lm_packing_new(struct lm_storage *storage, enum lm_hash_algo algo, unsigned 
 		return r;
 	*ret = STEAL(packing);
 	return 0;
+}
+
+int lm_packing_use(struct lm_packing *packing, struct lm_ledger *ledger, struct lm_err *err)
+{
+	LM_LOCKED(&packing->lock);
+	int r = 0;
+	for (struct packer *packer = packing->idle; packer && r == 0; packer = packer->next)
+		r = lm_ledger_reader_new(ledger, &packer->reader, err);
+	if (r == 0)
+		packing->ledger = ledger;
+	return r;
 }
 
 void lm_packing_free(struct lm_packing *packing)
@@ -153,12 +167,14 @@ int lm_content_hash(const void *data, size_t len, struct lm_hash *ret, struct lm
 	return 0;
 }
 
-/* *ret_stored: bytes of the new object, 0 where the storage had it. */
-static int pack_and_store(struct packer *packer, const struct job *job, size_t *ret_stored, struct lm_err *err)
+struct outcome {       /* of one piece */
+	size_t stored; /* bytes of the new object, 0 where the storage had it */
+	bool spared;   /* it needed no packing */
+};
+
+static int pack_and_store(struct packer *packer, const struct job *job, struct outcome *ret, struct lm_err *err)
 {
 	struct lm_storage *storage = job->packing->storage;
-	if (!storage)
-		return lm_content_hash(job->piece.data, job->piece.len, job->ret_hash, err);
 	lm_buf_clear(&packer->out);
 	lm_stage_enter(&packer->clock, LM_STAGE_COMPRESS);
 	int r = lm_pack(
@@ -171,9 +187,31 @@ static int pack_and_store(struct packer *packer, const struct job *job, size_t *
 	r = storage->ops->has(storage, path, err);
 	if (r == 0) {
 		r = storage->ops->put(storage, path, packer->out.data, packer->out.len, err);
-		*ret_stored = packer->out.len;
+		ret->stored = packer->out.len;
 	}
 	return LM_MIN(r, 0);
+}
+
+static int store_piece(struct packer *packer, const struct job *job, struct outcome *ret, struct lm_err *err)
+{
+	struct lm_ledger *ledger = job->packing->ledger;
+	struct lm_content content;
+	uint64_t packed;
+	if (!job->packing->storage)
+		return lm_content_hash(job->piece.data, job->piece.len, job->ret_hash, err);
+	if (!ledger)
+		return pack_and_store(packer, job, ret, err);
+	lm_stage_enter(&packer->clock, LM_STAGE_STORE);
+	int r = lm_content_of(job->piece.data, job->piece.len, &content, err);
+	if (r < 0)
+		return r;
+	ret->spared = lm_ledger_find(packer->reader, &content, job->kind, job->ret_hash, &packed);
+	if (ret->spared)
+		return 0;
+	r = pack_and_store(packer, job, ret, err);
+	if (r == 0)
+		lm_ledger_add(ledger, &content, job->kind, job->ret_hash, packer->out.len);
+	return r;
 }
 
 /* NULL after a failure: nothing more needs packing. Else there is one for each thread. */
@@ -187,8 +225,8 @@ static struct packer *take_packer(struct lm_packing *packing)
 	return packer;
 }
 
-static void give_packer(
-	struct lm_packing *packing, struct packer *packer, int r, size_t len, size_t stored, const struct lm_err *err)
+static void give_packer(struct lm_packing *packing, struct packer *packer, int r, size_t len,
+	const struct outcome *outcome, const struct lm_err *err)
 {
 	lm_stage_enter(&packer->clock, LM_STAGE_IDLE);
 	LM_LOCKED(&packing->lock);
@@ -199,10 +237,11 @@ static void give_packer(
 		packing->err = *err;
 	}
 	packing->stats.pieces++;
-	packing->stats.objects += stored > 0;
-	packing->stats.bytes += stored;
+	packing->stats.objects += outcome->stored > 0;
+	packing->stats.bytes += outcome->stored;
 	packing->stats.content_bytes += len;
-	packing->stats.known_bytes += stored > 0 ? 0 : len;
+	packing->stats.known_bytes += outcome->stored > 0 ? 0 : len;
+	packing->stats.spared_bytes += outcome->spared ? len : 0;
 	lm_stage_empty(&packer->clock, &packing->stats.times);
 }
 
@@ -212,9 +251,9 @@ static void run_job(void *arg)
 	struct packer *packer = take_packer(job->packing);
 	if (packer) {
 		struct lm_err err = LM_ERR_INIT;
-		size_t stored = 0;
-		int r = pack_and_store(packer, job, &stored, &err);
-		give_packer(job->packing, packer, r, job->piece.len, stored, &err);
+		struct outcome outcome = {0};
+		int r = store_piece(packer, job, &outcome, &err);
+		give_packer(job->packing, packer, r, job->piece.len, &outcome, &err);
 	}
 	lm_packing_drop(job->packing, &job->piece);
 }

@@ -1,5 +1,6 @@
 /*
- * Pieces of content on their way into the storage: packed on all cores, in bounded memory.
+ * Pieces of content on their way into the storage: packed on all cores, in bounded memory. What a ledger knows is
+ * neither packed nor stored again.
  *
  *   lm_packing_piece()    a buffer to fill; waits while too many bytes are on their way
  *   lm_packing_put()      hands it over; its hash appears in *ret_hash, some time before lm_packing_wait() returns
@@ -10,6 +11,7 @@
 #ifndef LM_TOOLS_PACKING_H
 #define LM_TOOLS_PACKING_H
 
+#include "convert/ledger.h"
 #include "convert/stages.h"
 #include "repo/storage.h"
 
@@ -23,6 +25,7 @@ struct lm_packing_stats {
 	uint64_t pieces;	 /* all */
 	uint64_t content_bytes;	 /* of all pieces */
 	uint64_t known_bytes;	 /* of those whose content the storage had */
+	uint64_t spared_bytes;	 /* of these, by the ledger, so that they were not even packed */
 	struct lm_stage_times times;
 };
 
@@ -40,6 +43,9 @@ int lm_packing_new(struct lm_storage *storage, enum lm_hash_algo algo, unsigned 
 /* Waits for what is on its way: destinations of hashes must live until then. */
 void lm_packing_free(struct lm_packing *packing);
 LM_DEFINE_CLEANUP(struct lm_packing, lm_packing_free, lm_packing_freep)
+
+/* Before the first piece; the ledger outlives the packing. */
+int lm_packing_use(struct lm_packing *packing, struct lm_ledger *ledger, struct lm_err *err) MUST_CHECK;
 
 int lm_packing_piece(
 	struct lm_packing *packing, size_t len, struct lm_packing_piece **ret, struct lm_err *err) MUST_CHECK;

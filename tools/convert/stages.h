@@ -52,6 +52,16 @@ static inline void lm_stage_add(const struct lm_stage_times *times, struct lm_st
 		sum->ns[i] += times->ns[i];
 }
 
+/* "fetch", "inflate", …; of stages below LM_STAGE_WORK. */
+const char *lm_stage_name(enum lm_stage stage);
+
+/*
+ * Which stage the rest waited for: *ret says by how much each held up the thread that reads tars, which is what the
+ * conversion as a whole takes, since all else runs beside it. A stage that works all the time but always ahead of the
+ * reader has nothing in there. The one with the most is returned.
+ */
+enum lm_stage lm_stage_bottleneck(const struct lm_stage_times *times, struct lm_stage_times *ret);
+
 /* Adds what the clock shows to sum, and empties it. */
 static inline void lm_stage_empty(struct lm_stage_clock *clock, struct lm_stage_times *sum)
 {
