@@ -19,6 +19,10 @@ struct lm_converter {
 	struct lm_ledger *ledger; /* NULL: none */
 	struct lm_packing *packing;
 	uint64_t losses;
+	/* What the image that is converted now has put into the tree: paths of layers. */
+	char (*grafted)[LM_LAYER_PATH_TEXT_MAX];
+	size_t grafted_count, grafted_room;
+	bool broken;			     /* the tree has parts of an image that could not be taken back */
 	struct lm_converter_summary summary; /* but for what the packing counts */
 	struct lm_stage_clock clock;
 };
@@ -74,6 +78,7 @@ void lm_converter_free(struct lm_converter *converter)
 	lm_packing_free(converter->packing);
 	lm_ledger_free(converter->ledger);
 	lm_txn_free(converter->txn);
+	free(converter->grafted);
 	free(converter);
 }
 
@@ -187,17 +192,71 @@ static int has_layer(struct lm_converter *converter, const struct lm_layer *laye
 	return lm_txn_has(converter->txn, root, err);
 }
 
+/* Room for one more path, before the layer is there. */
+static int expect_graft(struct lm_converter *converter, struct lm_err *err)
+{
+	if (converter->grafted_count < converter->grafted_room)
+		return 0;
+	size_t room = LM_MAX(2 * converter->grafted_room, (size_t)32);
+	char(*grafted)[LM_LAYER_PATH_TEXT_MAX] = realloc(converter->grafted, room * sizeof(*grafted));
+	if (!grafted)
+		return lm_err_oom(err);
+	converter->grafted = grafted;
+	converter->grafted_room = room;
+	return 0;
+}
+
+static int stop_at_content(void *arg, struct lm_row *row)
+{
+	return strcmp(row->name, ".cvmfscatalog") == 0 ? 0 : 1;
+}
+
+/* A directory that has nothing in it but its marker. */
+static int remove_empty(struct lm_txn *txn, const char *path, struct lm_err *err)
+{
+	int r = lm_txn_list(txn, path, stop_at_content, NULL, err);
+	return r == 0 ? lm_txn_remove(txn, path, err) : LM_MIN(r, 0);
+}
+
+static int remove_layer(struct lm_txn *txn, const char *path, struct lm_err *err)
+{
+	char parent[LM_LAYER_PATH_TEXT_MAX];
+	snprintf(parent, sizeof(parent), "%.*s", (int)(strrchr(path, '/') - path), path);
+	int r = lm_txn_remove(txn, path, err);
+	if (r == 0)
+		r = remove_empty(txn, parent, err);
+	return r < 0 ? r : remove_empty(txn, "/.layers", err);
+}
+
+/* After an image has failed: the layers that it had brought go out of the tree, as if it had never been asked for. What
+ * they are made of stays stored, and the ledger knows it. A tree in which that fails is not published. */
+static void take_back(struct lm_converter *converter)
+{
+	while (converter->grafted_count > 0 && !converter->broken) {
+		const char *path = converter->grafted[--converter->grafted_count];
+		struct lm_err err = LM_ERR_INIT;
+		if (remove_layer(converter->txn, path, &err) < 0) {
+			converter->broken = true;
+			lm_cli_error("%s: can't be taken back: %s", path, lm_err_text(&err));
+		}
+	}
+	converter->grafted_count = 0;
+}
+
 static int convert_layer(struct lm_converter *converter, struct lm_source *source, const struct lm_image *image,
 	size_t index, struct lm_image_report *report, struct lm_err *err)
 {
 	const struct lm_layer *layer = &image->layers[index];
 	struct lm_layer_report *ret = &report->layers[index];
-	struct lm_layer_path path = lm_layer_path(layer->digest);
 	int r = has_layer(converter, layer, err);
-	if (r > 0)
-		r = add_origin(converter->txn, path.s, image->config_digest, err);
-	else if (r == 0)
-		r = convert_missing(converter, source, image, index, report->name, ret, err);
+	if (r == 0) {
+		r = expect_graft(converter, err);
+		if (r == 0)
+			r = convert_missing(converter, source, image, index, report->name, ret, err);
+		if (r == 0)
+			memcpy(converter->grafted[converter->grafted_count++], lm_layer_path(layer->digest).s,
+				LM_LAYER_PATH_TEXT_MAX);
+	}
 	if (r < 0)
 		return r;
 	count_layer(converter, ret);
@@ -238,7 +297,8 @@ static char *platform_text(const struct lm_image *image, char separator)
 		&separator, image->variant ? image->variant : "");
 }
 
-static int convert_image(struct lm_converter *converter, struct lm_source *source, const struct lm_image *image,
+/* All that can fail for reasons of the image. */
+static int convert_layers(struct lm_converter *converter, struct lm_source *source, const struct lm_image *image,
 	struct lm_image_report *report, struct lm_err *err)
 {
 	memcpy(report->digest, image->digest, sizeof(report->digest));
@@ -251,7 +311,22 @@ static int convert_image(struct lm_converter *converter, struct lm_source *sourc
 	int r = begin_image(converter, image, report, err);
 	for (size_t i = 0; r == 0 && i < image->layer_count; i++)
 		r = convert_layer(converter, source, image, i, report, err);
-	return r < 0 ? r : put_metadata(converter->txn, image, report->name, err);
+	return r;
+}
+
+/* All layers are there: this is what makes them an image. A failure here is the storage's. */
+static int finish_image(struct lm_converter *converter, const struct lm_image *image,
+	const struct lm_image_report *report, struct lm_err *err)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < image->layer_count; i++)
+		if (!report->layers[i].converted)
+			r = add_origin(
+				converter->txn, lm_layer_path(image->layers[i].digest).s, image->config_digest, err);
+	if (r == 0)
+		r = put_metadata(converter->txn, image, report->name, err);
+	converter->broken = converter->broken || r < 0;
+	return r;
 }
 
 static int open_source(struct lm_converter *converter, const char *source, struct lm_reference *ret_ref,
@@ -272,7 +347,9 @@ static int convert_one(struct lm_converter *converter, const char *text, const c
 		r = lm_source_image(source, &converter->config.platform, &image, err);
 	if (r == 0)
 		r = lm_image_name(&ref, name, lm_source_name(source), &report->name, err);
-	return r < 0 ? r : convert_image(converter, source, &image, report, err);
+	if (r == 0)
+		r = convert_layers(converter, source, &image, report, err);
+	return r < 0 ? r : finish_image(converter, &image, report, err);
 }
 
 int lm_converter_image(struct lm_converter *converter, const char *source, const char *name,
@@ -281,9 +358,12 @@ int lm_converter_image(struct lm_converter *converter, const char *source, const
 	CLEANUP(lm_image_report_done) struct lm_image_report report = {.source = strdup(source)};
 	if (!report.source)
 		return lm_err_oom(err);
+	converter->grafted_count = 0;
 	int r = convert_one(converter, source, name, &report, err);
-	if (r < 0)
+	if (r < 0) {
+		take_back(converter);
 		return lm_err_prefix(err, r, "%s", source);
+	}
 	*ret = report;
 	report = (struct lm_image_report){0};
 	return 0;
@@ -337,9 +417,16 @@ static int convert_each(struct lm_converter *converter, struct lm_source *source
 		if (!report->name || !report->source)
 			return lm_err_oom(err);
 		(*count)++;
-		r = convert_image(converter, source, &images->items[i], report, err);
+		r = convert_layers(converter, source, &images->items[i], report, err);
+	}
+	for (size_t i = 0; r == 0 && i < images->count; i++) {
+		CLEANUP(lm_freep) char *own = NULL;
+		r = finish_image(converter, &images->items[i], &reports[i], err);
+		if (r == 0 && i == best)
+			r = platform_name(&images->items[i], name, &own, err);
 		if (r == 0 && i == best)
 			r = put_metadata(converter->txn, &images->items[i], own, err);
+		converter->broken = converter->broken || r < 0;
 	}
 	return r;
 }
@@ -366,14 +453,21 @@ int lm_converter_images(struct lm_converter *converter, const char *source, cons
 {
 	size_t count = 0;
 	memset(ret, 0, max * sizeof(*ret));
+	converter->grafted_count = 0;
 	int r = convert_all(converter, source, name, ret, max, &count, err);
 	if (r == 0) {
 		*ret_count = count;
 		return 0;
 	}
+	take_back(converter);
 	for (size_t i = 0; i < LM_MIN(count + 1, max); i++)
 		lm_image_report_done(&ret[i]);
 	return lm_err_prefix(err, r, "%s", source);
+}
+
+void lm_converter_set_platform(struct lm_converter *converter, const struct lm_platform *platform)
+{
+	converter->config.platform = *platform;
 }
 
 int lm_converter_publish(struct lm_converter *converter, struct lm_manifest *ret, struct lm_err *err)
@@ -382,6 +476,8 @@ int lm_converter_publish(struct lm_converter *converter, struct lm_manifest *ret
 		return lm_err_set(err, -EPROTO,
 			"nothing published: %llu attributes would be lost, and --strict is given",
 			(unsigned long long)converter->losses);
+	if (converter->broken)
+		return lm_err_set(err, -EIO, "nothing published: an image that failed has left parts in the tree");
 	const uint64_t base = lm_txn_base(converter->txn)->revision;
 	converter->config.progress->ops->publishing(converter->config.progress);
 	lm_stage_enter(&converter->clock, LM_STAGE_PUBLISH);

@@ -70,7 +70,12 @@ LM_DEFINE_CLEANUP(struct lm_converter, lm_converter_free, lm_converter_freep)
 
 const struct lm_manifest *lm_converter_base(const struct lm_converter *converter);
 
-/* source: as reference.h spells them. name: REGISTRY/REPOSITORY[:TAG] to publish it under, NULL: by the source. */
+/* For the images from now on; its strings until the last of them. */
+void lm_converter_set_platform(struct lm_converter *converter, const struct lm_platform *platform);
+
+/* source: as reference.h spells them. name: REGISTRY/REPOSITORY[:TAG] to publish it under, NULL: by the source. One
+ * that fails leaves nothing in the revision (what it had before stays), and others may follow; where not even that can
+ * be done, publishing fails. */
 int lm_converter_image(struct lm_converter *converter, const char *source, const char *name,
 	struct lm_image_report *ret, struct lm_err *err) MUST_CHECK;
 
