@@ -120,6 +120,17 @@ static int encode_target(struct writing *w, const char *target, struct lm_row *r
 	return r < 0 ? lm_err_oom(err) : 0;
 }
 
+char *lm_layer_target(const char *raw)
+{
+	char *target = strdup(raw);
+	for (char *at = target; at && (at = strstr(at, LITERAL_DOLLAR)); at++) {
+		const char *rest = at + strlen(LITERAL_DOLLAR);
+		*at = '$';
+		memmove(at + 1, rest, strlen(rest) + 1);
+	}
+	return target;
+}
+
 /* The row of an inode at w->path; what it points to is the writing's. */
 static int make_row(struct writing *w, const struct lm_layer_inode *inode, struct lm_row *ret, size_t *ret_chunks,
 	struct lm_err *err)
@@ -144,7 +155,7 @@ static int make_row(struct writing *w, const struct lm_layer_inode *inode, struc
 		row.size = inode->size;
 		row.hash = inode->hash;
 		row.algo = chunk_count > 0 ? w->chunks[0].hash.algo : inode->hash.algo;
-		row.compression = LM_COMPRESSION_ZLIB;
+		row.compression = inode->compression;
 	} else if (S_ISLNK(inode->mode)) {
 		r = encode_target(w, inode->target, &row, err);
 		if (r < 0)
@@ -254,37 +265,26 @@ static int finish(struct writing *w, int64_t time_s, struct lm_counters *ret_sel
 	return lm_catalog_writer_finish(writer, &props, ret_self, ret_subtree, err);
 }
 
-/* The catalog at the layer's mountpoint, above the root of its tree. */
-static int write_top(struct writing *w, const char *db_path, struct lm_counters *ret, struct lm_err *err)
+/* What is above the root of the layer's tree, and that. */
+static int begin_layer(struct writing *w, const char *db_path, struct lm_err *err)
 {
 	const struct lm_layer_content *content = w->content;
 	const struct lm_row root = {.mode = S_IFDIR | 0755, .size = 4096, .mtime_s = content->time_s};
-	struct lm_counters subtree;
 	int r = lm_catalog_create(db_path, content->mountpoint, &root, &w->writer, err);
 	for (size_t i = 0; i < content->extra_count && r == 0; i++)
 		r = write_extra(w, &content->extras[i], err);
 	cut_path(w, w->layer_at);
-	if (r == 0)
-		r = write_inode(w, lm_layer_tree_root(content->tree)->inode, err);
-	if (r == 0)
-		r = list_part(w, &w->split.parts[0], err);
-	if (r == 0)
-		r = finish(w, content->time_s, ret, &subtree, err);
-	if (r < 0)
-		return r;
-	lm_counters_add(ret, &subtree);
-	ret->dir -= w->split.count - 1;
-	ret->regular -= w->split.count - 1;
-	return 0;
+	return r < 0 ? r : write_inode(w, lm_layer_tree_root(content->tree)->inode, err);
 }
 
-static int begin_part(struct writing *w, const struct lm_layer_node *dir, struct lm_err *err)
+/* A catalog whose root is that directory of the tree, at w->path. */
+static int begin_tree(struct writing *w, const char *db_path, const struct lm_layer_node *dir, struct lm_err *err)
 {
 	struct lm_row root;
 	size_t no_chunks;
 	int r = make_row(w, dir->inode, &root, &no_chunks, err);
 	if (r == 0)
-		r = lm_catalog_create(w->nested_path, lm_buf_cstr(&w->path), &root, &w->writer, err);
+		r = lm_catalog_create(db_path, lm_buf_cstr(&w->path), &root, &w->writer, err);
 	if (r < 0)
 		return r;
 	const struct lm_hash *nothing = &w->content->nothing;
@@ -302,6 +302,26 @@ static int begin_part(struct writing *w, const struct lm_layer_node *dir, struct
 	return lm_catalog_insert(w->writer, lm_buf_cstr(&w->path), &marker, NULL, 0, err);
 }
 
+/* The catalog at the mountpoint. */
+static int write_top(struct writing *w, const char *db_path, struct lm_counters *ret, struct lm_err *err)
+{
+	const struct lm_layer_content *content = w->content;
+	struct lm_counters subtree;
+	cut_path(w, w->layer_at);
+	int r = content->flat ? begin_tree(w, db_path, lm_layer_tree_root(content->tree), err)
+			      : begin_layer(w, db_path, err);
+	if (r == 0)
+		r = list_part(w, &w->split.parts[0], err);
+	if (r == 0)
+		r = finish(w, content->time_s, ret, &subtree, err);
+	if (r < 0)
+		return r;
+	lm_counters_add(ret, &subtree);
+	ret->dir -= w->split.count - 1;
+	ret->regular -= w->split.count - !content->flat;
+	return 0;
+}
+
 /* A catalog inside the layer, stored. */
 static int write_part(struct writing *w, size_t number, struct lm_err *err)
 {
@@ -310,7 +330,7 @@ static int write_part(struct writing *w, size_t number, struct lm_err *err)
 	struct lm_counters self, subtree;
 	int r = path_of(w, dir, err);
 	if (r == 0)
-		r = begin_part(w, dir, err);
+		r = begin_tree(w, w->nested_path, dir, err);
 	if (r == 0)
 		r = list_part(w, part, err);
 	if (r == 0)
@@ -326,7 +346,7 @@ static int write_part(struct writing *w, size_t number, struct lm_err *err)
 
 static int prepare(struct writing *w, const char *db_path, const struct lm_layer_limits *limits, struct lm_err *err)
 {
-	if (lm_buf_printf(&w->path, "%s/" LM_LAYER_ROOT, w->content->mountpoint) < 0)
+	if (lm_buf_printf(&w->path, "%s%s", w->content->mountpoint, w->content->flat ? "" : "/" LM_LAYER_ROOT) < 0)
 		return lm_err_oom(err);
 	w->layer_at = w->path.len;
 	int r = lm_layer_split(w->content->tree, limits, &w->split, err);

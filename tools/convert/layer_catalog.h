@@ -6,7 +6,10 @@
  *   .metadata/…        the extra files
  *   layerfs/…          the tree, breadth first: the children of a directory have neighbouring row ids
  *
- * The markers of the catalogs inside the layer are hidden: the format demands them, containers do not see them.
+ * Or, of an image's flat tree (flat.h), the nested catalog at /.flat/xx/DIGEST that is the tree itself, and those
+ * below.
+ *
+ * The markers of the catalogs inside a tree are hidden: the format demands them, containers do not see them.
  *
  * What the format can't hold is left out and reported, per name: attribute values of over 255 bytes, attributes beyond
  * the 255th. Targets of links that clients would expand ("$(NAME)") are written so that they expand to themselves.
@@ -39,6 +42,7 @@ struct lm_layer_store {
 /* What a layer's catalogs are made of. */
 struct lm_layer_content {
 	const char *mountpoint;
+	bool flat; /* the tree begins at the mountpoint itself, where it has no name like the marker's; no extras */
 	struct lm_layer_tree *tree;
 	const struct lm_layer_extra *extras;
 	size_t extra_count;
@@ -49,11 +53,14 @@ struct lm_layer_content {
 /*
  * Catalogs inside the layer are handed to store, each before the one that names it; the one at the mountpoint is left
  * at db_path, which must not exist. For those inside, name.nested is used beside it. They depend on nothing but the
- * layer: the same one has the same catalogs again. *ret: what all of them hold, mountpoints counted once and markers
- * inside not at all. The tree's groups are set.
+ * layer: the same one has the same catalogs again. *ret: what all of them hold, mountpoints counted once and hidden
+ * markers not at all. The tree's groups are set.
  */
 int lm_layer_catalog_write(const char *db_path, const struct lm_layer_content *content,
 	const struct lm_layer_limits *limits, const struct lm_layer_store *store, const struct lm_layer_loss *loss,
 	struct lm_counters *ret, struct lm_err *err) MUST_CHECK;
+
+/* The target of a link, from that of its row: the other way round. The caller frees it; NULL: no memory. */
+char *lm_layer_target(const char *raw);
 
 #endif

@@ -762,6 +762,61 @@ int lm_layer_tree_finish(struct lm_layer_tree *tree, struct lm_err *err)
 	return 0;
 }
 
+/* --- by other rules --- */
+
+int lm_layer_tree_add(struct lm_layer_tree *tree, struct lm_layer_node *dir, const char *name, uint32_t mode,
+	struct lm_layer_inode **inode, struct lm_err *err)
+{
+	if (*inode)
+		return add_name(tree, dir, name, *inode, err);
+	struct lm_layer_inode *fresh = arena_alloc(tree, sizeof(*fresh));
+	if (!fresh)
+		return no_room(tree, err);
+	fresh->mode = mode;
+	int r = add_name(tree, dir, name, fresh, err);
+	if (r == 0)
+		*inode = fresh;
+	return r;
+}
+
+static int set_xattrs(
+	struct lm_layer_tree *tree, struct lm_layer_inode *inode, const struct lm_row *row, struct lm_err *err)
+{
+	static const char own[] = "trusted.overlay.";
+	struct lm_xattr xattr;
+	int r = 0;
+	inode->xattrs = NULL;
+	for (size_t at = 0; row->xattr && lm_xattr_next(row->xattr, row->xattr_len, &at, &xattr) > 0 && r == 0;)
+		if (xattr.key_len < sizeof(own) - 1 || memcmp(xattr.key, own, sizeof(own) - 1) != 0)
+			r = set_xattr(tree, inode, xattr.key, xattr.key_len, xattr.value, xattr.value_len, err);
+	return r;
+}
+
+int lm_layer_tree_set(
+	struct lm_layer_tree *tree, struct lm_layer_inode *inode, const struct lm_row *row, struct lm_err *err)
+{
+	inode->mode = row->mode;
+	inode->uid = row->uid;
+	inode->gid = row->gid;
+	inode->mtime_s = row->mtime_s;
+	inode->mtime_ns = row->mtime_ns;
+	inode->rdev = row->rdev;
+	inode->size = row->size;
+	inode->hash = row->hash;
+	inode->compression = row->compression;
+	if (row->symlink && !(inode->target = arena_copy(tree, row->symlink, strlen(row->symlink))))
+		return no_room(tree, err);
+	return set_xattrs(tree, inode, row, err);
+}
+
+bool lm_layer_tree_leads(struct lm_layer_tree *tree, const char *path)
+{
+	struct path at = {0};
+	struct lm_layer_node *node;
+	const char *rest;
+	return path_push(&at, path, NULL) == 0 && resolve(tree, &at, &node, &rest, NULL) == 0 && *rest == '\0';
+}
+
 int lm_layer_tree_add_chunk(struct lm_layer_tree *tree, struct lm_layer_inode *file, uint64_t offset, uint64_t size,
 	struct lm_chunk **ret, struct lm_err *err)
 {

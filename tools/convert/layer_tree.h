@@ -64,6 +64,7 @@ struct lm_layer_inode {
 	/* regular files */
 	uint64_t size;
 	struct lm_hash hash;		/* of the whole, where it is not cut */
+	uint8_t compression;		/* enum lm_compression of the hash's object, or of the chunks: zlib at first */
 	struct lm_layer_chunks *chunks; /* NULL: not cut */
 	struct lm_layer_chunks *last_chunks;
 };
@@ -102,6 +103,19 @@ int lm_layer_tree_finish(struct lm_layer_tree *tree, struct lm_err *err) MUST_CH
 /* Room for the next chunk of a file; it stays where it is. */
 int lm_layer_tree_add_chunk(struct lm_layer_tree *tree, struct lm_layer_inode *file, uint64_t offset, uint64_t size,
 	struct lm_chunk **ret, struct lm_err *err) MUST_CHECK;
+
+/*
+ * For who builds a tree by other rules than a tar's (flat.h): a further name, which must be free, for *inode, or where
+ * that is NULL for a new one of that mode, which is root's.
+ */
+int lm_layer_tree_add(struct lm_layer_tree *tree, struct lm_layer_node *dir, const char *name, uint32_t mode,
+	struct lm_layer_inode **inode, struct lm_err *err) MUST_CHECK;
+/* Mode, owner, time, size, device, hash, attributes but overlayfs's own, and target of a catalog's row; not the chunks.
+ */
+int lm_layer_tree_set(struct lm_layer_tree *tree, struct lm_layer_inode *inode, const struct lm_row *row,
+	struct lm_err *err) MUST_CHECK;
+/* Whether something is at path, links followed. */
+bool lm_layer_tree_leads(struct lm_layer_tree *tree, const char *path);
 
 struct lm_layer_node *lm_layer_tree_root(struct lm_layer_tree *tree);
 /* By "/exact/path", following no links; NULL: not there. */

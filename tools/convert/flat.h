@@ -1,0 +1,60 @@
+/*
+ * The flat tree of an image: a root file system for Apptainer and Singularity, which take a directory for an image.
+ *
+ *   /.flat/xx/CONFIGDIGEST        the layers one upon the other, as overlayfs shows them, in a nested catalog
+ *   REGISTRY/REPOSITORY:TAG       leads there: metadata.h
+ *
+ * It is made of the layers' catalogs alone, nothing is fetched or packed: its rows name the same objects as theirs do.
+ * Whiteouts and opaque directories are applied, be they overlayfs's kind or the files with special names in layers that
+ * DUCC wrote. Where names of one file come from one layer and several are left, they are hard links as before.
+ *
+ * It differs from what a container sees in this, as what DUCC writes does:
+ *
+ *   u+rw, directories u+rwx   Apptainer runs as whoever starts it. Stock clients show all files as that user's
+ *                             (CVMFS_CLAIM_OWNERSHIP), who then can read and go everywhere.
+ *   trusted.overlay.*         means nothing any more
+ *   Apptainer's own files     apptainer.h
+ *
+ * Owners, times, other attributes, devices and fifos stay as they are, also where an ordinary user can't make use of
+ * them (setuid, capabilities: Apptainer mounts without).
+ */
+#ifndef LM_TOOLS_FLAT_H
+#define LM_TOOLS_FLAT_H
+
+#include "convert/layer.h"
+#include "convert/layer_tree.h"
+
+/* "/.flat/xx/HEX" of an image's config digest. */
+struct lm_layer_path lm_flat_path(const char *config_digest);
+
+/* --- the merge --- */
+
+struct lm_flat_layer {
+	struct lm_catalog *catalog; /* that lists what is in root */
+	const char *root;	    /* "/.layers/xx/DIGEST/layerfs" */
+};
+/* Opens a nested catalog inside a layer; it is closed as soon as the walk has left it. */
+typedef int lm_flat_open_fn(void *arg, const struct lm_nested *nested, struct lm_catalog **ret, struct lm_err *err);
+
+/* layers: the uppermost first. The tree's memory is what it needs of names and chunks; catalogs are read directory by
+ * directory. -EPROTO: a layer's catalogs make no sense; -ENOTSUP: a file whose content is not in the repository. */
+int lm_flat_merge(const struct lm_flat_layer *layers, size_t count, lm_flat_open_fn *open, void *arg,
+	struct lm_layer_tree **ret, struct lm_err *err) MUST_CHECK;
+
+/* --- in a transaction --- */
+
+struct lm_flat_job {
+	struct lm_txn *txn;
+	struct lm_storage *storage;
+	struct lm_packing *packing;
+	const struct lm_image *image; /* its layers are in the transaction */
+};
+struct lm_flat_report {
+	bool made;	  /* false: it was there, all below is 0 */
+	uint64_t entries; /* names */
+	int64_t ms;
+};
+/* Makes the tree, unless there is one of an image with that config. */
+int lm_flat_make(const struct lm_flat_job *job, struct lm_flat_report *ret, struct lm_err *err) MUST_CHECK;
+
+#endif
