@@ -292,6 +292,102 @@ static void test_graft(void **state)
 	check(&place, &manifest, NULL);
 }
 
+struct asking {
+	struct lm_storage *storage;
+	unsigned catalogs, others;
+};
+
+static int ask_stored(void *arg, const struct lm_hash *hash, enum lm_object_kind kind, struct lm_err *err)
+{
+	struct asking *asking = arg;
+	char path[LM_OBJECT_PATH_MAX];
+	*(kind == LM_OBJECT_CATALOG ? &asking->catalogs : &asking->others) += 1;
+	return asking->storage->ops->has(asking->storage, lm_object_path(hash, kind, path), err);
+}
+
+static void nested_done(struct lm_nested *nested)
+{
+	free(nested->path);
+}
+
+/* "/big" with "/big/sub/inner" below it, stored by a transaction that was given up. */
+static void leave_behind(struct place *place, struct lm_nested *ret, struct lm_hash *ret_inner)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_txn_freep) struct lm_txn *txn = NULL;
+	CLEANUP(lm_catalog_writer_freep) struct lm_catalog_writer *w = NULL;
+	CLEANUP(lm_finished_done) struct lm_finished inner = {0};
+	CLEANUP(lm_freep) char *outer_path = make_layer(place, "/big", true, 3);
+	CLEANUP(lm_freep) char *inner_path = make_layer(place, "/big/sub/inner", true, 5);
+	struct lm_catalog_props props = {.revision = 1, .last_modified_s = 1};
+	struct lm_counters other;
+	begin(place, &txn);
+	assert_ok(lm_txn_store_nested(txn, "/big/sub/inner", inner_path, &inner, &err), &err);
+	assert_ok(lm_catalog_edit(outer_path, "/big", &w, &err), &err);
+	assert_ok(lm_catalog_set_nested(
+			  w, "/big/sub/inner", &inner.hash, inner.size, &inner.root, &inner.self, &inner.subtree, &err),
+		&err);
+	assert_ok(lm_catalog_writer_finish(w, &props, &other, &other, &err), &err);
+	assert_ok(lm_txn_graft(txn, "/big", outer_path, &err), &err);
+	assert_ok(lm_txn_nested(txn, "/big", ret, &err), &err);
+	*ret_inner = inner.hash;
+}
+
+/* What a transaction that came to nothing has stored is hung into the next one's tree, if all of it is there. */
+static void test_graft_stored(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(place_done) struct place place;
+	CLEANUP(lm_txn_freep) struct lm_txn *txn = NULL;
+	CLEANUP(nested_done) struct lm_nested big = {0};
+	CLEANUP(lm_row_done) struct lm_row file = {0}, none = {0};
+	struct lm_manifest manifest;
+	struct lm_hash inner;
+	create(&place, &manifest);
+	leave_behind(&place, &big, &inner);
+	struct asking asking = {.storage = place.storage};
+	const struct lm_stored stored = {ask_stored, &asking};
+	begin(&place, &txn);
+	assert_int_equal(lm_txn_graft_stored(txn, "/no/big", &big.hash, big.size, &stored, &err), -ENOENT);
+	assert_int_equal(lm_txn_graft_stored(txn, "/other", &big.hash, big.size, &stored, &err), -EPROTO);
+	assert_ok(lm_txn_graft_stored(txn, "/big", &big.hash, big.size, &stored, &err), &err);
+	assert_content(txn, "/big/sub/inner/sub/1", "layer");
+	assert_int_equal(asking.catalogs, 3);
+	assert_true(asking.others >= 8);
+	assert_ok(lm_txn_lookup(txn, "/big/0", &file, &err), &err);
+	commit(&txn, &manifest);
+	check(&place, &manifest, NULL);
+
+	begin(&place, &txn);
+	take_away(txn, "/big");
+	commit(&txn, &manifest);
+	const struct {
+		const struct lm_hash *hash;
+		enum lm_object_kind kind;
+	} parts[] = {{&file.hash, LM_OBJECT_FILE}, {&inner, LM_OBJECT_CATALOG}, {&big.hash, LM_OBJECT_CATALOG}};
+	begin(&place, &txn);
+	for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+		CLEANUP(lm_buf_done) struct lm_buf bytes = LM_BUF(1 << 20);
+		char path[LM_OBJECT_PATH_MAX];
+		lm_object_path(parts[i].hash, parts[i].kind, path);
+		assert_ok(place.storage->ops->get(place.storage, path, &bytes, &err), &err);
+		assert_ok(place.storage->ops->remove(place.storage, path, &err), &err);
+		assert_int_equal(lm_txn_graft_stored(txn, "/big", &big.hash, big.size, &stored, &err), -ENOENT);
+		if (parts[i].kind == LM_OBJECT_CATALOG) {
+			assert_ok(place.storage->ops->put(place.storage, path, "damage", 6, &err), &err);
+			assert_int_equal(
+				lm_txn_graft_stored(txn, "/big", &big.hash, big.size, &stored, &err), -EBADMSG);
+			assert_ok(place.storage->ops->remove(place.storage, path, &err), &err);
+		}
+		assert_ok(place.storage->ops->put(place.storage, path, bytes.data, bytes.len, &err), &err);
+		assert_int_equal(lm_txn_lookup(txn, "/big", &none, &err), -ENOENT);
+	}
+	assert_ok(lm_txn_graft_stored(txn, "/big", &big.hash, big.size, &stored, &err), &err);
+	put(txn, "/big/sub/inner/new", "changed at once");
+	commit(&txn, &manifest);
+	check(&place, &manifest, NULL);
+}
+
 /* A grafted catalog may name others only if they are stored. */
 static void test_graft_with_nested(void **state)
 {
@@ -870,6 +966,7 @@ int main(void)
 		cmocka_unit_test(test_nothing_changed),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_graft),
+		cmocka_unit_test(test_graft_stored),
 		cmocka_unit_test(test_graft_with_nested),
 		cmocka_unit_test(test_missing_objects),
 		cmocka_unit_test(test_history),
