@@ -221,7 +221,7 @@ static const char *http_scratch(struct lm_storage *storage)
 	return lm_tmp_dir();
 }
 
-static int http_lock(struct lm_storage *storage, struct lm_err *err)
+static int http_lock(struct lm_storage *storage, const struct lm_storage_wait *wait, struct lm_err *err)
 {
 	return lm_err_set(err, -EROFS, "a repository can't be changed by way of a web server");
 }

@@ -55,7 +55,7 @@ int lm_txn_new(struct lm_storage *storage, const struct lm_repo_keys *keys, cons
 {
 	if (!lm_fqrn_valid(fqrn))
 		return lm_err_set(err, -EINVAL, "'%s' is no name for a repository", fqrn);
-	int r = storage->ops->lock(storage, err);
+	int r = storage->ops->lock(storage, NULL, err);
 	if (r < 0)
 		return r;
 	CLEANUP(lm_txn_freep) struct lm_txn *txn = calloc(1, sizeof(*txn));

@@ -92,7 +92,7 @@ static int open_present(struct lm_storage *storage, const struct lm_repo_keys *k
 	const struct lm_sign_request *request, struct present *ret, struct lm_txn **ret_txn, struct lm_err *err)
 {
 	struct lm_err why = LM_ERR_INIT;
-	int r = storage->ops->lock(storage, err);
+	int r = storage->ops->lock(storage, NULL, err);
 	if (r < 0)
 		return r;
 	r = read_present(storage, keys, fqrn, request, ret, &why);

@@ -15,6 +15,12 @@ struct lm_storage {
 /* One file of a directory; size 0 for aliases. Non-zero stops the listing and is returned. It may remove the file. */
 typedef int lm_storage_list_fn(void *arg, const char *name, uint64_t size);
 
+/* For who is ready to wait for the publisher's lock. */
+struct lm_storage_wait {
+	void (*waiting)(void *arg, const char *holder); /* once, before the wait: a sentence that says who has it */
+	void *arg;
+};
+
 struct lm_storage_ops {
 	/* 1 there, 0 not, negative on failure. */
 	int (*has)(struct lm_storage *storage, const char *path, struct lm_err *err);
@@ -40,9 +46,10 @@ struct lm_storage_ops {
 	int (*sync)(struct lm_storage *storage, struct lm_err *err);
 	/* A directory on a local file system for temporary files of the publisher. */
 	const char *(*scratch)(struct lm_storage *storage);
-	/* One publisher at a time: -EBUSY names who holds it. Released by lm_storage_free() and when the process dies;
-	 * 0 where this storage holds it already. Temporary files of writers that died are removed. One thread only. */
-	int (*lock)(struct lm_storage *storage, struct lm_err *err);
+	/* One publisher at a time: waits for the others, or where wait is NULL: -EBUSY names who holds it. Released by
+	 * lm_storage_free() and when the process dies; 0 where this storage holds it already. Temporary files of
+	 * writers that died are removed. One thread only. */
+	int (*lock)(struct lm_storage *storage, const struct lm_storage_wait *wait, struct lm_err *err);
 	void (*free)(struct lm_storage *storage);
 };
 static inline void lm_storage_free(struct lm_storage *storage)

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/str.h"
+#include "repo/holder.h"
 
 #include <dirent.h>
 #include <limits.h>
@@ -394,15 +395,39 @@ static const char *dir_scratch(struct lm_storage *storage)
 	return of(storage)->scratch;
 }
 
-static int busy(int fd, struct lm_err *err)
+static struct lm_holder_text describe_holder(int fd)
 {
-	char text[32] = "";
-	uint64_t pid = 0;
-	ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
-	if (n > 0 && lm_str_u64(text, strcspn(text, "\n"), &pid) == 0)
-		return lm_err_set(
-			err, -EBUSY, "process %llu is publishing to this repository", (unsigned long long)pid);
-	return lm_err_set(err, -EBUSY, "another process is publishing to this repository");
+	char text[LM_HOLDER_TEXT_MAX] = "";
+	struct lm_holder holder = {0};
+	if (pread(fd, text, sizeof(text) - 1, 0) > 0)
+		holder = lm_holder_parse(text);
+	return lm_holder_describe(&holder);
+}
+
+static int write_holder(int fd, struct lm_err *err)
+{
+	const struct lm_holder self = lm_holder_self();
+	const struct lm_holder_text text = lm_holder_format(&self);
+	if (ftruncate(fd, 0) < 0)
+		return lm_err_sys(err, -errno, "truncate %s", LOCK_FILE);
+	int r = lm_pwrite_all(fd, text.s, strlen(text.s), 0, err);
+	return r < 0 ? lm_err_prefix(err, r, "%s", LOCK_FILE) : 0;
+}
+
+/* The kernel wakes who waits. */
+static int take_lock(int fd, const struct lm_storage_wait *wait, struct lm_err *err)
+{
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		return 0;
+	if (errno == EWOULDBLOCK) {
+		const struct lm_holder_text holder = describe_holder(fd);
+		if (!wait)
+			return lm_err_set(err, -EBUSY, "%s", holder.s);
+		wait->waiting(wait->arg, holder.s);
+		if (TEMP_FAILURE_RETRY(flock(fd, LOCK_EX)) == 0)
+			return 0;
+	}
+	return lm_err_sys(err, -errno, "lock %s", LOCK_FILE);
 }
 
 /* A temporary file whose writer is dead has no lock. Aliases cannot be locked: only whoever holds ours makes them. */
@@ -422,9 +447,9 @@ static int sweep_file(void *arg, const char *name, uint64_t size)
 
 /*
  * flock(2) on a file that is never removed: the lock belongs to the open file, ends with the process however that dies,
- * and keeps apart two openings in one process, too. The process number inside is for the message only.
+ * and keeps apart two openings in one process, too. What is inside is for the message only.
  */
-static int dir_lock(struct lm_storage *storage, struct lm_err *err)
+static int dir_lock(struct lm_storage *storage, const struct lm_storage_wait *wait, struct lm_err *err)
 {
 	struct dir_storage *s = of(storage);
 	if (s->lock_fd >= 0)
@@ -432,16 +457,11 @@ static int dir_lock(struct lm_storage *storage, struct lm_err *err)
 	CLEANUP(lm_closep) int fd = openat(s->dirfd, LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC, FILE_MODE);
 	if (fd < 0)
 		return lm_err_sys(err, -errno, "open %s", LOCK_FILE);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-		return errno == EWOULDBLOCK ? busy(fd, err) : lm_err_sys(err, -errno, "lock %s", LOCK_FILE);
-	char text[32];
-	int len = snprintf(text, sizeof(text), "%d\n", (int)getpid());
-	if (ftruncate(fd, 0) < 0)
-		return lm_err_sys(err, -errno, "truncate %s", LOCK_FILE);
-	int r = lm_pwrite_all(fd, text, (size_t)len, 0, err);
-	if (r < 0)
-		return lm_err_prefix(err, r, "%s", LOCK_FILE);
-	r = make_scratch(s->dirfd, err);
+	int r = take_lock(fd, wait, err);
+	if (r == 0)
+		r = write_holder(fd, err);
+	if (r == 0)
+		r = make_scratch(s->dirfd, err);
 	if (r == 0)
 		r = list_dir(s->dirfd, SCRATCH, sweep_file, s, err);
 	if (r < 0)

@@ -131,9 +131,9 @@ control '{"faults": []}'
 fault PUT cvmfspublished 1 wait:4
 start publisher "$LAMELLA" convert "oci:$WORK/oci-d" --repo "$FQRN"
 wait_for 20 "the lock" objects .lamella-publish.lock
-refused "on this machine is publishing" repo tag add "$FQRN" second
+refused "process [0-9]* is publishing to this repository (lamella convert, since 20" repo tag add "$FQRN" second
 mkdir "$WORK/tmp/elsewhere"
-TMPDIR=$WORK/tmp/elsewhere refused 'is publishing into this repository; seen' repo tag add "$FQRN" second
+TMPDIR=$WORK/tmp/elsewhere refused 'is publishing to this repository *; seen' repo tag add "$FQRN" second
 wait_for 30 "the publisher" ended publisher
 wait "$(pid_of publisher)" || fail "the publisher failed"
 [ "$(revision)" = $((before + 1)) ] || fail "revision $(revision) instead of $((before + 1))"
@@ -153,7 +153,7 @@ before=$(revision)
 killed_publisher
 [ "$(revision)" = "$before" ] || fail "the manifest changed under a publisher that was killed"
 valid
-TMPDIR=$WORK/tmp/elsewhere refused 'is publishing into this repository; seen' repo tag add "$FQRN" third
+TMPDIR=$WORK/tmp/elsewhere refused 'is publishing to this repository *; seen' repo tag add "$FQRN" third
 control "{\"age\": {\"$KEY/.lamella-publish.lock\": 400}}"
 TMPDIR=$WORK/tmp/elsewhere fine repo tag add "$FQRN" third
 killed_publisher

@@ -2,32 +2,26 @@
 
 static void no_waiting(struct lm_progress *progress, const char *holder)
 {
-	(void)progress, (void)holder;
 }
 
 static void no_image(struct lm_progress *progress, const struct lm_image_report *image, uint64_t bytes)
 {
-	(void)progress, (void)image, (void)bytes;
 }
 
 static void no_layer(struct lm_progress *progress, struct lm_layer_meter *meter)
 {
-	(void)progress, (void)meter;
 }
 
 static void no_loss(struct lm_progress *progress, const char *digest, const char *path, const char *what)
 {
-	(void)progress, (void)digest, (void)path, (void)what;
 }
 
 static void no_layer_done(struct lm_progress *progress, const struct lm_image_report *image, size_t index)
 {
-	(void)progress, (void)image, (void)index;
 }
 
 static void no_publishing(struct lm_progress *progress)
 {
-	(void)progress;
 }
 
 static const struct lm_progress_ops no_ops = {

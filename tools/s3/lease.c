@@ -1,9 +1,11 @@
 #include "s3/lease.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/lock.h"
 #include "base/str.h"
 #include "common.h"
+#include "repo/holder.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +22,7 @@ enum {
 	TEXT_MAX = 1024,
 	TRIES = 4, /* of taking it, while others come and go */
 	RELEASE_WAIT_MS = 3000,
+	LOOK_MS = 5000, /* for a holder elsewhere to be done */
 };
 
 struct text { /* the object's content */
@@ -31,6 +34,7 @@ struct lm_s3_lease {
 	struct lm_s3 *s3;
 	int fd; /* the file, locked */
 	char id[2 * ID_BYTES + 1];
+	struct lm_holder self;
 	bool conditional;
 
 	/* the renewal's: one at a time */
@@ -63,14 +67,21 @@ bool lm_s3_lease_conditional(const struct lm_s3_lease *lease)
 
 /* --- the file on this machine --- */
 
-static int busy_here(const char *path, struct lm_err *err)
+/* The file names who has it. */
+static int lock_file(int fd, const char *path, const struct lm_storage_wait *wait, struct lm_err *err)
 {
-	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(256);
-	long pid = 0;
-	if (lm_file_read(AT_FDCWD, path, &text, NULL) == 0 && sscanf(lm_buf_cstr(&text), "%*s %ld", &pid) == 1 &&
-		pid > 0)
-		return lm_err_set(err, -EBUSY, "process %ld on this machine is publishing into this repository", pid);
-	return lm_err_set(err, -EBUSY, "another process on this machine is publishing into this repository");
+	char text[TEXT_MAX] = "";
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		return 0;
+	if (errno != EWOULDBLOCK)
+		return lm_err_sys(err, -errno, "lock %s", path);
+	ssize_t len = pread(fd, text, sizeof(text) - 1, 0);
+	const struct lm_holder holder = lm_holder_parse(len > 0 ? text : "");
+	const struct lm_holder_text who = lm_holder_describe(&holder);
+	if (!wait)
+		return lm_err_set(err, -EBUSY, "%s", who.s);
+	wait->waiting(wait->arg, who.s);
+	return TEMP_FAILURE_RETRY(flock(fd, LOCK_EX)) < 0 ? lm_err_sys(err, -errno, "lock %s", path) : 0;
 }
 
 static int new_id(char ret[2 * ID_BYTES + 1], struct lm_err *err)
@@ -82,25 +93,27 @@ static int new_id(char ret[2 * ID_BYTES + 1], struct lm_err *err)
 	return 0;
 }
 
-/* "ID PID": the identity of an earlier run is kept. */
-static int take_file(struct lm_s3_lease *l, const char *path, struct lm_err *err)
+/* The identity, and who has it: the identity of an earlier run is kept. */
+static int take_file(struct lm_s3_lease *l, const char *path, const struct lm_storage_wait *wait, struct lm_err *err)
 {
-	char text[64] = "";
+	char text[TEXT_MAX] = "";
 	uint8_t id[ID_BYTES];
 	l->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (l->fd < 0)
 		return lm_err_sys(err, -errno, "open %s", path);
-	if (flock(l->fd, LOCK_EX | LOCK_NB) < 0)
-		return errno == EWOULDBLOCK ? busy_here(path, err) : lm_err_sys(err, -errno, "lock %s", path);
+	int r = lock_file(l->fd, path, wait, err);
+	if (r < 0)
+		return r;
 	ssize_t len = pread(l->fd, text, sizeof(text) - 1, 0);
 	if (len < 0)
 		return lm_err_sys(err, -errno, "read %s", path);
 	if (len >= 2 * ID_BYTES && lm_hex_parse(text, id, ID_BYTES) == 0)
 		lm_hex_format(id, ID_BYTES, l->id);
-	int r = l->id[0] ? 0 : new_id(l->id, err);
+	r = l->id[0] ? 0 : new_id(l->id, err);
 	if (r < 0)
 		return r;
-	int n = snprintf(text, sizeof(text), "%s %d\n", l->id, (int)getpid());
+	l->self = lm_holder_self();
+	int n = snprintf(text, sizeof(text), "%s\n%s", l->id, lm_holder_format(&l->self).s);
 	if (ftruncate(l->fd, 0) < 0)
 		return lm_err_sys(err, -errno, "truncate %s", path);
 	return lm_pwrite_all(l->fd, text, (size_t)n, 0, err);
@@ -110,10 +123,8 @@ static int take_file(struct lm_s3_lease *l, const char *path, struct lm_err *err
 
 static void write_text(struct lm_s3_lease *l)
 {
-	char host[128] = "an unnamed machine";
-	gethostname(host, sizeof(host) - 1);
-	snprintf(l->text.s, sizeof(l->text.s), "id=%s\nholder=process %d on %s\nrenewals=%u\n", l->id, (int)getpid(),
-		host, l->renewals++);
+	snprintf(l->text.s, sizeof(l->text.s), "id=%s\n%srenewals=%u\n", l->id, lm_holder_format(&l->self).s,
+		l->renewals++);
 }
 
 /* The value of a line, "" where there is none. */
@@ -160,15 +171,10 @@ static int put(struct lm_s3_lease *l, const char *etag, struct lm_err *err)
 
 static int busy_there(const struct lm_s3_call *seen, const char *text, struct lm_err *err)
 {
-	char holder[160];
-	CLEANUP(lm_buf_done) struct lm_buf quoted = LM_BUF(1024);
-	find_line(text, "holder=", holder, sizeof(holder));
-	if (lm_str_quote(&quoted, holder, strlen(holder)) < 0)
-		return lm_err_oom(err);
+	const struct lm_holder holder = lm_holder_parse(text);
 	long long age_s = LM_MAX(seen->date_s - seen->modified_s, (int64_t)0);
-	return lm_err_set(err, -EBUSY,
-		"%s is publishing into this repository; seen %lld s ago, given up %d s after it was seen last",
-		lm_buf_cstr(&quoted), age_s, LEASE_S);
+	return lm_err_set(err, -EBUSY, "%s; seen %lld s ago, given up %d s after it was seen last",
+		lm_holder_describe(&holder).s, age_s, LEASE_S);
 }
 
 static bool has_expired(const struct lm_s3_call *seen)
@@ -308,16 +314,38 @@ int lm_s3_lease_check(struct lm_s3_lease *l, struct lm_err *err)
 		l->lost ? "was taken over" : "could not be renewed in time");
 }
 
-static int take(struct lm_s3_lease *l, const char *path, struct lm_err *err)
+static void pause_ms(int64_t ms)
 {
-	int r = take_file(l, path, err);
-	if (r < 0)
-		return r;
-	r = -EAGAIN;
+	struct timespec until = lm_mono_after_ms(ms);
+	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR)
+		;
+}
+
+static int take_object_soon(struct lm_s3_lease *l, struct lm_err *err)
+{
+	int r = -EAGAIN;
 	for (unsigned i = 0; i < TRIES && r == -EAGAIN; i++)
 		r = take_object(l, err);
 	if (r == -EAGAIN)
 		return lm_err_set(err, -EBUSY, "others are taking the lock of this repository");
+	return r;
+}
+
+static int take(struct lm_s3_lease *l, const char *path, const struct lm_storage_wait *wait, struct lm_err *err)
+{
+	struct lm_err busy = LM_ERR_INIT;
+	int r = take_file(l, path, wait, err);
+	if (r < 0)
+		return r;
+	r = take_object_soon(l, &busy);
+	if (r == -EBUSY && wait)
+		wait->waiting(wait->arg, busy.msg);
+	while (r == -EBUSY && wait) {
+		pause_ms(LOOK_MS);
+		r = take_object_soon(l, &busy);
+	}
+	if (r < 0)
+		return lm_err_set(err, r, "%s", lm_err_text(&busy));
 	if (r == 0 && !l->conditional)
 		r = confirm(l, err);
 	if (r == 0 && lm_http_call(lm_s3_http(l->s3), RENEW_S * 1000, renew, l) < 0)
@@ -325,7 +353,8 @@ static int take(struct lm_s3_lease *l, const char *path, struct lm_err *err)
 	return r;
 }
 
-int lm_s3_lease_take(struct lm_s3 *s3, const char *path, struct lm_s3_lease **ret, struct lm_err *err)
+int lm_s3_lease_take(struct lm_s3 *s3, const char *path, const struct lm_storage_wait *wait, struct lm_s3_lease **ret,
+	struct lm_err *err)
 {
 	struct lm_s3_lease *l = calloc(1, sizeof(*l));
 	if (!l)
@@ -336,7 +365,7 @@ int lm_s3_lease_take(struct lm_s3 *s3, const char *path, struct lm_s3_lease **re
 	l->seen = LM_BUF(TEXT_MAX);
 	lm_lock_init(&l->lock);
 	lm_cond_init(&l->idle);
-	int r = take(l, path, err);
+	int r = take(l, path, wait, err);
 	if (r < 0) {
 		lm_s3_lease_free(l);
 		return r;

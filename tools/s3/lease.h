@@ -16,14 +16,17 @@
 #ifndef LM_TOOLS_S3_LEASE_H
 #define LM_TOOLS_S3_LEASE_H
 
+#include "repo/storage.h"
 #include "s3/client.h"
 
 #define LM_S3_LOCK_NAME ".lamella-publish.lock"
 
 struct lm_s3_lease;
 
-/* path: the file on this machine. -EBUSY names the holder. */
-int lm_s3_lease_take(struct lm_s3 *s3, const char *path, struct lm_s3_lease **ret, struct lm_err *err) MUST_CHECK;
+/* path: the file on this machine. wait NULL: -EBUSY names the holder. Waiting for a process on this machine is the
+ * kernel's; for another machine the object is looked at every few seconds, since a bucket tells nobody. */
+int lm_s3_lease_take(struct lm_s3 *s3, const char *path, const struct lm_storage_wait *wait, struct lm_s3_lease **ret,
+	struct lm_err *err) MUST_CHECK;
 /* -ESTALE: it is not held any more. From any thread. */
 int lm_s3_lease_check(struct lm_s3_lease *lease, struct lm_err *err) MUST_CHECK;
 /* The server honours conditions. */

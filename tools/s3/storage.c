@@ -576,12 +576,12 @@ static const char *s3_scratch(struct lm_storage *storage)
 	return of(storage)->scratch;
 }
 
-static int s3_lock(struct lm_storage *storage, struct lm_err *err)
+static int s3_lock(struct lm_storage *storage, const struct lm_storage_wait *wait, struct lm_err *err)
 {
 	struct s3_storage *s = of(storage);
 	if (s->lease)
 		return 0;
-	int r = lm_s3_lease_take(s->s3, s->lock_path, &s->lease, err);
+	int r = lm_s3_lease_take(s->s3, s->lock_path, wait, &s->lease, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "lock of s3://%s/%s", s->config.bucket, s->config.prefix);
 	LM_LOCKED(&s->lock);

@@ -95,9 +95,9 @@ static inline const char *faulty_scratch(struct lm_storage *s)
 	return faulty_inner(s)->ops->scratch(faulty_inner(s));
 }
 
-static inline int faulty_lock(struct lm_storage *s, struct lm_err *err)
+static inline int faulty_lock(struct lm_storage *s, const struct lm_storage_wait *wait, struct lm_err *err)
 {
-	return faulty_call(s, err) < 0 ? -EIO : faulty_inner(s)->ops->lock(faulty_inner(s), err);
+	return faulty_call(s, err) < 0 ? -EIO : faulty_inner(s)->ops->lock(faulty_inner(s), wait, err);
 }
 
 static const struct lm_storage_ops faulty_ops = {

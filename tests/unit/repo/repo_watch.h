@@ -80,9 +80,9 @@ static inline const char *watch_scratch(struct lm_storage *s)
 {
 	return watch_inner(s)->ops->scratch(watch_inner(s));
 }
-static inline int watch_lock(struct lm_storage *s, struct lm_err *err)
+static inline int watch_lock(struct lm_storage *s, const struct lm_storage_wait *wait, struct lm_err *err)
 {
-	return watch_inner(s)->ops->lock(watch_inner(s), err);
+	return watch_inner(s)->ops->lock(watch_inner(s), wait, err);
 }
 
 static inline struct watch watch_storage(struct lm_storage *inner)

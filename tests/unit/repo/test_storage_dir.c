@@ -230,7 +230,7 @@ static void test_missing_folders(void **state)
 	assert_int_equal(put(&place, OBJECT, "x"), 0);
 	assert_content(&place, OBJECT, "x");
 	assert_ok(lm_remove_tree(AT_FDCWD, data, &err), &err);
-	assert_ok(place.storage->ops->lock(place.storage, &err), &err);
+	assert_ok(place.storage->ops->lock(place.storage, NULL, &err), &err);
 	assert_int_equal(access(place.storage->ops->scratch(place.storage), W_OK), 0);
 }
 
@@ -251,16 +251,16 @@ static void test_lock(void **state)
 	place_init(&place);
 	CLEANUP(lm_storage_freep) struct lm_storage *second = NULL;
 	assert_ok(lm_storage_dir_open(place.dir, false, &second, &err), &err);
-	assert_ok(place.storage->ops->lock(place.storage, &err), &err);
-	assert_ok(place.storage->ops->lock(place.storage, &err), &err); /* held already */
+	assert_ok(place.storage->ops->lock(place.storage, NULL, &err), &err);
+	assert_ok(place.storage->ops->lock(place.storage, NULL, &err), &err); /* held already */
 	int before = fd_count();
-	assert_int_equal(second->ops->lock(second, &err), -EBUSY);
+	assert_int_equal(second->ops->lock(second, NULL, &err), -EBUSY);
 	CLEANUP(lm_freep) char *who = lm_str_printf("process %d is publishing", (int)getpid());
 	assert_non_null(strstr(err.msg, who));
 	assert_int_equal(fd_count(), before);
 	lm_storage_free(place.storage);
 	place.storage = NULL;
-	assert_ok(second->ops->lock(second, &err), &err);
+	assert_ok(second->ops->lock(second, NULL, &err), &err);
 }
 
 /* The child takes the lock, says so, and waits to be killed. */
@@ -272,8 +272,8 @@ static pid_t start_holder(const char *dir)
 	assert_true(pid >= 0);
 	if (pid == 0) {
 		struct lm_storage *storage = NULL;
-		bool ok =
-			lm_storage_dir_open(dir, false, &storage, NULL) == 0 && storage->ops->lock(storage, NULL) == 0;
+		bool ok = lm_storage_dir_open(dir, false, &storage, NULL) == 0 &&
+			  storage->ops->lock(storage, NULL, NULL) == 0;
 		if (ok && write(ready[1], "x", 1) == 1)
 			pause();
 		_exit(1);
@@ -291,14 +291,49 @@ static void test_lock_between_processes(void **state)
 	CLEANUP(place_done) struct place place;
 	place_init(&place);
 	pid_t holder = start_holder(place.dir);
-	int r = place.storage->ops->lock(place.storage, &err);
+	int r = place.storage->ops->lock(place.storage, NULL, &err);
 	kill(holder, SIGKILL);
 	assert_int_equal(waitpid(holder, NULL, 0), holder);
 	assert_int_equal(r, -EBUSY);
 	CLEANUP(lm_freep) char *who = lm_str_printf("process %d is publishing", (int)holder);
 	assert_non_null(strstr(err.msg, who));
 	/* However it died, the lock died with it. */
-	assert_ok(place.storage->ops->lock(place.storage, &err), &err);
+	assert_ok(place.storage->ops->lock(place.storage, NULL, &err), &err);
+}
+
+static void note_holder(void *arg, const char *holder)
+{
+	int fd = *(int *)arg;
+	assert_int_equal(write(fd, holder, strlen(holder)), (ssize_t)strlen(holder));
+}
+
+/* Who waits says for whom, gets the lock when that one dies, and is the holder then. */
+static void test_lock_is_waited_for(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(place_done) struct place place;
+	place_init(&place);
+	pid_t holder = start_holder(place.dir);
+	int told[2], status;
+	assert_int_equal(pipe(told), 0);
+	pid_t waiter = fork();
+	assert_true(waiter >= 0);
+	if (waiter == 0) {
+		const struct lm_storage_wait wait = {note_holder, &told[1]};
+		_exit(place.storage->ops->lock(place.storage, &wait, NULL) == 0 ? 0 : 1);
+	}
+	char text[512] = "";
+	assert_true(read(told[0], text, sizeof(text) - 1) > 0);
+	CLEANUP(lm_freep) char *who = lm_str_printf("process %d is publishing to this repository (", (int)holder);
+	assert_ptr_equal(strstr(text, who), text);
+	assert_int_equal(waitpid(waiter, &status, WNOHANG), 0);
+	kill(holder, SIGKILL);
+	assert_int_equal(waitpid(holder, NULL, 0), holder);
+	assert_int_equal(waitpid(waiter, &status, 0), waiter);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	close(told[0]);
+	close(told[1]);
+	assert_ok(place.storage->ops->lock(place.storage, NULL, &err), &err);
 }
 
 enum { SWAP_LEN = 100000, SWAPS = 60, OBJECTS = 100 };
@@ -474,7 +509,7 @@ static void test_sweep(void **state)
 	CLEANUP(lm_freep) char *held = lm_str_printf("%s/data/txn/put.1.3", place.dir);
 	CLEANUP(lm_closep) int fd = open(held, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	assert_int_equal(flock(fd, LOCK_EX), 0);
-	assert_ok(place.storage->ops->lock(place.storage, &err), &err);
+	assert_ok(place.storage->ops->lock(place.storage, NULL, &err), &err);
 	assert_int_equal(entries(&place, "data/txn"), ARRAY_LEN(others) + 1);
 	assert_int_equal(access(held, F_OK), 0);
 }
@@ -486,7 +521,8 @@ static void *lock_all_the_time(void *arg)
 	const struct place *place = arg;
 	while (!stop_locking) {
 		struct lm_storage *storage = NULL;
-		if (lm_storage_dir_open(place->dir, false, &storage, NULL) < 0 || storage->ops->lock(storage, NULL) < 0)
+		if (lm_storage_dir_open(place->dir, false, &storage, NULL) < 0 ||
+			storage->ops->lock(storage, NULL, NULL) < 0)
 			return arg;
 		lm_storage_free(storage);
 	}
@@ -532,6 +568,7 @@ int main(void)
 		cmocka_unit_test(test_missing_folders),
 		cmocka_unit_test(test_lock),
 		cmocka_unit_test(test_lock_between_processes),
+		cmocka_unit_test(test_lock_is_waited_for),
 		cmocka_unit_test(test_atomic_replacement),
 		cmocka_unit_test(test_same_objects_at_once),
 		cmocka_unit_test(test_list_and_remove),

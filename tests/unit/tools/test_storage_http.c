@@ -180,7 +180,7 @@ static void test_read_only(void **state)
 	assert_int_equal(ops->put_file(storage, "x", 0, &err), -EROFS);
 	assert_int_equal(ops->remove(storage, "x", &err), -EROFS);
 	assert_int_equal(ops->alias(storage, "x", "y", &err), -EROFS);
-	assert_int_equal(ops->lock(storage, &err), -EROFS);
+	assert_int_equal(ops->lock(storage, NULL, &err), -EROFS);
 	assert_int_equal(ops->list(storage, "data/00", no_file, NULL, &err), -ENOTSUP);
 	assert_int_equal(ops->sync(storage, &err), 0);
 	assert_int_equal(access(ops->scratch(storage), W_OK), 0);
