@@ -15,7 +15,7 @@
 struct options {
 	const char *repo, *storage, *s3_config, *keys, *name, *platform;
 	struct lm_access_options access;
-	bool strict, json;
+	bool flat, layers_only, strict, json;
 	char **sources;
 	size_t source_count;
 };
@@ -54,6 +54,9 @@ static int parse_options(int argc, char **argv, struct options *o, int *ret_code
 			"which of an index's images (default: linux and this machine's);\n"
 			"\"all\": every one, named NAME:TAG-OS-ARCH[-VARIANT]",
 			.text = &o->platform},
+		{"flat", NULL, "a tree for Apptainer as well, at REGISTRY/REPOSITORY:TAG (the default)",
+			.flag = &o->flat},
+		{"no-flat", NULL, "no such tree, layers only", .flag = &o->layers_only},
 		LM_ACCESS_OPTIONS(&o->access),
 		{"strict", NULL, "publish nothing if an image has what the format can't hold", .flag = &o->strict},
 		{"json", NULL, "what happens as JSON, an object a line; the last is the report", .flag = &o->json},
@@ -76,6 +79,7 @@ static int parse_options(int argc, char **argv, struct options *o, int *ret_code
 	o->source_count = (size_t)(argc - at);
 	const char *wrong = !o->repo			     ? syntax.words
 			    : o->name && o->source_count > 1 ? "--name goes with a single SOURCE"
+			    : o->flat && o->layers_only	     ? "--flat or --no-flat, not both"
 							     : NULL;
 	if (!wrong)
 		return 0;
@@ -137,8 +141,11 @@ static int run(const struct options *o, struct lm_progress *progress, struct rep
 	struct lm_access access = o->access.access;
 	if (o->platform && !all && !platform)
 		return lm_err_oom(err);
-	struct lm_converter_config config = {
-		.strict = o->strict, .access = &access, .all_platforms = all, .progress = progress};
+	struct lm_converter_config config = {.strict = o->strict,
+		.access = &access,
+		.all_platforms = all,
+		.layers_only = o->layers_only,
+		.progress = progress};
 	int r = lm_platform_option(platform, &config.platform, err);
 	if (r == 0)
 		r = lm_repo_record_load(o->repo, o->storage, o->keys, &record, err);
@@ -200,6 +207,9 @@ static int print_report(const struct report *report)
 			image->platform ? ", " : "", image->digest);
 		for (size_t k = 0; k < image->layer_count; k++)
 			print_layer(&image->layers[k]);
+		if (image->flat.made)
+			printf("  flat tree  %llu entries  %.1f s\n", (unsigned long long)image->flat.entries,
+				(double)image->flat.ms / 1000);
 	}
 	printf("%llu of %llu layers converted, %s read, %s stored, %.1f s\n", (unsigned long long)sum->layers_converted,
 		(unsigned long long)sum->layers, lm_cli_size(sum->fetched_bytes).s, lm_cli_size(sum->stored_bytes).s,
@@ -221,11 +231,11 @@ static int print_report(const struct report *report)
 static json_t *layer_json(const struct lm_layer_report *layer)
 {
 	return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "digest", layer->digest, "diff_id",
-		layer->diff_id, "state", lm_layer_state(layer), "blob_bytes",
-		(json_int_t)layer->blob_bytes, "tar_bytes", (json_int_t)layer->tar_bytes, "files",
-		(json_int_t)layer->files, "file_bytes", (json_int_t)layer->file_bytes, "objects_stored",
-		(json_int_t)layer->objects, "bytes_stored", (json_int_t)layer->stored_bytes, "attributes_lost",
-		(json_int_t)layer->losses, "seconds", (double)layer->ms / 1000);
+		layer->diff_id, "state", lm_layer_state(layer), "blob_bytes", (json_int_t)layer->blob_bytes,
+		"tar_bytes", (json_int_t)layer->tar_bytes, "files", (json_int_t)layer->files, "file_bytes",
+		(json_int_t)layer->file_bytes, "objects_stored", (json_int_t)layer->objects, "bytes_stored",
+		(json_int_t)layer->stored_bytes, "attributes_lost", (json_int_t)layer->losses, "seconds",
+		(double)layer->ms / 1000);
 }
 
 /* NULL items make the whole NULL: memory was short, or a name is no UTF-8. */
@@ -237,8 +247,10 @@ static json_t *image_json(const struct lm_image_report *image)
 			json_decref(layers);
 			return NULL;
 		}
-	return json_pack("{s:s, s:s, s:s, s:s, s:s?, s:o}", "source", image->source, "name", image->name, "digest",
-		image->digest, "config", image->config_digest, "platform", image->platform, "layers", layers);
+	return json_pack("{s:s, s:s, s:s, s:s, s:s?, s:{s:b, s:I, s:f}, s:o}", "source", image->source, "name",
+		image->name, "digest", image->digest, "config", image->config_digest, "platform", image->platform,
+		"flat", "made", image->flat.made, "entries", (json_int_t)image->flat.entries, "seconds",
+		(double)image->flat.ms / 1000, "layers", layers);
 }
 
 static json_t *stages_json(const struct lm_stage_times *times)

@@ -49,11 +49,6 @@ struct lm_flat_job {
 	struct lm_packing *packing;
 	const struct lm_image *image; /* its layers are in the transaction */
 };
-struct lm_flat_report {
-	bool made;	  /* false: it was there, all below is 0 */
-	uint64_t entries; /* names */
-	int64_t ms;
-};
 /* Makes the tree, unless there is one of an image with that config. */
 int lm_flat_make(const struct lm_flat_job *job, struct lm_flat_report *ret, struct lm_err *err) MUST_CHECK;
 

@@ -3,10 +3,12 @@
 #include "base/str.h"
 #include "base/work.h"
 #include "common.h"
+#include "convert/flat.h"
 #include "convert/image_json.h"
 #include "convert/image_name.h"
 #include "convert/layer.h"
 #include "convert/layer_catalog.h"
+#include "convert/metadata.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -88,31 +90,6 @@ const struct lm_manifest *lm_converter_base(const struct lm_converter *converter
 }
 
 /* --- files in the repository --- */
-
-static int put_file(
-	struct lm_txn *txn, const char *dir, const char *name, const struct lm_buf *content, struct lm_err *err)
-{
-	CLEANUP(lm_freep) char *path = lm_str_printf("%s/%s", dir, name);
-	return path ? lm_txn_put_data(txn, path, lm_buf_cstr(content), content->len, err) : lm_err_oom(err);
-}
-
-static int put_metadata(struct lm_txn *txn, const struct lm_image *image, const char *name, struct lm_err *err)
-{
-	CLEANUP(lm_freep) char *dir = lm_str_printf("/.metadata/%s", name);
-	CLEANUP(lm_buf_done) struct lm_buf json = LM_BUF(LM_MANIFEST_JSON_MAX);
-	if (!dir)
-		return lm_err_oom(err);
-	int r = lm_manifest_json(image, &json, err);
-	if (r == 0)
-		r = lm_txn_mkdirs(txn, dir, false, err);
-	if (r == 0)
-		r = put_file(txn, dir, "manifest.json", &json, err);
-	if (r == 0)
-		r = put_file(txn, dir, "manifest.raw", &image->manifest, err);
-	if (r == 0)
-		r = put_file(txn, dir, "config.raw", &image->config, err);
-	return r;
-}
 
 /* Notes in a layer that is there that this image uses it, too. */
 static int add_origin(struct lm_txn *txn, const char *layer_path, const char *config, struct lm_err *err)
@@ -218,24 +195,28 @@ static int remove_empty(struct lm_txn *txn, const char *path, struct lm_err *err
 	return r == 0 ? lm_txn_remove(txn, path, err) : LM_MIN(r, 0);
 }
 
-static int remove_layer(struct lm_txn *txn, const char *path, struct lm_err *err)
+/* "/TOP/xx/DIGEST", and what is empty then. */
+static int remove_grafted(struct lm_txn *txn, const char *path, struct lm_err *err)
 {
 	char parent[LM_LAYER_PATH_TEXT_MAX];
-	snprintf(parent, sizeof(parent), "%.*s", (int)(strrchr(path, '/') - path), path);
+	snprintf(parent, sizeof(parent), "%s", path);
 	int r = lm_txn_remove(txn, path, err);
-	if (r == 0)
+	for (char *slash; r == 0 && (slash = strrchr(parent, '/')) != parent;) {
+		*slash = '\0';
 		r = remove_empty(txn, parent, err);
-	return r < 0 ? r : remove_empty(txn, "/.layers", err);
+	}
+	return r;
 }
 
-/* After an image has failed: the layers that it had brought go out of the tree, as if it had never been asked for. What
- * they are made of stays stored, and the ledger knows it. A tree in which that fails is not published. */
+/* After an image has failed: layers and flat trees that it had brought go out of the tree, as if it had never been
+ * asked for. What they are made of stays stored, and the ledger knows it. A tree in which that fails is not published.
+ */
 static void take_back(struct lm_converter *converter)
 {
 	while (converter->grafted_count > 0 && !converter->broken) {
 		const char *path = converter->grafted[--converter->grafted_count];
 		struct lm_err err = LM_ERR_INIT;
-		if (remove_layer(converter->txn, path, &err) < 0) {
+		if (remove_grafted(converter->txn, path, &err) < 0) {
 			converter->broken = true;
 			lm_cli_error("%s: can't be taken back: %s", path, lm_err_text(&err));
 		}
@@ -297,6 +278,19 @@ static char *platform_text(const struct lm_image *image, char separator)
 		&separator, image->variant ? image->variant : "");
 }
 
+static int make_flat(struct lm_converter *converter, const struct lm_image *image, struct lm_image_report *report,
+	struct lm_err *err)
+{
+	const struct lm_flat_job job = {converter->txn, converter->config.storage, converter->packing, image};
+	int r = expect_graft(converter, err);
+	if (r == 0)
+		r = lm_flat_make(&job, &report->flat, err);
+	if (r == 0 && report->flat.made)
+		memcpy(converter->grafted[converter->grafted_count++], lm_flat_path(image->config_digest).s,
+			LM_LAYER_PATH_TEXT_MAX);
+	return r;
+}
+
 /* All that can fail for reasons of the image. */
 static int convert_layers(struct lm_converter *converter, struct lm_source *source, const struct lm_image *image,
 	struct lm_image_report *report, struct lm_err *err)
@@ -311,7 +305,19 @@ static int convert_layers(struct lm_converter *converter, struct lm_source *sour
 	int r = begin_image(converter, image, report, err);
 	for (size_t i = 0; r == 0 && i < image->layer_count; i++)
 		r = convert_layer(converter, source, image, i, report, err);
-	return r;
+	return r < 0 || converter->config.layers_only ? r : make_flat(converter, image, report, err);
+}
+
+static int64_t grace_of(const struct lm_converter *converter)
+{
+	const int64_t grace_s = converter->config.grace_s;
+	return grace_s == 0 ? LM_GRACE_S : LM_MAX(grace_s, (int64_t)0);
+}
+
+static int put_name(struct lm_converter *converter, const struct lm_image *image, const char *name, struct lm_err *err)
+{
+	int r = lm_metadata_put(converter->txn, image, name, grace_of(converter), err);
+	return r < 0 ? r : lm_metadata_link(converter->txn, image, name, err);
 }
 
 /* All layers are there: this is what makes them an image. A failure here is the storage's. */
@@ -324,7 +330,7 @@ static int finish_image(struct lm_converter *converter, const struct lm_image *i
 			r = add_origin(
 				converter->txn, lm_layer_path(image->layers[i].digest).s, image->config_digest, err);
 	if (r == 0)
-		r = put_metadata(converter->txn, image, report->name, err);
+		r = put_name(converter, image, report->name, err);
 	converter->broken = converter->broken || r < 0;
 	return r;
 }
@@ -371,64 +377,72 @@ int lm_converter_image(struct lm_converter *converter, const char *source, const
 
 /* --- all platforms --- */
 
-/* The one of them that this converter's platform would get; count: none. */
-static size_t best_image(const struct lm_converter *converter, const struct lm_images *images)
-{
-	size_t best = images->count;
-	int best_rank = -1;
-	for (size_t i = 0; i < images->count; i++) {
-		const struct lm_image *image = &images->items[i];
-		if (!image->os || !image->architecture)
-			continue;
-		const struct lm_platform offered = {image->os, image->architecture, image->variant};
-		int rank = lm_platform_rank(&converter->config.platform, &offered);
-		if (rank >= 0 && (best_rank < 0 || rank < best_rank)) {
-			best_rank = rank;
-			best = i;
-		}
-	}
-	return best;
-}
-
 static int platform_name(const struct lm_image *image, const char *name, char **ret, struct lm_err *err)
 {
 	CLEANUP(lm_freep) char *platform = platform_text(image, '-');
-	const char *last = strrchr(name, '/');
-	bool tagged = strchr(last ? last : name, ':');
 	if (!platform)
 		return lm_err_set(err, -EPROTO, "image %s does not say which platform it is for", image->digest);
-	*ret = lm_str_printf("%s%s%s", name, tagged ? "-" : ":", platform);
+	*ret = lm_str_printf("%s%s%s", name, lm_name_tagged(name) ? "-" : ":", platform);
 	return *ret ? 0 : lm_err_oom(err);
+}
+
+struct names {
+	char **items;
+	size_t count;
+};
+
+static void names_done(struct names *names)
+{
+	for (size_t i = 0; i < names->count; i++)
+		free(names->items[i]);
+	free(names->items);
+}
+
+static int platform_names(const struct lm_images *images, const char *name, struct names *ret, struct lm_err *err)
+{
+	int r = 0;
+	ret->items = calloc(images->count + 1, sizeof(*ret->items));
+	if (!ret->items)
+		return lm_err_oom(err);
+	for (size_t i = 0; r == 0 && i < images->count; i++) {
+		r = platform_name(&images->items[i], name, &ret->items[i], err);
+		ret->count += r == 0;
+	}
+	return r;
+}
+
+/* All layers of all platforms are there. */
+static int finish_each(struct lm_converter *converter, const struct lm_images *images, const struct names *names,
+	size_t best, const char *name, const struct lm_image_report *reports, struct lm_err *err)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < images->count; i++) {
+		r = finish_image(converter, &images->items[i], &reports[i], err);
+		if (r == 0 && i == best)
+			r = put_name(converter, &images->items[i], names->items[i], err);
+	}
+	if (r == 0 && best < images->count && lm_name_tagged(name))
+		r = lm_metadata_platforms(converter->txn, images->items, names->items, images->count, best, name, err);
+	converter->broken = converter->broken || r < 0;
+	return r;
 }
 
 static int convert_each(struct lm_converter *converter, struct lm_source *source, const struct lm_images *images,
 	const char *text, const char *name, struct lm_image_report *reports, size_t *count, struct lm_err *err)
 {
-	size_t best = best_image(converter, images);
-	int r = 0;
+	CLEANUP(names_done) struct names names = {0};
+	size_t best = lm_image_best(&converter->config.platform, images->items, images->count);
+	int r = platform_names(images, name, &names, err);
 	for (size_t i = 0; r == 0 && i < images->count; i++) {
 		struct lm_image_report *report = &reports[*count];
-		CLEANUP(lm_freep) char *own = NULL;
-		r = platform_name(&images->items[i], name, &own, err);
-		if (r < 0)
-			return r;
-		report->name = i == best ? strdup(name) : strdup(own);
+		report->name = strdup(i == best ? name : names.items[i]);
 		report->source = strdup(text);
 		if (!report->name || !report->source)
 			return lm_err_oom(err);
 		(*count)++;
 		r = convert_layers(converter, source, &images->items[i], report, err);
 	}
-	for (size_t i = 0; r == 0 && i < images->count; i++) {
-		CLEANUP(lm_freep) char *own = NULL;
-		r = finish_image(converter, &images->items[i], &reports[i], err);
-		if (r == 0 && i == best)
-			r = platform_name(&images->items[i], name, &own, err);
-		if (r == 0 && i == best)
-			r = put_metadata(converter->txn, &images->items[i], own, err);
-		converter->broken = converter->broken || r < 0;
-	}
-	return r;
+	return r < 0 ? r : finish_each(converter, images, &names, best, name, reports, err);
 }
 
 static int convert_all(struct lm_converter *converter, const char *text, const char *name,
@@ -470,6 +484,25 @@ void lm_converter_set_platform(struct lm_converter *converter, const struct lm_p
 	converter->config.platform = *platform;
 }
 
+int lm_converter_remove(struct lm_converter *converter, const char *const *names, size_t count, struct lm_removal *ret,
+	struct lm_err *err)
+{
+	int r = lm_remove_images(converter->txn, names, count, grace_of(converter), ret, err);
+	converter->broken = converter->broken || (r < 0 && r != -ENOENT);
+	return r;
+}
+
+/* What lost its name long ago. */
+static int remove_due(struct lm_converter *converter, struct lm_err *err)
+{
+	CLEANUP(lm_removal_done) struct lm_removal removal = {0};
+	int r = lm_remove_due(converter->txn, &removal, err);
+	for (size_t i = 0; r == 0 && i < removal.image_count; i++)
+		lm_cli_say("%s: its time is over, what only it has is removed",
+			removal.images[i].name ? removal.images[i].name : removal.images[i].config);
+	return r;
+}
+
 int lm_converter_publish(struct lm_converter *converter, struct lm_manifest *ret, struct lm_err *err)
 {
 	if (converter->config.strict && converter->losses > 0)
@@ -481,7 +514,9 @@ int lm_converter_publish(struct lm_converter *converter, struct lm_manifest *ret
 	const uint64_t base = lm_txn_base(converter->txn)->revision;
 	converter->config.progress->ops->publishing(converter->config.progress);
 	lm_stage_enter(&converter->clock, LM_STAGE_PUBLISH);
-	int r = lm_txn_commit(converter->txn, ret, err);
+	int r = remove_due(converter, err);
+	if (r == 0)
+		r = lm_txn_commit(converter->txn, ret, err);
 	if (r == 0 && converter->ledger && ret->revision != base)
 		lm_ledger_published(converter->ledger);
 	lm_stage_enter(&converter->clock, LM_STAGE_IDLE);

@@ -10,8 +10,8 @@
  *
  *   /.layers/xx/DIGEST                       each layer, a nested catalog, see layer_catalog.h, with
  *     .metadata/layers.json, origin.json       where it comes from, and the images (configs) that use it
- *   /.metadata/REGISTRY/REPOSITORY:TAG/      manifest.json with capitalised keys, as DUCC writes it, and the registry's
- *                                            own bytes: manifest.raw, config.raw
+ *   /.flat/xx/CONFIGDIGEST                   all layers in one, for Apptainer: flat.h
+ *   what is there by its name                manifests, and the public link to the flat tree: metadata.h
  *
  * A layer that is there is not fetched, and nothing is written that is there already in the same words. What a layer
  * takes from its place (attributes of directories for which it has no entry, whiteouts in the lowest layer) is decided
@@ -23,6 +23,7 @@
 #define LM_TOOLS_IMAGE_H
 
 #include "convert/progress.h"
+#include "convert/remove.h"
 #include "oci/source.h"
 #include "repo/publish.h"
 
@@ -37,6 +38,9 @@ struct lm_converter_config { /* all outlives the converter */
 	struct lm_progress *progress; /* is told what happens; NULL: nobody */
 	const char *ledger;	      /* path, see ledger.h; NULL: none */
 	bool remote;		      /* asking the storage for an object costs a request */
+	bool layers_only;	      /* no flat trees */
+	/* How long the content of an image stays that has lost its name. 0: LM_GRACE_S; negative: it goes at once. */
+	int64_t grace_s;
 };
 
 struct lm_layer_report {
@@ -53,12 +57,19 @@ struct lm_layer_report {
 
 const char *lm_layer_state(const struct lm_layer_report *layer); /* "present", "converted" or "kept" */
 
+struct lm_flat_report {
+	bool made;	  /* false: it was there, or none is wanted; all below is then 0 */
+	uint64_t entries; /* names */
+	int64_t ms;
+};
+
 struct lm_image_report {
 	char *source, *name; /* name: REGISTRY/REPOSITORY[:TAG] */
 	char *platform;	     /* OS/ARCHITECTURE[/VARIANT] by the image's config; NULL: it does not say */
 	char digest[LM_DIGEST_MAX], config_digest[LM_DIGEST_MAX];
 	struct lm_layer_report *layers;
 	size_t layer_count;
+	struct lm_flat_report flat;
 };
 void lm_image_report_done(struct lm_image_report *report);
 
@@ -85,7 +96,11 @@ int lm_converter_image(struct lm_converter *converter, const char *source, const
 int lm_converter_images(struct lm_converter *converter, const char *source, const char *name,
 	struct lm_image_report *ret, size_t max, size_t *ret_count, struct lm_err *err) MUST_CHECK;
 
-/* Nothing changed: 0 with *ret = the base. */
+/* As lm_remove_images(), in the same revision. Whatever is to stay is converted before. */
+int lm_converter_remove(struct lm_converter *converter, const char *const *names, size_t count, struct lm_removal *ret,
+	struct lm_err *err) MUST_CHECK;
+
+/* Also takes away what lost its name long ago. Nothing changed: 0 with *ret = the base. */
 int lm_converter_publish(struct lm_converter *converter, struct lm_manifest *ret, struct lm_err *err) MUST_CHECK;
 
 /* From any thread: what is under way fails soon, with -ECANCELED. To end waiting for a registry, too, stop the access's

@@ -138,8 +138,7 @@ int lm_metadata_link(struct lm_txn *txn, const struct lm_image *image, const cha
 
 /* --- platforms --- */
 
-/* The image that machine runs best; count: none of them. */
-static size_t image_for(const struct lm_platform *machine, const struct lm_image *images, size_t count)
+size_t lm_image_best(const struct lm_platform *platform, const struct lm_image *images, size_t count)
 {
 	size_t best = count;
 	int best_rank = -1;
@@ -147,7 +146,7 @@ static size_t image_for(const struct lm_platform *machine, const struct lm_image
 		if (!images[i].os || !images[i].architecture)
 			continue;
 		const struct lm_platform offered = {images[i].os, images[i].architecture, images[i].variant};
-		int rank = lm_platform_rank(machine, &offered);
+		int rank = lm_platform_rank(platform, &offered);
 		if (rank >= 0 && (best_rank < 0 || rank < best_rank)) {
 			best_rank = rank;
 			best = i;
@@ -168,7 +167,7 @@ static int link_machines(struct lm_txn *txn, const struct lm_image *images, size
 	int r = 0;
 	for (size_t i = 0; i < ARRAY_LEN(machines) && r == 0; i++) {
 		CLEANUP(lm_freep) char *path = machine_path(name, i);
-		size_t image = image_for(&machines[i].platform, images, count);
+		size_t image = lm_image_best(&machines[i].platform, images, count);
 		if (!path)
 			return lm_err_oom(err);
 		r = image < count ? lm_txn_has(txn, lm_flat_path(images[image].config_digest).s, err) : 0;

@@ -33,6 +33,9 @@ int lm_metadata_put(struct lm_txn *txn, const struct lm_image *image, const char
 /* The public link, where the image has a flat tree; else one that leads to another image's goes. */
 int lm_metadata_link(struct lm_txn *txn, const struct lm_image *image, const char *name, struct lm_err *err) MUST_CHECK;
 
+/* The image that suits the platform best; count: none of them does. */
+size_t lm_image_best(const struct lm_platform *platform, const struct lm_image *images, size_t count);
+
 /* name is tagged, and images[i] is published as names[i]: platforms.json, and the links for all machines. best: the
  * image that stands for those of which nothing is known. */
 int lm_metadata_platforms(struct lm_txn *txn, const struct lm_image *images, char *const *names, size_t count,
