@@ -2,7 +2,8 @@
  * A registry, by its HTTP API v2: /v2/NAME/manifests/REFERENCE and /v2/NAME/blobs/DIGEST. Its mirrors are asked first.
  *
  * What a registry says about content (Docker-Content-Digest, Content-Length) is not believed: digests are computed. A
- * blob whose connection breaks is gone on with where it broke.
+ * blob whose connection breaks is gone on with where it broke; a server that knows no ranges begins anew, and what it
+ * repeats is passed over.
  */
 #include "base/str.h"
 #include "oci/endpoint.h"
@@ -33,6 +34,7 @@ struct stream_blob {
 	struct lm_endpoint_stream *stream;
 	unsigned resumptions;
 	uint64_t resumed_at;
+	uint64_t repeated; /* bytes that come once more before the rest */
 };
 
 static void registry_free(struct lm_source *source)
@@ -89,14 +91,16 @@ static bool resume(struct stream_blob *b)
 {
 	if (b->blob.seen - b->resumed_at >= PROGRESS_MIN)
 		b->resumptions = 0;
-	while (b->blob.seen > 0 && b->resumptions < RESUMPTIONS_MAX) {
+	while (b->resumptions < RESUMPTIONS_MAX) {
 		bool partial = false;
 		b->resumptions++;
 		b->resumed_at = b->blob.seen;
 		lm_endpoint_closep(&b->stream);
 		int r = lm_endpoint_blob(b->endpoint, b->digest, b->blob.seen, &b->stream, &partial, NULL);
-		if (r == 0)
-			return partial; /* else the server began anew */
+		if (r == 0) {
+			b->repeated = partial ? 0 : b->blob.seen;
+			return true;
+		}
 		if (r != -EIO && r != -ETIMEDOUT)
 			return false;
 	}
@@ -108,10 +112,13 @@ static ssize_t stream_read(struct lm_blob *blob, void *ret, size_t len, struct l
 	struct stream_blob *b = (struct stream_blob *)blob;
 	for (;;) {
 		struct lm_err broken = LM_ERR_INIT;
-		ssize_t n = lm_endpoint_read(b->stream, ret, len, &broken);
-		if (n >= 0)
+		size_t wanted = b->repeated > 0 ? (size_t)LM_MIN(b->repeated, (uint64_t)len) : len;
+		ssize_t n = lm_endpoint_read(b->stream, ret, wanted, &broken);
+		if (n > 0 && b->repeated > 0)
+			b->repeated -= (uint64_t)n;
+		else if (n >= 0)
 			return n;
-		if ((n != -EIO && n != -ETIMEDOUT) || !resume(b))
+		else if ((n != -EIO && n != -ETIMEDOUT) || !resume(b))
 			return lm_err_set(err, (int)n, "%s", broken.msg);
 	}
 }

@@ -19,6 +19,8 @@ enum lie {
 	CUT_ONCE,
 	CUT_AGAIN_AND_AGAIN,
 	CUT_WITH_OTHER_REST,
+	CUT_BEGINS_ANEW,
+	CUT_AT_ONCE,
 	SERVER_ERROR,
 	FORBIDDEN,
 	BASIC_ONLY,
@@ -37,7 +39,7 @@ static struct {
 	char text[200];
 	_Atomic(int) lie; /* enum lie */
 	/* the server's thread; read after an answer came */
-	_Atomic(unsigned) requests, tokens_given, leaks;
+	_Atomic(unsigned) requests, parts, tokens_given, leaks;
 	_Atomic(bool) first_expired;
 } t;
 
@@ -84,7 +86,8 @@ static void say_manifest(int fd)
 	}
 }
 
-/* From where the range begins: half of the blob, a byte, or all that is left but shifted; then silence. */
+/* From where the range begins: half of the blob, a byte, or all that is left but shifted; then silence. Or the range is
+ * not looked at, and the first answer is cut in the middle, or before the first byte. */
 static void say_part(int fd, const struct liar_request *request, const char *digest)
 {
 	char name[96];
@@ -95,6 +98,12 @@ static void say_part(int fd, const struct liar_request *request, const char *dig
 	CLEANUP(lm_freep) char *path = lm_str_printf("%s/%s", t.fixture.dir, name);
 	if (lm_file_read(AT_FDCWD, path, &blob, NULL) < 0 || (range && sscanf(range, "Range: bytes=%zu-", &from) != 1))
 		return;
+	bool again = t.parts++ > 0;
+	if (t.lie == CUT_BEGINS_ANEW || t.lie == CUT_AT_ONCE) {
+		dprintf(fd, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n", blob.len);
+		(void)!lm_write_all(fd, blob.data, again ? blob.len : t.lie == CUT_AT_ONCE ? 0 : blob.len / 2, NULL);
+		return;
+	}
 	size_t left = blob.len - from, give = t.lie == CUT_AGAIN_AND_AGAIN && range ? 1 : range ? left : left / 2;
 	size_t at = t.lie == CUT_WITH_OTHER_REST && range ? 0 : from;
 	dprintf(fd, "HTTP/1.1 %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n", range ? "206 Partial" : "200 OK",
@@ -121,6 +130,8 @@ static void say_layer(const struct liar *liar, int fd, const struct liar_request
 	case CUT_ONCE:
 	case CUT_AGAIN_AND_AGAIN:
 	case CUT_WITH_OTHER_REST:
+	case CUT_BEGINS_ANEW:
+	case CUT_AT_ONCE:
 		say_part(fd, request, digest);
 		return;
 	case REDIRECT:
@@ -291,8 +302,14 @@ static void broken_connections(void **state)
 	assert_int_equal(try_layer(CUT_AGAIN_AND_AGAIN, &err), -EIO);
 	assert_int_equal(t.requests, 6);
 	assert_int_equal(try_layer(CUT_WITH_OTHER_REST, &err), -EBADMSG);
-	assert_int_equal(try_layer(CUT_OFF, &err), -EIO); /* ranges are not understood there */
-	assert_int_equal(t.requests, 4);
+	assert_int_equal(try_layer(CUT_OFF, &err), -EIO); /* the same beginning, however often */
+	assert_int_equal(t.requests, 6);
+	for (int lie = CUT_BEGINS_ANEW; lie <= CUT_AT_ONCE; lie++) {
+		t.parts = 0;
+		if (try_layer(lie, &err) != FIXTURE_LAYER_BYTES)
+			fail_msg("%s", err.msg);
+		assert_int_equal(t.requests, 4);
+	}
 }
 
 static void refusals(void **state)
