@@ -8,11 +8,14 @@
 
 int lm_cmd_cache(int argc, char **argv);
 int lm_cmd_convert(int argc, char **argv);
+int lm_cmd_images(int argc, char **argv);
 int lm_cmd_inspect(int argc, char **argv);
 int lm_cmd_mount(int argc, char **argv);
 int lm_cmd_repo(int argc, char **argv);
+int lm_cmd_rm(int argc, char **argv);
 int lm_cmd_serve(int argc, char **argv);
 int lm_cmd_status(int argc, char **argv);
+int lm_cmd_sync(int argc, char **argv);
 int lm_cmd_top(int argc, char **argv);
 int lm_cmd_update(int argc, char **argv);
 int lm_cmd_verify(int argc, char **argv);

@@ -33,6 +33,29 @@ struct lm_view lm_txn_view(struct lm_txn *txn)
 	return (struct lm_view){txn, txn_row, txn_list, txn_read};
 }
 
+static int published_row(void *arg, const char *path, struct lm_row *ret, struct lm_err *err)
+{
+	struct lm_published_root *root = arg;
+	return lm_published_row(root->published, &root->top, path, ret, err);
+}
+
+static int published_list(void *arg, const char *dir, lm_catalog_row_fn *fn, void *fn_arg, struct lm_err *err)
+{
+	struct lm_published_root *root = arg;
+	return lm_published_list(root->published, &root->top, dir, fn, fn_arg, err);
+}
+
+static int published_read(void *arg, const char *path, struct lm_buf *ret, struct lm_err *err)
+{
+	struct lm_published_root *root = arg;
+	return lm_published_read(root->published, &root->top, path, ret, err);
+}
+
+struct lm_view lm_published_view(struct lm_published_root *root)
+{
+	return (struct lm_view){root, published_row, published_list, published_read};
+}
+
 int lm_view_has(const struct lm_view *view, const char *path, struct lm_row *ret, struct lm_err *err)
 {
 	CLEANUP(lm_row_done) struct lm_row row = {0};

@@ -9,6 +9,7 @@
 #define LM_TOOLS_INVENTORY_H
 
 #include "convert/image_json.h"
+#include "convert/published.h"
 #include "repo/publish.h"
 
 #include <jansson.h>
@@ -22,6 +23,12 @@ struct lm_view {
 };
 /* As the transaction has it now. */
 struct lm_view lm_txn_view(struct lm_txn *txn);
+/* A published revision. */
+struct lm_published_root {
+	struct lm_published *published;
+	struct lm_published_top top;
+};
+struct lm_view lm_published_view(struct lm_published_root *root);
 /* 1: the path is there; 0: it is not. *ret (may be NULL) is its row. */
 int lm_view_has(const struct lm_view *view, const char *path, struct lm_row *ret, struct lm_err *err) MUST_CHECK;
 

@@ -131,6 +131,18 @@ int lm_published_row(struct lm_published *published, const struct lm_published_t
 	return r < 0 ? r : lm_catalog_lookup(catalog, lm_path_hash(path, strlen(path)), ret, err);
 }
 
+int lm_published_list(struct lm_published *published, const struct lm_published_top *top, const char *dir,
+	lm_catalog_row_fn *fn, void *arg, struct lm_err *err)
+{
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	struct lm_catalog *catalog;
+	struct lm_path_hash path = lm_path_hash(dir, strlen(dir));
+	int r = descend(published, top, dir, &catalog, NULL, err);
+	if (r == 0)
+		r = lm_catalog_lookup(catalog, path, &row, err);
+	return r < 0 ? r : lm_catalog_list(catalog, path, 0, fn, arg, err);
+}
+
 int lm_published_nested(struct lm_published *published, const struct lm_published_top *top, const char *path,
 	struct lm_published_top *ret, struct lm_err *err)
 {

@@ -24,6 +24,9 @@ LM_DEFINE_CLEANUP(struct lm_published, lm_published_free, lm_published_freep)
  * -ENOENT: not there. */
 int lm_published_row(struct lm_published *published, const struct lm_published_top *top, const char *path,
 	struct lm_row *ret, struct lm_err *err) MUST_CHECK;
+/* The rows of a directory, as lm_catalog_list() gives them; the callback asks for nothing. -ENOENT: it is not there. */
+int lm_published_list(struct lm_published *published, const struct lm_published_top *top, const char *dir,
+	lm_catalog_row_fn *fn, void *arg, struct lm_err *err) MUST_CHECK;
 /* The nested catalog that begins at exactly this path. -ENOENT: none does. */
 int lm_published_nested(struct lm_published *published, const struct lm_published_top *top, const char *path,
 	struct lm_published_top *ret, struct lm_err *err) MUST_CHECK;

@@ -1,0 +1,340 @@
+/* `lamella images`: what is published. */
+#include "base/str.h"
+#include "commands.h"
+#include "common.h"
+#include "convert/flat.h"
+#include "convert/inventory.h"
+#include "oci/digest.h"
+#include "oci/json.h"
+#include "source.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+struct options {
+	struct lm_repo_source_options source;
+	const char *repo;
+	bool json;
+};
+
+struct shown {
+	const struct lm_inventory_image *image;
+	char digest[LM_DIGEST_MAX]; /* "" where only DUCC's files are there */
+	char *platform;		    /* NULL: not said */
+	uint64_t bytes, own_bytes;  /* of the layers; of those that no other image has */
+	bool flat;
+};
+
+struct use { /* of a layer by an image, names aside */
+	const char *layer, *config;
+};
+
+struct report {
+	struct lm_manifest manifest;
+	struct lm_inventory inventory;
+	struct lm_schedule schedule;
+	struct shown *shown; /* as many as the inventory has */
+	struct use *uses;
+	size_t use_count;
+};
+
+static void report_done(struct report *report)
+{
+	for (size_t i = 0; report->shown && i < report->inventory.count; i++)
+		free(report->shown[i].platform);
+	free(report->shown);
+	free(report->uses);
+	lm_schedule_done(&report->schedule);
+	lm_inventory_done(&report->inventory);
+}
+
+/* --- what is shared --- */
+
+static int cmp_use(const void *a, const void *b)
+{
+	const struct use *x = a, *y = b;
+	int order = strcmp(x->layer, y->layer);
+	return order ? order : strcmp(x->config, y->config);
+}
+
+static int gather_uses(struct report *report, struct lm_err *err)
+{
+	size_t count = 0;
+	for (size_t i = 0; i < report->inventory.count; i++)
+		count += report->inventory.images[i].parts.layer_count;
+	report->uses = calloc(count + 1, sizeof(*report->uses));
+	if (!report->uses)
+		return lm_err_oom(err);
+	for (size_t i = 0; i < report->inventory.count; i++) {
+		const struct lm_image_parts *parts = &report->inventory.images[i].parts;
+		for (size_t k = 0; k < parts->layer_count; k++)
+			report->uses[report->use_count++] = (struct use){parts->layers[k].digest, parts->config};
+	}
+	if (count > 0)
+		qsort(report->uses, count, sizeof(*report->uses), cmp_use);
+	return 0;
+}
+
+static int cmp_layer(const void *key, const void *item)
+{
+	return strcmp(key, ((const struct use *)item)->layer);
+}
+
+/* No image with another config has the layer. */
+static bool is_own(const struct report *report, const char *layer, const char *config)
+{
+	const struct use *begin = report->uses, *end = begin + report->use_count;
+	const struct use *found = bsearch(layer, begin, report->use_count, sizeof(*begin), cmp_layer);
+	bool own = true;
+	for (const struct use *at = found; at && at >= begin && strcmp(at->layer, layer) == 0; at--)
+		own &= strcmp(at->config, config) == 0;
+	for (const struct use *at = found; at && at < end && strcmp(at->layer, layer) == 0; at++)
+		own &= strcmp(at->config, config) == 0;
+	return own;
+}
+
+/* A layer that the image has twice is counted once. */
+static void add_sizes(const struct report *report, struct shown *shown)
+{
+	const struct lm_image_parts *parts = &shown->image->parts;
+	for (size_t i = 0; i < parts->layer_count; i++) {
+		size_t first = 0;
+		while (strcmp(parts->layers[first].digest, parts->layers[i].digest) != 0)
+			first++;
+		if (first < i)
+			continue;
+		shown->bytes += parts->layers[i].size;
+		if (is_own(report, parts->layers[i].digest, parts->config))
+			shown->own_bytes += parts->layers[i].size;
+	}
+}
+
+/* --- one image --- */
+
+/* ret stays empty where DUCC has left no such file. */
+static int read_beside(const struct lm_view *view, const struct lm_inventory_image *image, const char *file,
+	struct lm_buf *ret, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *path = lm_str_printf("/.metadata/%s/%s", image->name, file);
+	int r = path ? lm_view_has(view, path, NULL, err) : lm_err_oom(err);
+	return r > 0 ? view->read(view->arg, path, ret, err) : r;
+}
+
+static int read_platform(const struct lm_buf *config, char **ret, struct lm_err *err)
+{
+	CLEANUP(lm_json_freep) json_t *json = NULL;
+	const char *os, *architecture, *variant;
+	if (lm_json_load("config", lm_buf_cstr(config), config->len, &json, NULL) < 0 ||
+		lm_json_string("config", json, "os", LM_JSON_OPTIONAL, &os, NULL) < 0 ||
+		lm_json_string("config", json, "architecture", LM_JSON_OPTIONAL, &architecture, NULL) < 0 ||
+		lm_json_string("config", json, "variant", LM_JSON_OPTIONAL, &variant, NULL) < 0)
+		return 0; /* whoever runs it will say so */
+	if (!os || !architecture)
+		return 0;
+	*ret = lm_str_printf("%s/%s%s%s", os, architecture, variant ? "/" : "", variant ? variant : "");
+	return *ret ? 0 : lm_err_oom(err);
+}
+
+static int look_at(const struct lm_view *view, const struct report *report, struct shown *shown, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done)
+	struct lm_buf manifest = LM_BUF(LM_MANIFEST_JSON_MAX),
+		      config = LM_BUF(LM_MANIFEST_JSON_MAX);
+	const struct lm_inventory_image *image = shown->image;
+	int r = read_beside(view, image, "manifest.raw", &manifest, err);
+	if (r == 0)
+		r = read_beside(view, image, "config.raw", &config, err);
+	if (r == 0 && manifest.len > 0)
+		r = lm_digest_data(manifest.data, manifest.len, shown->digest, err);
+	if (r == 0 && config.len > 0)
+		r = read_platform(&config, &shown->platform, err);
+	if (r == 0 && *image->parts.config)
+		r = lm_view_has(view, lm_flat_path(image->parts.config).s, NULL, err);
+	shown->flat = r > 0;
+	add_sizes(report, shown);
+	return LM_MIN(r, 0);
+}
+
+static int look(const struct lm_view *view, struct report *report, struct lm_err *err)
+{
+	int r = lm_inventory_read(view, &report->inventory, err);
+	if (r == 0)
+		r = lm_schedule_read(view, &report->schedule, err);
+	if (r == 0)
+		r = gather_uses(report, err);
+	report->shown = calloc(report->inventory.count + 1, sizeof(*report->shown));
+	if (r == 0 && !report->shown)
+		r = lm_err_oom(err);
+	for (size_t i = 0; i < report->inventory.count && r == 0; i++) {
+		report->shown[i].image = &report->inventory.images[i];
+		r = look_at(view, report, &report->shown[i], err);
+	}
+	return r;
+}
+
+static int run(const struct options *o, struct report *report, struct lm_err *err)
+{
+	CLEANUP(lm_repo_source_done) struct lm_repo_source source = {0};
+	CLEANUP(lm_published_freep) struct lm_published *published = NULL;
+	struct lm_repo_source_manifest found;
+	int r = lm_repo_source_open(o->repo, &o->source, &source, err);
+	if (r == 0)
+		r = lm_repo_source_manifest(&source, &found, err);
+	if (r < 0)
+		return r;
+	if (found.verdict == LM_INVALID)
+		return lm_err_set(err, -EBADMSG, "repository %s: %s", source.fqrn, lm_err_text(&found.reason));
+	if (found.verdict == LM_UNCHECKED)
+		lm_cli_error("the signature of %s is not checked: %s", source.fqrn, lm_err_text(&found.reason));
+	report->manifest = found.manifest;
+	r = lm_published_new(&source, &published, err);
+	if (r < 0)
+		return r;
+	struct lm_published_root root = {published, {(char *)"", found.manifest.catalog}};
+	const struct lm_view view = lm_published_view(&root);
+	return look(&view, report, err);
+}
+
+/* --- the report --- */
+
+static void print_image(const struct shown *shown, int width)
+{
+	const struct lm_inventory_image *image = shown->image;
+	if (image->why.code) {
+		printf("%-*s  %s\n", width, image->name, lm_err_text(&image->why));
+		return;
+	}
+	printf("%-*s  %-14s  %6zu  %8s  %8s  %-4s  %s\n", width, image->name,
+		shown->platform ? shown->platform : "unknown", image->parts.layer_count, lm_cli_size(shown->bytes).s,
+		lm_cli_size(shown->own_bytes).s, shown->flat && image->link ? "yes" : "no",
+		lm_cli_time(image->when_s).s);
+}
+
+static int print_text(const struct report *report, struct lm_err *err)
+{
+	int width = (int)strlen("NAME");
+	for (size_t i = 0; i < report->inventory.count; i++)
+		width = LM_MAX(width, (int)strlen(report->inventory.images[i].name));
+	printf("%-*s  %-14s  %6s  %8s  %8s  %-4s  %s\n", width, "NAME", "PLATFORM", "LAYERS", "SIZE", "OWN", "FLAT",
+		"PUBLISHED");
+	for (size_t i = 0; i < report->inventory.count; i++)
+		print_image(&report->shown[i], width);
+	for (size_t i = 0; i < lm_schedule_count(&report->schedule); i++) {
+		CLEANUP(lm_schedule_item_done) struct lm_schedule_item item = {0};
+		int r = lm_schedule_item(&report->schedule, i, &item, err);
+		if (r < 0)
+			return r;
+		if (i == 0)
+			printf("\nRemoved, what only they have goes after:\n");
+		printf("%-*s  %.19s  %s\n", width, item.name ? item.name : "unnamed", item.parts.config,
+			lm_cli_time(item.after_s == INT64_MAX ? 0 : item.after_s).s);
+	}
+	return 0;
+}
+
+static json_t *layers_json(const struct lm_image_parts *parts)
+{
+	json_t *list = json_array();
+	for (size_t i = 0; i < parts->layer_count; i++)
+		if (json_array_append_new(list, json_pack("{s:s, s:I}", "digest", parts->layers[i].digest, "bytes",
+							(json_int_t)parts->layers[i].size)) < 0) {
+			json_decref(list);
+			return NULL;
+		}
+	return list;
+}
+
+static const char *or_null(const char *text)
+{
+	return *text ? text : NULL;
+}
+
+static json_t *image_json(const struct shown *shown)
+{
+	const struct lm_inventory_image *image = shown->image;
+	json_t *platforms = json_array();
+	for (size_t i = 0; i < image->platform_count; i++)
+		if (json_array_append_new(platforms, lm_cli_text_json(image->platforms[i])) < 0) {
+			json_decref(platforms);
+			return NULL;
+		}
+	return json_pack("{s:o, s:s?, s:s?, s:s?, s:o, s:I, s:I, s:s, s:b, s:o?, s:o, s:s?}", "name",
+		lm_cli_text_json(image->name), "digest", or_null(shown->digest), "config", or_null(image->parts.config),
+		"platform", shown->platform, "layers", layers_json(&image->parts), "bytes", (json_int_t)shown->bytes,
+		"own_bytes", (json_int_t)shown->own_bytes, "published", lm_cli_time(image->when_s).s, "flat",
+		shown->flat && image->link, "link", image->link ? lm_cli_text_json(image->link) : NULL, "platforms",
+		platforms, "error", image->why.code ? lm_err_text(&image->why) : NULL);
+}
+
+static int scheduled_json(const struct report *report, json_t **ret, struct lm_err *err)
+{
+	CLEANUP(lm_json_freep) json_t *list = json_array();
+	for (size_t i = 0; i < lm_schedule_count(&report->schedule); i++) {
+		CLEANUP(lm_schedule_item_done) struct lm_schedule_item item = {0};
+		int r = lm_schedule_item(&report->schedule, i, &item, err);
+		if (r < 0)
+			return r;
+		const struct lm_cli_time_text after = lm_cli_time(item.after_s == INT64_MAX ? 0 : item.after_s);
+		if (json_array_append_new(list,
+			    json_pack("{s:o?, s:s, s:s?, s:o}", "name", item.name ? lm_cli_text_json(item.name) : NULL,
+				    "config", item.parts.config, "after", item.after_s == INT64_MAX ? NULL : after.s,
+				    "layers", layers_json(&item.parts))) < 0)
+			return lm_err_oom(err);
+	}
+	*ret = STEAL(list);
+	return 0;
+}
+
+static int print_json(const struct report *report, struct lm_err *err)
+{
+	CLEANUP(lm_json_freep) json_t *images = json_array();
+	CLEANUP(lm_json_freep) json_t *scheduled = NULL;
+	for (size_t i = 0; i < report->inventory.count; i++)
+		if (json_array_append_new(images, image_json(&report->shown[i])) < 0)
+			return lm_err_oom(err);
+	int r = scheduled_json(report, &scheduled, err);
+	if (r < 0)
+		return r;
+	CLEANUP(lm_json_freep)
+	json_t *json = json_pack("{s:s, s:I, s:O, s:O}", "repository", report->manifest.fqrn, "revision",
+		(json_int_t)report->manifest.revision, "images", images, "removed", scheduled);
+	if (!json)
+		return lm_err_oom(err);
+	json_dumpf(json, stdout, JSON_INDENT(2));
+	printf("\n");
+	return 0;
+}
+
+int lm_cmd_images(int argc, char **argv)
+{
+	struct options o = {0};
+	int code;
+	const struct lm_cli_option options[] = {
+		{"repo", "WHERE", "the repository: a NAME that is recorded here, a DIR or a URL", .text = &o.repo},
+		LM_REPO_SOURCE_OPTIONS(&o.source),
+		{"json", NULL, "as JSON, layers and all", .flag = &o.json},
+		{0},
+	};
+	const struct lm_cli_syntax syntax = {
+		.synopsis = "--repo WHERE [OPTION]...",
+		.about = "Lists the images in the newest revision of a repository: by name, with the size of their "
+			 "layers\n"
+			 "as they came (OWN: of those that no other image has), and whether there is a tree for "
+			 "Apptainer.",
+		.options = options,
+		.words = "--repo WHERE is wanted, and nothing else",
+	};
+	if (lm_cli_parse(argc, argv, &syntax, &code) < 0)
+		return code;
+	if (!o.repo) {
+		lm_cli_error("%s", syntax.words);
+		return lm_cli_usage(argv[0]);
+	}
+	CLEANUP(report_done) struct report report = {0};
+	struct lm_err err = LM_ERR_INIT;
+	int r = run(&o, &report, &err);
+	if (r == 0)
+		r = o.json ? print_json(&report, &err) : print_text(&report, &err);
+	return r < 0 ? lm_cli_fail(&err) : lm_cli_flush(LM_EXIT_OK);
+}
