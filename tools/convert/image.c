@@ -479,9 +479,10 @@ int lm_converter_images(struct lm_converter *converter, const char *source, cons
 	return lm_err_prefix(err, r, "%s", source);
 }
 
-void lm_converter_set_platform(struct lm_converter *converter, const struct lm_platform *platform)
+void lm_converter_choose(struct lm_converter *converter, const struct lm_platform *platform, bool layers_only)
 {
 	converter->config.platform = *platform;
+	converter->config.layers_only = layers_only;
 }
 
 int lm_converter_remove(struct lm_converter *converter, const char *const *names, size_t count, struct lm_removal *ret,

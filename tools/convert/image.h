@@ -81,8 +81,8 @@ LM_DEFINE_CLEANUP(struct lm_converter, lm_converter_free, lm_converter_freep)
 
 const struct lm_manifest *lm_converter_base(const struct lm_converter *converter);
 
-/* For the images from now on; its strings until the last of them. */
-void lm_converter_set_platform(struct lm_converter *converter, const struct lm_platform *platform);
+/* Instead of the configuration's, for the images from now on; its strings until the last of them. */
+void lm_converter_choose(struct lm_converter *converter, const struct lm_platform *platform, bool layers_only);
 
 /* source: as reference.h spells them. name: REGISTRY/REPOSITORY[:TAG] to publish it under, NULL: by the source. One
  * that fails leaves nothing in the revision (what it had before stays), and others may follow; where not even that can

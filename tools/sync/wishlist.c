@@ -25,7 +25,7 @@ struct parser {
 /* What a wish has unless it says otherwise. Borrowed from the document. */
 struct defaults {
 	const char *platform, *name;
-	uint64_t grace_s;
+	int64_t grace_s;
 	bool flat;
 };
 
@@ -121,7 +121,7 @@ static int get_flag(struct parser *p, const yaml_node_t *node, const char *what,
 }
 
 /* NUMBER, with s, m, h, d or w after it; seconds without. */
-static int get_duration(struct parser *p, const yaml_node_t *node, const char *what, uint64_t *ret)
+static int get_grace(struct parser *p, const yaml_node_t *node, const char *what, int64_t *ret)
 {
 	static const struct {
 		char letter;
@@ -139,7 +139,7 @@ static int get_duration(struct parser *p, const yaml_node_t *node, const char *w
 	bool has_unit = text[len - 1] < '0' || text[len - 1] > '9';
 	if (lm_str_u64(text, len - has_unit, &number) < 0 || number > GRACE_MAX_S / unit)
 		return refuse(p, node, "%s: a time such as 90s, 30m, 12h, 7d or 4w is wanted, ten years at most", what);
-	*ret = number * unit;
+	*ret = number ? (int64_t)(number * unit) : -1;
 	return 0;
 }
 
@@ -576,7 +576,7 @@ static int take_name(struct parser *p, const yaml_node_t *value, void *arg)
 }
 static int take_grace(struct parser *p, const yaml_node_t *value, void *arg)
 {
-	return get_duration(p, value, "grace", &((struct repo_parser *)arg)->defaults.grace_s);
+	return get_grace(p, value, "grace", &((struct repo_parser *)arg)->defaults.grace_s);
 }
 static int take_flat(struct parser *p, const yaml_node_t *value, void *arg)
 {

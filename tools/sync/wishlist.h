@@ -19,7 +19,7 @@
  *     - repository: unpacked.example.org
  *       platform: all                              # or linux/arm64/v8; of this machine, if not said
  *       flat: false                                # trees of whole images, for Apptainer (default true)
- *       grace: 12h                                 # what is no longer wished for stays that long; --prune
+ *       grace: 12h                                 # content that has lost its name stays that long
  *       images:
  *         - docker.io/library/debian:stable
  *         - image: docker://registry.example.org/group/name:v*
@@ -62,7 +62,7 @@ struct lm_wish {    /* strings owned, NULL where not given */
 
 struct lm_wish_repo {
 	char *name;
-	uint64_t grace_s;
+	int64_t grace_s; /* as a converter has it: 0 not given, negative none */
 	struct lm_wish *wishes;
 	size_t count;
 };
