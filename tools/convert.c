@@ -6,6 +6,7 @@
 #include "convert/image.h"
 #include "convert/ledger.h"
 #include "convert/reporter.h"
+#include "interrupt.h"
 #include "source.h"
 
 #include <jansson.h>
@@ -15,7 +16,7 @@
 struct options {
 	const char *repo, *storage, *s3_config, *keys, *name, *platform;
 	struct lm_access_options access;
-	bool flat, layers_only, strict, json;
+	bool no_wait, dry_run, flat, layers_only, strict, json;
 	char **sources;
 	size_t source_count;
 };
@@ -59,6 +60,8 @@ static int parse_options(int argc, char **argv, struct options *o, int *ret_code
 		{"no-flat", NULL, "no such tree, layers only", .flag = &o->layers_only},
 		LM_ACCESS_OPTIONS(&o->access),
 		{"strict", NULL, "publish nothing if an image has what the format can't hold", .flag = &o->strict},
+		{"no-wait", NULL, "fail at once if somebody else is publishing, instead of waiting for it",
+			.flag = &o->no_wait},
 		{"json", NULL, "what happens as JSON, an object a line; the last is the report", .flag = &o->json},
 		{0},
 	};
@@ -90,30 +93,61 @@ static int parse_options(int argc, char **argv, struct options *o, int *ret_code
 
 /* --- the work --- */
 
-static int convert_all(
-	const struct options *o, const struct lm_converter_config *config, struct report *ret, struct lm_err *err)
+/* Around the work: who shows it, and what ends it. */
+struct watch {
+	struct lm_reporter *reporter;
+	struct lm_interrupt *interrupt;
+	struct lm_http *http; /* by which sources are read */
+	struct lm_converter *converter;
+	int signal; /* that interrupted; 0: none */
+};
+
+static void cancel(void *arg)
 {
-	CLEANUP(lm_converter_freep) struct lm_converter *converter = NULL;
-	int64_t start_ms = lm_now_ms();
-	int r = lm_converter_new(config, &converter, err);
-	if (r < 0)
-		return r;
-	size_t each = config->all_platforms ? LM_IMAGES_MAX : 1;
+	struct watch *watch = arg;
+	lm_cli_say("interrupted; a second signal ends this at once");
+	lm_converter_cancel(watch->converter);
+	lm_http_stop(watch->http);
+}
+
+static int convert_images(const struct options *o, bool all_platforms, struct lm_converter *converter,
+	struct report *ret, struct lm_err *err)
+{
+	size_t each = all_platforms ? LM_IMAGES_MAX : 1;
 	ret->images = calloc(o->source_count, each * sizeof(*ret->images));
 	if (!ret->images)
 		return lm_err_oom(err);
 	for (size_t i = 0; i < o->source_count; i++) {
 		struct lm_image_report *reports = &ret->images[ret->image_count];
 		size_t count = 1;
-		r = config->all_platforms
-			    ? lm_converter_images(converter, o->sources[i], o->name, reports, each, &count, err)
-			    : lm_converter_image(converter, o->sources[i], o->name, reports, err);
+		int r = all_platforms
+				? lm_converter_images(converter, o->sources[i], o->name, reports, each, &count, err)
+				: lm_converter_image(converter, o->sources[i], o->name, reports, err);
 		if (r < 0)
 			return r;
 		ret->image_count += count;
 	}
+	return 0;
+}
+
+/* A signal before the publication keeps it from taking place; later ones don't stop it. */
+static int convert_all(const struct options *o, const struct lm_converter_config *config, struct watch *watch,
+	struct report *ret, struct lm_err *err)
+{
+	CLEANUP(lm_converter_freep) struct lm_converter *converter = NULL;
+	int64_t start_ms = lm_now_ms();
+	int r = lm_converter_new(config, &converter, err);
+	if (r < 0)
+		return r;
+	watch->converter = converter;
+	lm_interrupt_arm(watch->interrupt, cancel, watch);
+	r = convert_images(o, config->all_platforms, converter, ret, err);
+	watch->signal = lm_interrupt_hold(watch->interrupt);
+	if (r == 0 && watch->signal)
+		r = lm_err_set(err, -ECANCELED, "interrupted");
 	ret->before = *lm_converter_base(converter);
-	r = lm_converter_publish(converter, &ret->after, err);
+	if (r == 0)
+		r = lm_converter_publish(converter, &ret->after, err);
 	lm_converter_summary(converter, &ret->summary);
 	ret->ms = lm_now_ms() - start_ms;
 	return r;
@@ -129,7 +163,7 @@ static char *ledger_path(const struct lm_repo_record *record)
 	return path;
 }
 
-static int run(const struct options *o, struct lm_progress *progress, struct report *ret, struct lm_err *err)
+static int run(const struct options *o, struct watch *watch, struct report *ret, struct lm_err *err)
 {
 	CLEANUP(lm_repo_record_done) struct lm_repo_record record = {0};
 	CLEANUP(lm_repo_keys_done) struct lm_repo_keys keys = {0};
@@ -142,10 +176,11 @@ static int run(const struct options *o, struct lm_progress *progress, struct rep
 	if (o->platform && !all && !platform)
 		return lm_err_oom(err);
 	struct lm_converter_config config = {.strict = o->strict,
+		.no_wait = o->no_wait,
 		.access = &access,
 		.all_platforms = all,
 		.layers_only = o->layers_only,
-		.progress = progress};
+		.progress = lm_reporter_progress(watch->reporter)};
 	int r = lm_platform_option(platform, &config.platform, err);
 	if (r == 0)
 		r = lm_repo_record_load(o->repo, o->storage, o->keys, &record, err);
@@ -165,8 +200,8 @@ static int run(const struct options *o, struct lm_progress *progress, struct rep
 	config.fqrn = record.name;
 	config.ledger = ledger = ledger_path(&record);
 	config.remote = lm_repo_record_remote(&record);
-	access.http = http;
-	return convert_all(o, &config, ret, err);
+	access.http = watch->http = http;
+	return convert_all(o, &config, watch, ret, err);
 }
 
 /* --- the report --- */
@@ -299,11 +334,22 @@ static json_t *report_json(const struct report *report)
 
 /* --- the command --- */
 
-static int fail(struct lm_reporter *reporter, const struct lm_err *err)
+static void report_error(struct lm_reporter *reporter, const struct lm_err *err)
 {
 	lm_reporter_event(
 		reporter, json_pack("{s:s, s:o}", "event", "error", "message", lm_cli_text_json(lm_err_text(err))));
-	return lm_cli_fail(err);
+}
+
+/* What is in the way may be the interruption's own doing: it is what counts. */
+static void report_interruption(const struct watch *watch, const struct report *report)
+{
+	struct lm_err err = LM_ERR_INIT;
+	(void)lm_err_set(&err, -ECANCELED,
+		"interrupted: nothing is published, the repository is as it was; %llu layers are done and need not be "
+		"fetched again",
+		(unsigned long long)report->summary.layers_converted);
+	report_error(watch->reporter, &err);
+	(void)lm_cli_fail(&err);
 }
 
 static int finish(const struct options *options, struct lm_reporter *reporter, const struct report *report)
@@ -314,19 +360,47 @@ static int finish(const struct options *options, struct lm_reporter *reporter, c
 	return lm_cli_flush(LM_EXIT_OK);
 }
 
+static int watched_run(const struct options *options, struct watch *watch)
+{
+	CLEANUP(report_done) struct report report = {0};
+	struct lm_err err = LM_ERR_INIT;
+	int r = run(options, watch, &report, &err);
+	if (r == 0)
+		return finish(options, watch->reporter, &report);
+	if (watch->signal) {
+		report_interruption(watch, &report);
+		return LM_EXIT_FAILED;
+	}
+	report_error(watch->reporter, &err);
+	return lm_cli_fail(&err);
+}
+
+static int convert(const struct options *options, int *ret_signal)
+{
+	CLEANUP(lm_interrupt_freep) struct lm_interrupt *interrupt = NULL;
+	CLEANUP(lm_reporter_freep) struct lm_reporter *reporter = NULL;
+	struct lm_err err = LM_ERR_INIT;
+	int r = lm_interrupt_new(&interrupt, &err);
+	if (r == 0)
+		r = lm_reporter_new(options->json, &reporter, &err);
+	if (r < 0)
+		return lm_cli_fail(&err);
+	struct watch watch = {.reporter = reporter, .interrupt = interrupt};
+	int code = watched_run(options, &watch);
+	*ret_signal = code == LM_EXIT_OK ? 0 : watch.signal;
+	return code;
+}
+
 int lm_cmd_convert(int argc, char **argv)
 {
 	struct options options = {0};
-	int code;
+	int code, number = 0;
 	CLEANUP(access_done) struct options *in_use = &options;
 	if (parse_options(argc, argv, in_use, &code) < 0)
 		return code;
 	lm_access_speak(&options.access);
-	CLEANUP(report_done) struct report report = {0};
-	CLEANUP(lm_reporter_freep) struct lm_reporter *reporter = NULL;
-	struct lm_err err = LM_ERR_INIT;
-	if (lm_reporter_new(options.json, &reporter, &err) < 0)
-		return lm_cli_fail(&err);
-	int r = run(&options, lm_reporter_progress(reporter), &report, &err);
-	return r < 0 ? fail(reporter, &err) : finish(&options, reporter, &report);
+	code = convert(&options, &number);
+	if (number)
+		lm_interrupt_die(number);
+	return code;
 }

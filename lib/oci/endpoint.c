@@ -263,17 +263,44 @@ static void say(const struct lm_endpoint *e, const char *text)
 		e->access->note(e->access->note_arg, text);
 }
 
+struct pause {
+	struct lm_lock lock;
+	struct lm_cond over;
+	bool done; /* under lock */
+};
+
+static void end_pause(void *arg)
+{
+	struct pause *pause = arg;
+	LM_LOCKED(&pause->lock);
+	pause->done = true;
+	lm_cond_signal(&pause->over);
+}
+
+/* The engine ends the wait, at once when it is stopped. */
+static void sleep_ms(struct lm_http *http, int64_t ms)
+{
+	struct pause pause = {.done = false};
+	lm_lock_init(&pause.lock);
+	lm_cond_init(&pause.over);
+	if (lm_http_call(http, (unsigned)LM_MIN(ms, (int64_t)INT32_MAX), end_pause, &pause) == 0) {
+		LM_LOCKED(&pause.lock);
+		while (!pause.done)
+			lm_cond_wait(&pause.over, &pause.lock);
+	}
+	lm_cond_done(&pause.over);
+	lm_lock_done(&pause.lock);
+}
+
 static void wait_ms(const struct lm_endpoint *e, int64_t ms, const struct answer *answer)
 {
 	char text[256];
-	struct timespec until = lm_mono_after_ms(ms);
 	if (ms >= 1000) {
 		snprintf(text, sizeof(text), "%.100s answers %u, asking again in %lld s", e->host, answer->status,
 			(long long)(ms / 1000));
 		say(e, text);
 	}
-	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR)
-		;
+	sleep_ms(e->access->http, ms);
 }
 
 /* Whether another try may go better; if so, it is time for it when this returns. */

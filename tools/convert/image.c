@@ -53,6 +53,20 @@ static void use_ledger(struct lm_converter *converter, enum lm_hash_algo algo)
 		lm_cli_say("%s: going on without it", lm_err_text(&err));
 }
 
+static void tell_waiting(void *arg, const char *holder)
+{
+	struct lm_progress *progress = arg;
+	progress->ops->waiting(progress, holder);
+}
+
+/* The transaction then finds it taken. */
+static int take_lock(struct lm_converter *converter, struct lm_err *err)
+{
+	struct lm_storage *storage = converter->config.storage;
+	const struct lm_storage_wait wait = {tell_waiting, converter->config.progress};
+	return storage->ops->lock(storage, converter->config.no_wait ? NULL : &wait, err);
+}
+
 int lm_converter_new(const struct lm_converter_config *config, struct lm_converter **ret, struct lm_err *err)
 {
 	CLEANUP(lm_converter_freep) struct lm_converter *converter = calloc(1, sizeof(*converter));
@@ -61,7 +75,9 @@ int lm_converter_new(const struct lm_converter_config *config, struct lm_convert
 	converter->config = *config;
 	if (!converter->config.progress)
 		converter->config.progress = &lm_no_progress;
-	int r = lm_txn_begin(config->storage, config->keys, config->fqrn, &converter->txn, err);
+	int r = take_lock(converter, err);
+	if (r == 0)
+		r = lm_txn_begin(config->storage, config->keys, config->fqrn, &converter->txn, err);
 	if (r < 0)
 		return r;
 	enum lm_hash_algo algo = lm_txn_base(converter->txn)->catalog.algo;

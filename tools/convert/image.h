@@ -36,6 +36,7 @@ struct lm_converter_config { /* all outlives the converter */
 	bool all_platforms;	      /* of each source; platform then says which of them has the plain name */
 	bool strict;		      /* what the format can't hold keeps all from being published */
 	struct lm_progress *progress; /* is told what happens; NULL: nobody */
+	bool no_wait;		      /* for another publisher: -EBUSY */
 	const char *ledger;	      /* path, see ledger.h; NULL: none */
 	bool remote;		      /* asking the storage for an object costs a request */
 	bool layers_only;	      /* no flat trees */
