@@ -16,6 +16,8 @@ STATE=$WORK/state # storage, keys and records of them: all that commands change
 WORK_REAL=$(realpath "$WORK")
 REPO=$STATE/storage/cvmfs/$FQRN
 export LAMELLA_CONFIG_DIR=$STATE/config
+# Layers that a killed convert has finished have other times than those of an undisturbed one: each begins without a ledger.
+export LAMELLA_STATE_DIR=$WORK/ledger
 
 # Three moments: of the command that is killed, of its repetition, of the collection, when leftovers are days old.
 T1=$(date +%s)
@@ -26,6 +28,7 @@ at() { # SECOND COMMAND...: exit code in $CODE, what it says in $WORK/out
 	local clock=$1
 	shift
 	CODE=0
+	rm -rf "$LAMELLA_STATE_DIR"
 	LD_PRELOAD=$KILLER LM_KILL_CLOCK=$clock "$@" >"$WORK/out" 2>&1 || CODE=$?
 }
 must() { # SECOND COMMAND...

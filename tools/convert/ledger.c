@@ -658,8 +658,10 @@ int lm_ledger_reader_new(struct lm_ledger *ledger, struct lm_ledger_reader **ret
 		rc = prepare(reader->db,
 			"SELECT size, hash, packed, run, code FROM content WHERE sha256 = ?1 AND algo = ?2",
 			&reader->find);
-	if (rc != SQLITE_OK)
+	if (rc != SQLITE_OK) {
+		stop(ledger, NULL, rc);
 		return lm_err_set(err, -EIO, "ledger %s: %s", ledger->path, sqlite3_errstr(rc));
+	}
 	*ret = STEAL(reader);
 	return 0;
 }

@@ -193,8 +193,8 @@ static void test_wrong_rows(void **state)
 {
 	static const char *const changes[] = {
 		"UPDATE content SET hash = (SELECT hash FROM content c WHERE c.packed = 2) WHERE packed = 1",
-		"UPDATE content SET code = (SELECT code FROM content c WHERE c.packed = 2), "
-		"hash = (SELECT hash FROM content c WHERE c.packed = 2), packed = 2 WHERE packed = 1",
+		("UPDATE content SET code = (SELECT code FROM content c WHERE c.packed = 2), "
+		 "hash = (SELECT hash FROM content c WHERE c.packed = 2), packed = 2 WHERE packed = 1"),
 		"UPDATE content SET size = size + 1 WHERE packed = 1",
 		"UPDATE content SET run = run + 1 WHERE packed = 1",
 		"UPDATE content SET code = zeroblob(16) WHERE packed = 1",
