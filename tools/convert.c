@@ -5,6 +5,7 @@
 #include "convert/access.h"
 #include "convert/image.h"
 #include "convert/ledger.h"
+#include "convert/plan.h"
 #include "convert/reporter.h"
 #include "interrupt.h"
 #include "source.h"
@@ -60,6 +61,7 @@ static int parse_options(int argc, char **argv, struct options *o, int *ret_code
 		{"no-flat", NULL, "no such tree, layers only", .flag = &o->layers_only},
 		LM_ACCESS_OPTIONS(&o->access),
 		{"strict", NULL, "publish nothing if an image has what the format can't hold", .flag = &o->strict},
+		{"dry-run", NULL, "only say what would be fetched and published", .flag = &o->dry_run},
 		{"no-wait", NULL, "fail at once if somebody else is publishing, instead of waiting for it",
 			.flag = &o->no_wait},
 		{"json", NULL, "what happens as JSON, an object a line; the last is the report", .flag = &o->json},
@@ -163,25 +165,32 @@ static char *ledger_path(const struct lm_repo_record *record)
 	return path;
 }
 
+/* *ret_text holds the platform's words, while that is in use. */
+static int choose_platform(
+	const struct options *o, struct lm_converter_config *config, char **ret_text, struct lm_err *err)
+{
+	config->all_platforms = o->platform && strcmp(o->platform, "all") == 0;
+	const char *text = config->all_platforms ? NULL : o->platform;
+	if (text && !(*ret_text = strdup(text)))
+		return lm_err_oom(err);
+	return lm_platform_option(*ret_text, &config->platform, err);
+}
+
 static int run(const struct options *o, struct watch *watch, struct report *ret, struct lm_err *err)
 {
 	CLEANUP(lm_repo_record_done) struct lm_repo_record record = {0};
 	CLEANUP(lm_repo_keys_done) struct lm_repo_keys keys = {0};
 	CLEANUP(lm_storage_freep) struct lm_storage *storage = NULL;
 	CLEANUP(lm_http_freep) struct lm_http *http = NULL;
-	bool all = o->platform && strcmp(o->platform, "all") == 0;
-	CLEANUP(lm_freep) char *platform = o->platform && !all ? strdup(o->platform) : NULL;
+	CLEANUP(lm_freep) char *platform = NULL;
 	CLEANUP(lm_freep) char *ledger = NULL;
 	struct lm_access access = o->access.access;
-	if (o->platform && !all && !platform)
-		return lm_err_oom(err);
 	struct lm_converter_config config = {.strict = o->strict,
 		.no_wait = o->no_wait,
 		.access = &access,
-		.all_platforms = all,
 		.layers_only = o->layers_only,
 		.progress = lm_reporter_progress(watch->reporter)};
-	int r = lm_platform_option(platform, &config.platform, err);
+	int r = choose_platform(o, &config, &platform, err);
 	if (r == 0)
 		r = lm_repo_record_load(o->repo, o->storage, o->keys, &record, err);
 	if (r == 0 && !record.keys)
@@ -332,6 +341,76 @@ static json_t *report_json(const struct report *report)
 		summary_json(&report->summary), "images", images);
 }
 
+/* --- what would be done --- */
+
+static int make_plan(const struct options *o, struct lm_plan *ret, struct lm_err *err)
+{
+	CLEANUP(lm_repo_source_done) struct lm_repo_source repository = {0};
+	CLEANUP(lm_http_freep) struct lm_http *http = NULL;
+	CLEANUP(lm_freep) char *platform = NULL;
+	struct lm_access access = o->access.access;
+	struct lm_converter_config config = {.access = &access, .layers_only = o->layers_only};
+	const struct lm_repo_source_options where = {.storage = o->storage, .s3_config = o->s3_config, .keys = o->keys};
+	int r = choose_platform(o, &config, &platform, err);
+	if (r == 0)
+		r = lm_repo_source_open(o->repo, &where, &repository, err);
+	if (r == 0)
+		r = lm_http_new(&(struct lm_http_limits){0}, &http, err);
+	if (r < 0)
+		return r;
+	access.http = http;
+	return lm_plan_make(&repository, &config, o->sources, o->source_count, o->name, ret, err);
+}
+
+static void print_planned(const struct lm_plan_image *planned)
+{
+	const struct lm_image_report *image = &planned->image;
+	printf("%s (%s%s%s): %s%s%s%s\n", image->name, image->platform ? image->platform : "",
+		image->platform ? ", " : "", image->digest, lm_plan_state_name(planned->state),
+		planned->replaced[0] ? ", instead of " : "", planned->replaced, planned->flat ? ", flat tree" : "");
+	for (size_t i = 0; i < image->layer_count; i++)
+		printf("  %s  %-9s  %8s\n", image->layers[i].digest,
+			image->layers[i].converted ? "to fetch" : "is there",
+			lm_cli_size(image->layers[i].blob_bytes).s);
+}
+
+static void print_plan(const struct lm_plan *plan)
+{
+	for (size_t i = 0; i < plan->count; i++)
+		print_planned(&plan->images[i]);
+	printf("%llu of %llu layers would be fetched, %s\n", (unsigned long long)plan->fetch_layers,
+		(unsigned long long)plan->layers, lm_cli_size(plan->fetch_bytes).s);
+	if (plan->changed)
+		printf("revision %llu would be published\n", (unsigned long long)plan->base.revision + 1);
+	else
+		printf("nothing would change: revision %llu\n", (unsigned long long)plan->base.revision);
+}
+
+static json_t *planned_json(const struct lm_plan_image *planned)
+{
+	const struct lm_image_report *image = &planned->image;
+	json_t *layers = json_array();
+	for (size_t i = 0; i < image->layer_count; i++)
+		(void)json_array_append_new(layers, json_pack("{s:s, s:s, s:I}", "digest", image->layers[i].digest,
+							    "state", image->layers[i].converted ? "fetch" : "present",
+							    "blob_bytes", (json_int_t)image->layers[i].blob_bytes));
+	return json_pack("{s:o, s:o, s:s, s:s?, s:s, s:s?, s:b, s:o}", "source", lm_cli_text_json(image->source),
+		"name", lm_cli_text_json(image->name), "digest", image->digest, "platform", image->platform, "state",
+		lm_plan_state_name(planned->state), "replaced", planned->replaced[0] ? planned->replaced : NULL, "flat",
+		planned->flat, "layers", layers);
+}
+
+static json_t *plan_json(const struct lm_plan *plan)
+{
+	json_t *images = json_array();
+	for (size_t i = 0; i < plan->count; i++)
+		(void)json_array_append_new(images, planned_json(&plan->images[i]));
+	return json_pack("{s:s, s:s, s:I, s:b, s:I, s:I, s:I, s:o}", "event", "plan", "repository", plan->base.fqrn,
+		"revision", (json_int_t)plan->base.revision, "changed", plan->changed, "layers",
+		(json_int_t)plan->layers, "fetch_layers", (json_int_t)plan->fetch_layers, "fetch_bytes",
+		(json_int_t)plan->fetch_bytes, "images", images);
+}
+
 /* --- the command --- */
 
 static void report_error(struct lm_reporter *reporter, const struct lm_err *err)
@@ -375,6 +454,26 @@ static int watched_run(const struct options *options, struct watch *watch)
 	return lm_cli_fail(&err);
 }
 
+static int dry_run(const struct options *options)
+{
+	CLEANUP(lm_plan_done) struct lm_plan plan = {0};
+	CLEANUP(lm_reporter_freep) struct lm_reporter *reporter = NULL;
+	struct lm_err err = LM_ERR_INIT;
+	int r = lm_reporter_new(options->json, &reporter, &err);
+	if (r < 0)
+		return lm_cli_fail(&err);
+	r = make_plan(options, &plan, &err);
+	if (r < 0) {
+		report_error(reporter, &err);
+		return lm_cli_fail(&err);
+	}
+	if (options->json)
+		lm_reporter_event(reporter, plan_json(&plan));
+	else
+		print_plan(&plan);
+	return lm_cli_flush(LM_EXIT_OK);
+}
+
 static int convert(const struct options *options, int *ret_signal)
 {
 	CLEANUP(lm_interrupt_freep) struct lm_interrupt *interrupt = NULL;
@@ -399,7 +498,7 @@ int lm_cmd_convert(int argc, char **argv)
 	if (parse_options(argc, argv, in_use, &code) < 0)
 		return code;
 	lm_access_speak(&options.access);
-	code = convert(&options, &number);
+	code = options.dry_run ? dry_run(&options) : convert(&options, &number);
 	if (number)
 		lm_interrupt_die(number);
 	return code;

@@ -286,7 +286,7 @@ static int begin_image(struct lm_converter *converter, const struct lm_image *im
 }
 
 /* "linux-arm64-v8", or with slashes; NULL: no memory, or the image does not say. */
-static char *platform_text(const struct lm_image *image, char separator)
+char *lm_image_platform(const struct lm_image *image, char separator)
 {
 	if (!image->os || !image->architecture)
 		return NULL;
@@ -313,7 +313,7 @@ static int convert_layers(struct lm_converter *converter, struct lm_source *sour
 {
 	memcpy(report->digest, image->digest, sizeof(report->digest));
 	memcpy(report->config_digest, image->config_digest, sizeof(report->config_digest));
-	report->platform = platform_text(image, '/');
+	report->platform = lm_image_platform(image, '/');
 	report->layers = calloc(LM_MAX(image->layer_count, 1), sizeof(*report->layers));
 	if (!report->layers)
 		return lm_err_oom(err);
@@ -393,9 +393,9 @@ int lm_converter_image(struct lm_converter *converter, const char *source, const
 
 /* --- all platforms --- */
 
-static int platform_name(const struct lm_image *image, const char *name, char **ret, struct lm_err *err)
+int lm_image_platform_name(const struct lm_image *image, const char *name, char **ret, struct lm_err *err)
 {
-	CLEANUP(lm_freep) char *platform = platform_text(image, '-');
+	CLEANUP(lm_freep) char *platform = lm_image_platform(image, '-');
 	if (!platform)
 		return lm_err_set(err, -EPROTO, "image %s does not say which platform it is for", image->digest);
 	*ret = lm_str_printf("%s%s%s", name, lm_name_tagged(name) ? "-" : ":", platform);
@@ -421,7 +421,7 @@ static int platform_names(const struct lm_images *images, const char *name, stru
 	if (!ret->items)
 		return lm_err_oom(err);
 	for (size_t i = 0; r == 0 && i < images->count; i++) {
-		r = platform_name(&images->items[i], name, &ret->items[i], err);
+		r = lm_image_platform_name(&images->items[i], name, &ret->items[i], err);
 		ret->count += r == 0;
 	}
 	return r;

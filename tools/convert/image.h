@@ -74,6 +74,11 @@ struct lm_image_report {
 };
 void lm_image_report_done(struct lm_image_report *report);
 
+/* "linux/arm64/v8", or with another separator; NULL: no memory, or the image does not say. The caller frees. */
+char *lm_image_platform(const struct lm_image *image, char separator);
+/* NAME:TAG-OS-ARCHITECTURE[-VARIANT] */
+int lm_image_platform_name(const struct lm_image *image, const char *name, char **ret, struct lm_err *err) MUST_CHECK;
+
 struct lm_converter;
 int lm_converter_new(
 	const struct lm_converter_config *config, struct lm_converter **ret, struct lm_err *err) MUST_CHECK;

@@ -1,0 +1,42 @@
+/*
+ * What converting images would do, found out by reading alone: no lock is taken, nothing is written to the storage.
+ *
+ * Layers that an interrupted run has finished and keeps are not known here; they count as to be fetched. What another
+ * publisher changes meanwhile is not seen.
+ */
+#ifndef LM_TOOLS_PLAN_H
+#define LM_TOOLS_PLAN_H
+
+#include "convert/image.h"
+#include "source.h"
+
+enum lm_plan_state {
+	LM_PLAN_NEW,	   /* nothing has that name yet */
+	LM_PLAN_REPLACED,  /* another image has it, which loses it */
+	LM_PLAN_COMPLETED, /* this image has it, but layers or its flat tree are missing */
+	LM_PLAN_UNCHANGED,
+};
+const char *lm_plan_state_name(enum lm_plan_state state); /* "new", "replaced", … */
+
+struct lm_plan_image {
+	struct lm_image_report image; /* of layers "converted" says that they would be fetched, once in all */
+	enum lm_plan_state state;
+	char replaced[LM_DIGEST_MAX]; /* the manifest of the image that loses the name */
+	bool flat;		      /* a flat tree would be made */
+};
+
+struct lm_plan { /* owned */
+	struct lm_manifest base;
+	struct lm_plan_image *images;
+	size_t count;
+	uint64_t layers, fetch_layers, fetch_bytes;
+	bool changed; /* there would be a new revision */
+};
+void lm_plan_done(struct lm_plan *plan);
+
+/* sources: as for lm_converter_image(). Of config: access, platform, all_platforms, layers_only. -EBADMSG: the
+ * repository is not validly signed. */
+int lm_plan_make(struct lm_repo_source *repository, const struct lm_converter_config *config, char *const *sources,
+	size_t count, const char *name, struct lm_plan *ret, struct lm_err *err) MUST_CHECK;
+
+#endif
