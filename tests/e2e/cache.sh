@@ -30,7 +30,7 @@ DIR=$MOUNT_BASE/$FQRN$LAYER/layerfs
 serve_start
 
 reads_all() { # WHAT: from us, not from the kernel's pages
-	echo 1 >/proc/sys/vm/drop_caches
+	forget_mount
 	diff -r "$WORK/files" "$DIR" >"$WORK/diff" 2>&1 || fail "$1: $(head -n 5 "$WORK/diff")"
 }
 shows() { "$LAMELLA" cache show --json >"$WORK/show" && jq -e "$1" "$WORK/show" >/dev/null; } # JQ-FILTER

@@ -121,7 +121,6 @@ reload() { # waits for the end of it
 }
 mounted() { mountpoint -q "$MOUNT_BASE/$1"; }
 not_mounted() { ! mounted "$1"; }
-forget() { echo 3 >/proc/sys/vm/drop_caches 2>/dev/null || true; }
 
 # --- what is in force -------------------------------------------------------------------------------------------------
 
@@ -157,6 +156,13 @@ check 2 --json
 jq -e .error "$WORK/check" >/dev/null || fail "--json of what is wrong: $(cat "$WORK/check")"
 local_conf fixture 'http://127.0.0.1:3128|ftp://127.0.0.1'
 check 2
+local_conf fixture 'auto;DIRECT' 'CVMFS_PAC_URLS=http://wpad/wpad.dat'
+check 2
+grep -qF 'proxy "auto": programs that find proxies (PAC, WPAD) are not run; name the proxies' "$WORK/check.err" ||
+	fail "the refusal of PAC: $(cat "$WORK/check.err")"
+local_conf fixture 'DIRECT' 'CVMFS_PAC_URLS=http://wpad/wpad.dat'
+check 0
+checked "$ETC/default.local:7: CVMFS_PAC_URLS: proxy auto-configuration files are programs, which are not run: name proxies in CVMFS_HTTP_PROXY"
 "$FETCHER" --help-settings >"$WORK/help"
 grep -qx '    always no: owners are those that catalogs say, as layers of images need' "$WORK/help" || fail "--help-settings"
 
@@ -180,7 +186,7 @@ keep_reading() {
 	until [ -e "$WORK/enough" ]; do
 		read_all || return 1
 		find "$WORK/cache/lamella" -type f -path '*/cache/[0-9a-f][0-9a-f]/*' ! -name '*C' -delete 2>/dev/null || true
-		forget
+		mount -i -o remount,ro "$MOUNT_BASE/$R" # the kernel forgets
 		echo . >>"$WORK/rounds"
 	done
 }

@@ -21,7 +21,7 @@ make_layout "$WORK/oci-forgets" "$WORK/tmp/layer.tar" /none
 convert "oci:$WORK/oci-forgets:latest"
 serve_start
 
-drop_caches() { sync && echo 3 >/proc/sys/vm/drop_caches; }
+forget_disk() { sync && forget_content "$WORK/cache/lamella/cache" && forget_mount; }
 node_start() { # [KEY=VALUE...]
 	fetcher_start "$@"
 	DIR=$(echo "$MOUNT_BASE/$FQRN"/.layers/*/*/layerfs)
@@ -51,7 +51,7 @@ sed -i '$d' "$WORK/fetcher.conf"
 echo "LAMELLA_CACHE_RESERVE=90" >>"$WORK/fetcher.conf"
 kill -HUP "$(pid_of fetcher)"
 wait_for 20 "the new reserve" holds '(.bytes | tonumber) < 1000000 and (.reserve | tonumber) > (.free | tonumber)'
-drop_caches
+forget_mount
 read_all "beyond all limits"
 stop fetcher
 
@@ -65,20 +65,20 @@ mkfs.ext4 -q -m 0 -O ^has_journal "$WORK/disk"
 mount -o loop "$WORK/disk" "$WORK/cache" 2>"$WORK/errors" || skip "no loop device: $(cat "$WORK/errors")"
 node_start CVMFS_QUOTA_LIMIT=-1 LAMELLA_CACHE_RESERVE=0
 read_all "nothing cached"
-drop_caches
+forget_disk
 read_all "all cached"
 # The objects' blocks lie behind the metadata: what is there is taken from the disk.
 size=$(stat -c %s "$WORK/disk")
-drop_caches
+forget_disk
 find "$WORK/cache/lamella/cache" -type f -size +20k -exec filefrag -v {} + | awk '$1 == "0:" { print $4 + 0 }' | sort -n >"$WORK/blocks"
 from=$(head -n $(($(wc -l <"$WORK/blocks") / 2)) "$WORK/blocks" | tail -n 1)
 block=$(stat -f -c %S "$WORK/cache")
 truncate -s $((from * block)) "$WORK/disk"
-drop_caches
+forget_disk
 read_all "half of it is gone"
 grep -q "can't be read" "$WORK/log/fetcher.log" || fail "nothing could not be read: the disk was not hurt"
 truncate -s "$size" "$WORK/disk"
-drop_caches
+forget_disk
 read_all "the disk is back"
 stop fetcher
 umount "$WORK/cache"

@@ -182,6 +182,17 @@ def do_redirect(conn, data, path):
     return True
 
 
+def do_elsewhere(conn, data, path):
+    """The same path by the server on port 8000."""
+    conn.sendall(head(0, "302 Found", "Location: http://127.0.0.1:8000" + path))
+    return True
+
+
+def do_nowhere(conn, data, path):
+    conn.sendall(head(0, "302 Found", "Location: http://127.0.0.1:9" + path))
+    return True
+
+
 def do_redirect_loop(conn, data, path):
     conn.sendall(head(0, "302 Found", "Location: " + path))
     return True

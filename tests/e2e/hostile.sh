@@ -94,7 +94,7 @@ node_start() { # [KEY=VALUE...]: with nothing in its cache but the catalogs
 forget_files() { # in the cache of the node, and in the kernel's
 	local f
 	for f in "${FAULTS[@]}"; do rm -f "$WORK/cache/lamella/cache/${OBJECT[$f]#data/}"; done
-	echo 3 >/proc/sys/vm/drop_caches
+	forget_mount
 }
 read_files() { # [NAME...]: all of them at the same time; what came of it is in $WORK/outcome
 	[ $# -gt 0 ] || set -- "${FAULTS[@]}"

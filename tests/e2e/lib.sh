@@ -279,6 +279,18 @@ convert() { # SOURCE
 		fail "convert $1: $(tail -n 3 "$WORK/log/convert.log")"
 }
 
+# A repository with an image of one layer: files made by files.py. $WORK/expected has their checksums, by path.
+repo_of_files() { # DIRECTORIES FILES BIG_MIB
+	python3 "$LM_ROOT/tests/e2e/files.py" "$WORK/files" "$@"
+	(cd "$WORK/files" && find . -type f -print0 | sort -z | xargs -0 sha256sum) >"$WORK/expected"
+	tar -C "$WORK" --owner=0 --group=0 -cf "$WORK/tmp/files.tar" files
+	rm -r "$WORK/files"
+	make_layout "$WORK/oci-files" "$WORK/tmp/files.tar" /none
+	repo_init
+	convert "oci:$WORK/oci-files"
+	rm -r "$WORK/oci-files"
+}
+
 serve_start() {
 	start_listening serve "$WEB" "$LAMELLA" serve "$WORK/storage" --listen "$WEB" --access-log "$WORK/log/access.log"
 }
@@ -333,6 +345,16 @@ fetcher_start() { # [KEY=VALUE...]
 	END
 	start_socket fetcher "$FETCHER_SOCKET" "$LM_BUILD/fetcher/lamella-fetcher" --config "$WORK/fetcher.conf" "${set[@]}"
 }
+
+# Where repo_of_files has its files, in the mount.
+find_files() {
+	DIR=$(echo "$MOUNT_BASE/$FQRN"/.layers/*/*/layerfs/files)
+	[ -e "$DIR/big" ] || fail "the files are not where they were expected: $DIR"
+}
+
+# The kernel forgets what it knows by this mount, names, attributes, and content, and nothing else.
+forget_mount() { mount -i -o remount,ro "$MOUNT_BASE/$FQRN"; }
+forget_content() { find "$1" -type f -exec dd if={} iflag=nocache count=0 status=none \;; } # DIR: of any file system
 
 snapshotter_start() {
 	start_socket snapshotter "$SNAPSHOTTER_SOCKET" "$LM_BUILD/snapshotter/lamella-snapshotter" \

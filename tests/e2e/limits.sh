@@ -15,25 +15,7 @@ BIG_MIB=48 # a big file, read in pieces
 SMALL=800 # small ones
 MEMORY_MAX=$((64 << 20))
 
-python3 - "$WORK" $BIG_MIB $SMALL <<'END_PYTHON'
-import os, random, sys
-work, big, small = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-r = random.Random(1)
-os.mkdir(work + "/files")
-with open(work + "/files/big", "wb") as f:
-    for _ in range(big):
-        f.write(r.randbytes(1 << 20))
-for i in range(small):
-    with open(f"{work}/files/{i}", "wb") as f:
-        f.write(r.randbytes(r.randrange(1, 40000)))
-END_PYTHON
-(cd "$WORK/files" && find . -type f -print0 | sort -z | xargs -0 sha256sum) >"$WORK/expected"
-tar -C "$WORK" --owner=0 --group=0 -cf "$WORK/tmp/files.tar" files
-rm -r "$WORK/files"
-make_layout "$WORK/oci-files" "$WORK/tmp/files.tar" /none
-repo_init
-convert "oci:$WORK/oci-files"
-rm -r "$WORK/oci-files"
+repo_of_files 8 $((SMALL / 8)) $BIG_MIB
 serve_start
 
 workers() { pgrep -x lamella-fetcher || true; } # all processes of the daemon
@@ -43,10 +25,8 @@ node_start() { # [KEY=VALUE...]
 	rm -rf "$WORK/cache"
 	fetcher_start "$@"
 	PIDS=$(workers)
-	DIR=$(echo "$MOUNT_BASE/$FQRN"/.layers/*/*/layerfs/files)
-	[ -e "$DIR/big" ] || fail "the files are not where they were expected: $DIR"
+	find_files
 }
-drop_caches() { echo 3 >/proc/sys/vm/drop_caches; }
 read_all() { # WHAT JOBS: every file, by that many readers at a time, and the big one from several places at once
 	local begin i readers=()
 	begin=$(now_ms)
@@ -64,6 +44,20 @@ read_all() { # WHAT JOBS: every file, by that many readers at a time, and the bi
 
 # --- file descriptors -------------------------------------------------------------------------------------------------
 
+worker() { pgrep -x lamella-fetcher -P "$(pid_of fetcher)"; }
+open_descriptors() { find "/proc/$(worker)/fd" -type l 2>/dev/null | wc -l; }
+starved() { # requests that had to wait for descriptors
+	LAMELLA_SOCKET=$FETCHER_SOCKET "$LAMELLA" status --json 2>"$WORK/errors" | jq -r '.repositories[0].kernel_starved'
+}
+watch_descriptors() { # their greatest number so far, until the file is taken away
+	local n peak=0
+	echo 0 >"$WORK/tmp/peak"
+	while [ -e "$WORK/tmp/peak" ]; do
+		n=$(open_descriptors)
+		[ "$n" -le "$peak" ] || { peak=$n && echo "$n" >"$WORK/tmp/peak.new" && mv "$WORK/tmp/peak.new" "$WORK/tmp/peak"; }
+	done
+}
+
 say "256 file descriptors, 64 jobs"
 prlimit --pid $$ --nofile=256:256
 node_start
@@ -71,10 +65,28 @@ prlimit --pid $$ --nofile=1024:1024 2>/dev/null || true # back again, where this
 for p in $PIDS; do
 	[ "$(prlimit --pid "$p" --nofile --output HARD --noheadings | tr -d ' ')" = 256 ] || fail "process $p is not limited"
 done
+watch_descriptors &
+watcher=$!
 read_all "nothing cached" 64
-drop_caches
+forget_mount
 read_all "all cached" 64
-! grep -E 'EMFILE|Too many open files' "$WORK/log/fetcher.log" || fail "descriptors ran out"
+peak=$(cat "$WORK/tmp/peak")
+rm "$WORK/tmp/peak"
+wait $watcher || true
+say "  descriptors: $peak at most, $(starved) requests waited for some"
+[ "$(starved)" = 0 ] || fail "256 are not enough"
+
+say "16 more than an idle daemon has, 64 jobs"
+node_start
+cat "$DIR"/0/sub/1 >/dev/null
+limit=$(($(open_descriptors) + 16))
+prlimit --pid "$(worker)" --nofile=$limit:
+read_all "$limit, nothing cached" 64
+forget_mount
+read_all "$limit, all cached" 64
+prlimit --pid "$(worker)" --nofile=256:
+say "  $(starved) requests waited for some"
+[ "$(starved)" -gt 0 ] || fail "the limit was not reached"
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
@@ -111,7 +123,7 @@ else
 	LM_BUILD=$WORK/limited node_start
 	for p in $PIDS; do grep -qx "$p" "$GROUP/cgroup.procs" || fail "process $p is not in the group"; done
 	read_all "nothing cached" 64
-	drop_caches
+	forget_mount
 	read_all "all cached" 64
 	[ "$(oom_kills "$GROUP")" = 0 ] || fail "killed for want of memory: $(oom_kills "$GROUP")"
 	stop fetcher
@@ -125,12 +137,12 @@ mkdir "$WORK/small"
 if mkfs.ext4 -q "$WORK/disk" 2>/dev/null && mount -o loop "$WORK/disk" "$WORK/small" 2>"$WORK/errors"; then
 	node_start "CVMFS_CACHE_BASE=$WORK/small"
 	read_all "twice as much as fits" 16
-	drop_caches
+	forget_mount
 	head -c 32M /dev/zero >"$WORK/small/others" 2>/dev/null || true # somebody else fills it up
 	[ "$(df --output=avail -k "$WORK/small" | tail -n 1)" -lt 64 ] || fail "the disk is not full"
 	read_all "no room at all" 16
 	rm "$WORK/small/others"
-	drop_caches
+	forget_mount
 	read_all "room again" 16
 	[ "$(du -sk "$WORK/small/lamella/cache" | cut -f1)" -gt 1024 ] || fail "nothing is cached any more"
 	stop fetcher
@@ -143,9 +155,9 @@ say "the cache directory is taken away"
 node_start
 head -c 1000 "$DIR/big" >/dev/null
 until rm -rf "$WORK/cache/lamella" 2>/dev/null; do :; done # it is made again at once where something is written
-drop_caches
+forget_mount
 read_all "gone" 16
-drop_caches
+forget_mount
 read_all "again" 16
 line=$("$CONTROL" $FETCHER_SOCKET update $FQRN) || fail "update: $line"
 [[ $line == *" online "* ]] || fail "update: $line"

@@ -29,7 +29,6 @@ workers() { pgrep -x lamella-fetcher; }
 resident_kib() { for p in $(workers); do cat "/proc/$p/smaps_rollup"; done | awk '/^Pss:/ { sum += $2 } END { print sum }'; }
 # What a thread did: its turns on a processor, and the time.
 work_done() { for p in $(workers); do cat /proc/"$p"/task/*/status; done | awk '/ctxt_switches/ { sum += $2 } END { print sum }'; }
-drop_caches() { echo 3 >/proc/sys/vm/drop_caches; }
 
 read_everything() {
 	ls -lR "$MOUNT_BASE/$FQRN/.layers" >"$WORK/tmp/list"
@@ -76,7 +75,7 @@ for image in "${IMAGES[@]}"; do
 	for ((round = 1; round <= rounds; round++)); do
 		# Every other time with nothing but catalogs in its cache.
 		[ $((round % 2)) = 0 ] || find "$WORK/cache/lamella/cache" -type f ! -name '*C' -delete
-		drop_caches
+		forget_mount
 		read_everything
 		settle
 		[ $round != 2 ] || early=$(resident_kib)

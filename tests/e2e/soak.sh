@@ -18,30 +18,13 @@ say "seed $SEED, $SOAK_S s"
 CONTROL=$LM_BUILD/tests/tools/control
 HOSTILE=127.0.0.1:8001
 
-python3 - "$WORK" <<'END_PYTHON'
-import os, random, sys
-work, r = sys.argv[1], random.Random(1)
-for d in range(10):
-    os.makedirs(f"{work}/files/{d}")
-    for i in range(60):
-        with open(f"{work}/files/{d}/{i}", "wb") as f:
-            f.write(r.randbytes(r.randrange(1, 60000)))
-with open(work + "/files/big", "wb") as f:
-    for _ in range(48):
-        f.write(r.randbytes(1 << 20))
-END_PYTHON
-(cd "$WORK/files" && find . -type f -print0 | sort -z | xargs -0 sha256sum) | sort -k 2 >"$WORK/expected"
-tar -C "$WORK" --owner=0 --group=0 -cf "$WORK/tmp/files.tar" files
-make_layout "$WORK/oci-files" "$WORK/tmp/files.tar" /none
-repo_init
-convert "oci:$WORK/oci-files"
+repo_of_files 10 60 48
 serve_start
 echo >"$WORK/run/server.faults"
 start_listening server $HOSTILE python3 "$LM_ROOT/tests/e2e/hostile.py" $HOSTILE "$WORK/storage" "$WORK/run/server.faults"
 fetcher_start "CVMFS_SERVER_URL=http://$HOSTILE/cvmfs/@fqrn@;http://$WEB/cvmfs/@fqrn@" CVMFS_HOST_RESET_AFTER=2 CVMFS_TIMEOUT_DIRECT=2 \
 	CVMFS_BACKOFF_INIT=1 CVMFS_BACKOFF_MAX=2 CVMFS_QUOTA_LIMIT=48
-DIR=$(echo "$MOUNT_BASE/$FQRN"/.layers/*/*/layerfs/files)
-[ -e "$DIR/big" ] || fail "the files are not where they were expected: $DIR"
+find_files
 
 END_MS=$(($(now_ms) + SOAK_S * 1000))
 going_on() { [ "$(now_ms)" -lt $END_MS ] && [ ! -e "$WORK/tmp/trouble" ]; }
@@ -66,7 +49,6 @@ stop_worker() {
 	sleep 1
 	kill -CONT "$pid" 2>/dev/null || true
 }
-forget() { echo 3 >/proc/sys/vm/drop_caches; }
 restart_server() {
 	stop server KILL
 	sleep 0.$((RANDOM % 9 + 1))
@@ -96,7 +78,7 @@ for n in 1 2 3 4 5 6 7 8; do
 done
 lister &
 jobs+=($!)
-EVENTS=(kill_worker stop_worker forget forget restart_server change_faults change_faults publish)
+EVENTS=(kill_worker stop_worker forget_mount forget_mount restart_server change_faults change_faults publish)
 declare -A HAPPENED
 while going_on; do
 	event=${EVENTS[RANDOM % ${#EVENTS[@]}]}
