@@ -77,7 +77,7 @@ static struct update *update_new(struct lm_control *control, struct lm_rpc_call 
 	update->indices = calloc(config->repository_count + 1, sizeof(*update->indices));
 	UpdateResponse *m = update->response = lm_message_new(&b, &lamella__fetcher__v1__update_response__descriptor);
 	for (size_t i = 0; i < config->repository_count && !b.failed && update->indices; i++) {
-		struct lm_repository *repository = config->repositories[i].repository;
+		struct lm_repository *repository = config->repositories[i];
 		if (!is_asked_for((const UpdateRequest *)lm_rpc_request(call), repository))
 			continue;
 		update->indices[m->n_results] = i;
@@ -139,7 +139,7 @@ static void handle_update(struct lm_rpc_call *call, void *service)
 	}
 	atomic_store(&update->waiting, (unsigned)count + 1); /* one is ours, until all looks are asked for */
 	for (size_t i = 0; i < count; i++) {
-		struct lm_repository *repository = control->config.repositories[update->indices[i]].repository;
+		struct lm_repository *repository = control->config.repositories[update->indices[i]];
 		if (lm_repository_look(repository, true, update_looked, update) < 0)
 			update_looked(update);
 	}

@@ -6,11 +6,6 @@
 
 enum { LM_CONTROL_DEADLINE_MS = 10000, LM_CONTROL_FRESH_MS = 3000, LM_CONTROL_LAYERS_MAX = 1024 };
 
-struct lm_control_repository {
-	struct lm_repository *repository;
-	const char *mountpoint;
-};
-
 struct lm_fuse_stats;
 struct lm_keeper;
 struct lm_layers;
@@ -19,7 +14,7 @@ struct lm_session_stats;
 
 struct lm_control_config { /* everything must outlive the service */
 	const char *socket;
-	const struct lm_control_repository *repositories;
+	struct lm_repository *const *repositories;
 	size_t repository_count;
 	struct lm_cache *cache;
 	struct lm_pins *pins;
@@ -27,8 +22,8 @@ struct lm_control_config { /* everything must outlive the service */
 	struct lm_http *http;	  /* for its timer */
 	int64_t started_ms;	  /* monotonic */
 	struct lm_keeper *keeper; /* or NULL */
-	/* Whether the repository is mounted now. */
-	bool (*is_mounted)(void *arg, size_t repository);
+	/* Where the repository is mounted now, whole or lean (node.h); NULL: it is not. */
+	const char *(*mounted_at)(void *arg, size_t repository, bool lean);
 	/* Zeroed where it is not. */
 	void (*fuse_stats)(void *arg, size_t repository, struct lm_fuse_stats *ret, struct lm_session_stats *session);
 	void *arg;

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "fetcher/fuse_internal.h"
+#include "fetcher/mountpoint.h"
 #include "fetcher/read.h"
 #include "fetcher/session.h"
 
@@ -479,6 +480,10 @@ static int run_getxattr(struct lm_op *op, struct lm_object_ref *ret_need, struct
 
 static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
+	if (fuse_of(req)->config.lean) {
+		fuse_reply_err(req, ENOSYS);
+		return;
+	}
 	submit((struct lm_op){.fuse = fuse_of(req),
 		.req = req,
 		.kind = LM_REQUEST_GETXATTR,
@@ -730,6 +735,7 @@ static int mount_and_serve(struct lm_fuse *fuse, struct lm_err *err)
 {
 	const struct lm_session_config config = {
 		.mountpoint = fuse->config.mountpoint,
+		.source = fuse->config.lean ? LM_MOUNT_SOURCE_LEAN : LM_MOUNT_SOURCE,
 		.operations = &operations,
 		.user = fuse,
 		.keeper = fuse->config.keeper,
@@ -799,21 +805,22 @@ const char *lm_request_name(enum lm_request_kind kind)
 	return names[kind];
 }
 
-void lm_fuse_stats(struct lm_fuse *fuse, struct lm_fuse_stats *ret)
+void lm_fuse_stats_add(struct lm_fuse *fuse, struct lm_fuse_stats *sum)
 {
 	uint64_t received = 0, answered = atomic_load(&fuse->interrupted);
-	*ret = (struct lm_fuse_stats){.interrupted = answered,
-		.parked = atomic_load(&fuse->parked_count),
-		.famines = atomic_load(&fuse->famine_count)};
+	sum->interrupted += answered;
+	sum->parked += atomic_load(&fuse->parked_count);
+	sum->famines += atomic_load(&fuse->famine_count);
 	for (int i = 0; i < LM_REQUEST_KINDS; i++) {
 		struct counter *counter = &fuse->counters[i];
-		ret->requests[i].answered = atomic_load(&counter->answered); /* before `received`: never more than it */
-		ret->requests[i].failed = atomic_load(&counter->failed);
-		ret->requests[i].ns = atomic_load(&counter->ns);
-		answered += ret->requests[i].answered;
+		uint64_t n = atomic_load(&counter->answered); /* before `received`: never more than it */
+		sum->requests[i].answered += n;
+		sum->requests[i].failed += atomic_load(&counter->failed);
+		sum->requests[i].ns += atomic_load(&counter->ns);
+		answered += n;
 		received += atomic_load(&counter->received);
 	}
-	ret->waiting = received > answered ? received - answered : 0;
+	sum->waiting += received > answered ? received - answered : 0;
 }
 
 bool lm_fuse_resumed(const struct lm_fuse *fuse)
@@ -826,9 +833,9 @@ bool lm_fuse_progress(struct lm_fuse *fuse)
 	return lm_session_progress(fuse->session);
 }
 
-void lm_fuse_session_stats(struct lm_fuse *fuse, struct lm_session_stats *ret)
+void lm_fuse_session_stats_add(struct lm_fuse *fuse, struct lm_session_stats *sum)
 {
-	lm_session_stats(fuse->session, ret);
+	lm_session_stats_add(fuse->session, sum);
 }
 
 /* The kernel may hold the notifying thread up until a parked look-up is answered: not before downloads have ended. */

@@ -56,6 +56,8 @@ struct lm_fuse_config { /* everything pointed to must outlive the mount */
 	struct lm_keeper *keeper; /* or NULL */
 	unsigned threads;
 	uint64_t root_ttl_s;
+	/* Extended attributes can't be asked for: the kernel, told so once, does not ask again. For what has none. */
+	bool lean;
 	/* The mount is gone though nobody here asked for it; on a thread of the mount, which must not stop it itself.
 	 */
 	void (*on_end)(void *arg);
@@ -74,11 +76,11 @@ void lm_fuse_stop(struct lm_fuse *fuse);
 /* Instead of stop: another process goes on with the mount. Parked requests are not answered here any more. */
 void lm_fuse_leave(struct lm_fuse *fuse);
 
-void lm_fuse_stats(struct lm_fuse *fuse, struct lm_fuse_stats *ret);
+void lm_fuse_stats_add(struct lm_fuse *fuse, struct lm_fuse_stats *sum);
 bool lm_fuse_resumed(const struct lm_fuse *fuse);
 bool lm_fuse_progress(struct lm_fuse *fuse); /* lm_session_progress() */
 struct lm_session_stats;
-void lm_fuse_session_stats(struct lm_fuse *fuse, struct lm_session_stats *ret);
+void lm_fuse_session_stats_add(struct lm_fuse *fuse, struct lm_session_stats *sum);
 
 /* After stop, and after all downloads ended, which ended the parked requests. */
 void lm_fuse_free(struct lm_fuse *fuse);

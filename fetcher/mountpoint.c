@@ -135,7 +135,7 @@ int lm_mountpoint_prepare(const char *dir, struct lm_err *err)
 	return r < 0 ? lm_err_prefix(err, r, "mountpoint") : 0;
 }
 
-static int mount_as_root(const char *dir, struct lm_err *err)
+static int mount_as_root(const char *dir, const char *source, struct lm_err *err)
 {
 	CLEANUP(lm_closep) int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 	if (fd < 0)
@@ -143,7 +143,7 @@ static int mount_as_root(const char *dir, struct lm_err *err)
 	char options[128];
 	snprintf(options, sizeof(options),
 		"fd=%d,rootmode=40000,user_id=%u,group_id=%u,allow_other,default_permissions", fd, getuid(), getgid());
-	if (mount(LM_MOUNT_SOURCE, dir, LM_MOUNT_TYPE, MS_RDONLY, options) < 0)
+	if (mount(source, dir, LM_MOUNT_TYPE, MS_RDONLY, options) < 0)
 		return lm_err_sys(err, -errno, "mount %s", dir);
 	return STEAL_FD(fd);
 }
@@ -185,11 +185,11 @@ static char **environment_with(char *variable)
 	return copy;
 }
 
-static pid_t start_fusermount(const char *dir, int socket)
+static pid_t start_fusermount(const char *dir, const char *source, int socket)
 {
-	const char *const argv[] = {"fusermount3", "-o",
-		"ro,default_permissions,fsname=" LM_MOUNT_SOURCE ",subtype=lamella", "--", dir, NULL};
-	char variable[32];
+	char options[128], variable[32];
+	const char *const argv[] = {"fusermount3", "-o", options, "--", dir, NULL};
+	snprintf(options, sizeof(options), "ro,default_permissions,fsname=%s,subtype=lamella", source);
 	posix_spawn_file_actions_t actions;
 	pid_t child = -1;
 	snprintf(variable, sizeof(variable), "_FUSE_COMMFD=%d", socket);
@@ -205,13 +205,13 @@ static pid_t start_fusermount(const char *dir, int socket)
 }
 
 /* It says itself what is wrong. */
-static int mount_as_user(const char *dir, struct lm_err *err)
+static int mount_as_user(const char *dir, const char *source, struct lm_err *err)
 {
 	int pair[2];
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return lm_err_sys(err, -errno, "socket");
 	CLEANUP(lm_closep) int ours = pair[0], theirs = pair[1];
-	pid_t child = start_fusermount(dir, theirs);
+	pid_t child = start_fusermount(dir, source, theirs);
 	if (child < 0)
 		return lm_err_set(err, -EPERM, "mount %s: fusermount3 can't be started", dir);
 	lm_closep(&theirs);
@@ -221,9 +221,9 @@ static int mount_as_user(const char *dir, struct lm_err *err)
 	return fd < 0 ? lm_err_set(err, -EPERM, "mount %s: fusermount3 failed", dir) : fd;
 }
 
-int lm_mountpoint_mount(const char *dir, struct lm_err *err)
+int lm_mountpoint_mount(const char *dir, const char *source, struct lm_err *err)
 {
-	return geteuid() == 0 ? mount_as_root(dir, err) : mount_as_user(dir, err);
+	return geteuid() == 0 ? mount_as_root(dir, source, err) : mount_as_user(dir, source, err);
 }
 
 static int run_fusermount(const char *dir, bool lazy)

@@ -11,7 +11,8 @@
 
 #include <stdbool.h>
 
-#define LM_MOUNT_SOURCE "cvmfs2" /* what sites' probes look for */
+#define LM_MOUNT_SOURCE "cvmfs2"       /* what sites' probes look for */
+#define LM_MOUNT_SOURCE_LEAN "lamella" /* of those that are for containers only */
 #define LM_MOUNT_TYPE "fuse.lamella"
 
 /*
@@ -20,8 +21,8 @@
  */
 int lm_mountpoint_prepare(const char *dir, struct lm_err *err) MUST_CHECK;
 
-/* Mounts, and returns the descriptor of /dev/fuse. */
-int lm_mountpoint_mount(const char *dir, struct lm_err *err) MUST_CHECK;
+/* Mounts, and returns the descriptor of /dev/fuse. source: as listed, without commas. */
+int lm_mountpoint_mount(const char *dir, const char *source, struct lm_err *err) MUST_CHECK;
 
 /*
  * Takes the mount away: whole when nobody uses it, else lazily; then its users can go on until the descriptor of

@@ -18,15 +18,21 @@
 
 enum { FUSE_THREADS = 4, WORKERS_MIN = 4, QUEUE_MAX = 4096, ROOTLESS_TTL_S = 5 };
 
+enum { WHOLE, LEAN, FACES };
+
 struct mount { /* one repository of the node */
 	struct lm_node *node;
 	struct lm_repository *repository;
-	char *mountpoint;
+	struct face {
+		struct mount *mount;
+		char *mountpoint; /* NULL: it has no such face */
+		/* under mount->lock */
+		struct lm_fuse *fuse; /* NULL: not mounted yet */
+		bool ended;	      /* taken away from outside */
+	} faces[FACES];
 
 	struct lm_lock lock;
 	/* under lock */
-	struct lm_fuse *fuse; /* NULL: not mounted yet */
-	bool ended;	      /* taken away from outside */
 	bool stopping;
 	struct lm_err err; /* why it could not be mounted */
 };
@@ -41,7 +47,7 @@ struct lm_node {
 	struct lm_control *control;
 	struct lm_web *web;
 	struct lm_layers *layers;
-	struct lm_control_repository *for_control;
+	struct lm_repository **repositories; /* of the mounts */
 	struct lm_control_config control_config;
 	struct lm_keeper *keeper;
 	bool started;
@@ -56,22 +62,25 @@ struct lm_node {
 /* On a thread of the mount. */
 static void on_end(void *arg)
 {
-	struct mount *m = arg;
+	struct face *face = arg;
+	struct mount *m = face->mount;
 	lm_lock_take(&m->lock);
-	m->ended = true;
+	face->ended = true;
 	lm_lock_release(&m->lock);
 	lm_log(LM_LOG_INFO, "unmounted from outside", LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
-		LM_KV("mountpoint", "%s", m->mountpoint));
-	if (atomic_fetch_sub(&m->node->living, 1) == 1)
+		LM_KV("mountpoint", "%s", face->mountpoint));
+	if (face == &m->faces[WHOLE] && atomic_fetch_sub(&m->node->living, 1) == 1)
 		(void)!eventfd_write(m->node->idle_fd, 1);
 }
 
-static int mount_it(struct mount *m, uint64_t ttl_s, struct lm_err *err)
+static int mount_face(struct face *face, uint64_t ttl_s, struct lm_err *err)
 {
+	struct mount *m = face->mount;
 	struct lm_node *node = m->node;
 	const struct lm_fuse_config config = {
 		.fqrn = lm_repository_fqrn(m->repository),
-		.mountpoint = m->mountpoint,
+		.mountpoint = face->mountpoint,
+		.lean = face == &m->faces[LEAN],
 		.tree = lm_repository_tree(m->repository),
 		.fetch = lm_repository_fetch(m->repository),
 		.cache = node->cache,
@@ -80,12 +89,24 @@ static int mount_it(struct mount *m, uint64_t ttl_s, struct lm_err *err)
 		.threads = FUSE_THREADS,
 		.root_ttl_s = ttl_s,
 		.on_end = on_end,
-		.arg = m,
+		.arg = face,
 	};
-	atomic_fetch_add(&node->living, 1);
-	int r = lm_fuse_new(&config, &m->fuse, err);
+	return lm_fuse_new(&config, &face->fuse, err);
+}
+
+/* Lock held. Without its lean face a repository serves all the same. */
+static int mount_it(struct mount *m, uint64_t ttl_s, struct lm_err *err)
+{
+	struct face *lean = &m->faces[LEAN];
+	struct lm_err why = LM_ERR_INIT;
+	atomic_fetch_add(&m->node->living, 1);
+	int r = mount_face(&m->faces[WHOLE], ttl_s, err);
 	if (r < 0)
-		atomic_fetch_sub(&node->living, 1);
+		atomic_fetch_sub(&m->node->living, 1);
+	else if (lean->mountpoint && mount_face(lean, ttl_s, &why) < 0)
+		lm_log(LM_LOG_WARN, "no mount without extended attributes",
+			LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
+			LM_KV("cause", "%s", lm_err_text(&why)));
 	return r;
 }
 
@@ -94,7 +115,7 @@ static void log_ready(const struct mount *m)
 	struct lm_repository_status status;
 	lm_repository_status(m->repository, &status);
 	lm_log(LM_LOG_INFO, "ready", LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
-		LM_KV("mountpoint", "%s", m->mountpoint),
+		LM_KV("mountpoint", "%s", m->faces[WHOLE].mountpoint),
 		LM_KV("revision", "%llu", (unsigned long long)status.revision),
 		LM_KV("root", "%s", lm_hash_text(&status.root).s),
 		LM_KV("fixed", "%s", status.pin[0] ? status.pin : "no"));
@@ -106,10 +127,12 @@ static void on_root(void *arg, uint32_t from, uint32_t to, uint64_t ttl_s)
 	struct mount *m = arg;
 	lm_pins_root_changed(m->node->pins, lm_repository_fqrn(m->repository));
 	LM_LOCKED(&m->lock);
-	if (m->stopping || m->ended)
+	if (m->stopping || m->faces[WHOLE].ended)
 		return;
-	if (m->fuse) {
-		lm_fuse_root_changed(m->fuse, from, to, ttl_s);
+	if (m->faces[WHOLE].fuse) {
+		for (struct face *face = m->faces; face < m->faces + FACES; face++)
+			if (face->fuse && !face->ended)
+				lm_fuse_root_changed(face->fuse, from, to, ttl_s);
 		struct lm_repository_status status;
 		lm_repository_status(m->repository, &status);
 		lm_log(LM_LOG_INFO, "new revision", LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
@@ -129,28 +152,33 @@ static void on_root(void *arg, uint32_t from, uint32_t to, uint64_t ttl_s)
 static void resume_without_root(struct mount *m)
 {
 	LM_LOCKED(&m->lock);
-	if (!m->fuse && lm_keeper_has(m->node->keeper, m->mountpoint) && mount_it(m, ROOTLESS_TTL_S, &m->err) == 0)
+	if (!m->faces[WHOLE].fuse && lm_keeper_has(m->node->keeper, m->faces[WHOLE].mountpoint) &&
+		mount_it(m, ROOTLESS_TTL_S, &m->err) == 0)
 		log_ready(m);
 }
 
-static bool is_mounted(void *arg, size_t index)
+static const char *mounted_at(void *arg, size_t index, bool lean)
 {
 	struct mount *m = &((struct lm_node *)arg)->mounts[index];
+	const struct face *face = &m->faces[lean ? LEAN : WHOLE];
 	LM_LOCKED(&m->lock);
-	return m->fuse && !m->ended;
+	return face->fuse && !face->ended ? face->mountpoint : NULL;
 }
 
+/* Of all faces together. */
 static void fuse_stats(void *arg, size_t index, struct lm_fuse_stats *ret, struct lm_session_stats *session)
 {
 	struct mount *m = &((struct lm_node *)arg)->mounts[index];
-	lm_lock_take(&m->lock);
-	struct lm_fuse *fuse = m->fuse; /* once there, it is there to the end */
-	lm_lock_release(&m->lock);
 	*ret = (struct lm_fuse_stats){0};
 	*session = (struct lm_session_stats){0};
-	if (fuse) {
-		lm_fuse_stats(fuse, ret);
-		lm_fuse_session_stats(fuse, session);
+	for (size_t i = 0; i < FACES; i++) {
+		lm_lock_take(&m->lock);
+		struct lm_fuse *fuse = m->faces[i].fuse; /* once there, it is there to the end */
+		lm_lock_release(&m->lock);
+		if (fuse) {
+			lm_fuse_stats_add(fuse, ret);
+			lm_fuse_session_stats_add(fuse, session);
+		}
 	}
 }
 
@@ -160,10 +188,14 @@ static int open_mount(struct lm_node *node, const struct lm_repository_settings 
 	lm_lock_init(&m->lock);
 	node->count++;
 	m->node = node;
-	m->mountpoint = strdup(settings->mountpoint);
+	for (size_t i = 0; i < FACES; i++)
+		m->faces[i].mount = m;
+	m->faces[WHOLE].mountpoint = strdup(settings->mountpoint);
+	bool lean = *settings->lean_mountpoint && geteuid() == 0;
+	m->faces[LEAN].mountpoint = lean ? strdup(settings->lean_mountpoint) : NULL;
 	CLEANUP(lm_freep)
 	char *dir = lm_str_printf("%s/lamella/repositories/%s", node->settings->cache_base, settings->fqrn);
-	if (!m->mountpoint || !dir)
+	if (!m->faces[WHOLE].mountpoint || (lean && !m->faces[LEAN].mountpoint) || !dir)
 		return lm_err_oom(err);
 	const struct lm_repository_config config = {
 		.fqrn = settings->fqrn,
@@ -172,7 +204,7 @@ static int open_mount(struct lm_node *node, const struct lm_repository_settings 
 		.cache = node->cache,
 		.work = node->work,
 		.dir = dir,
-		.resume = lm_keeper_has(node->keeper, m->mountpoint),
+		.resume = lm_keeper_has(node->keeper, m->faces[WHOLE].mountpoint),
 		.on_root = on_root,
 		.arg = m,
 	};
@@ -190,13 +222,13 @@ static void limit_cache(struct lm_node *node, const struct lm_settings *settings
 
 static int open_pins(struct lm_node *node, const char *dir, struct lm_err *err)
 {
-	CLEANUP(lm_freep) struct lm_repository **repositories = calloc(node->count + 1, sizeof(*repositories));
-	if (!repositories)
+	node->repositories = calloc(node->count + 1, sizeof(struct lm_repository *));
+	if (!node->repositories)
 		return lm_err_oom(err);
 	for (size_t i = 0; i < node->count; i++)
-		repositories[i] = node->mounts[i].repository;
+		node->repositories[i] = node->mounts[i].repository;
 	const struct lm_pins_config config = {
-		.cache = node->cache, .dir = dir, .repositories = repositories, .repository_count = node->count};
+		.cache = node->cache, .dir = dir, .repositories = node->repositories, .repository_count = node->count};
 	return lm_pins_new(&config, &node->pins, err);
 }
 
@@ -250,17 +282,11 @@ static int wait_for_mounts(struct lm_node *node, struct lm_err *err)
 	return first;
 }
 
-static int describe_for_control(struct lm_node *node, struct lm_err *err)
+static void describe_for_control(struct lm_node *node)
 {
-	node->for_control = calloc(node->count + 1, sizeof(*node->for_control));
-	if (!node->for_control)
-		return lm_err_oom(err);
-	for (size_t i = 0; i < node->count; i++)
-		node->for_control[i] = (struct lm_control_repository){
-			.repository = node->mounts[i].repository, .mountpoint = node->mounts[i].mountpoint};
 	node->control_config = (struct lm_control_config){
 		.socket = node->settings->socket,
-		.repositories = node->for_control,
+		.repositories = node->repositories,
 		.repository_count = node->count,
 		.cache = node->cache,
 		.pins = node->pins,
@@ -268,11 +294,10 @@ static int describe_for_control(struct lm_node *node, struct lm_err *err)
 		.http = node->http,
 		.started_ms = lm_now_ms(),
 		.keeper = node->keeper,
-		.is_mounted = is_mounted,
+		.mounted_at = mounted_at,
 		.fuse_stats = fuse_stats,
 		.arg = node,
 	};
-	return 0;
 }
 
 /* Open from the beginning, so that one sees what a start is waiting for. A node without metrics does its work, too. */
@@ -296,9 +321,11 @@ static int open_control(struct lm_node *node, struct lm_err *err)
 static bool is_wanted(void *arg, const char *mountpoint)
 {
 	struct lm_node *node = arg;
-	for (size_t i = 0; i < node->count; i++)
-		if (strcmp(node->mounts[i].mountpoint, mountpoint) == 0)
+	for (size_t i = 0; i < node->count * FACES; i++) {
+		const char *ours = node->mounts[i / FACES].faces[i % FACES].mountpoint;
+		if (ours && strcmp(ours, mountpoint) == 0)
 			return true;
+	}
 	return false;
 }
 
@@ -324,10 +351,10 @@ int lm_node_start(struct lm_settings *settings, struct lm_keeper *keeper, struct
 	node->keeper = keeper;
 	node->idle_fd = -1;
 	int r = open_parts(node, err);
-	if (r == 0)
-		r = describe_for_control(node, err);
-	if (r == 0)
+	if (r == 0) {
+		describe_for_control(node);
 		r = open_web(node, err);
+	}
 	if (r == 0)
 		end_unwanted(node);
 	for (size_t i = 0; i < node->count && r == 0; i++)
@@ -394,13 +421,15 @@ static void stop_mount(struct mount *m, bool leave)
 {
 	lm_lock_take(&m->lock);
 	m->stopping = true;
-	struct lm_fuse *fuse = m->fuse;
 	lm_lock_release(&m->lock);
-	/* A start that failed is tried again: what others have in use lives on. */
-	if (leave || (fuse && !m->node->started && lm_fuse_resumed(fuse)))
-		lm_fuse_leave(fuse);
-	else
-		lm_fuse_stop(fuse);
+	for (size_t i = 0; i < FACES; i++) {
+		struct lm_fuse *fuse = m->faces[i].fuse; /* nobody mounts any more */
+		/* A start that failed is tried again: what others have in use lives on. */
+		if (leave || (fuse && !m->node->started && lm_fuse_resumed(fuse)))
+			lm_fuse_leave(fuse);
+		else
+			lm_fuse_stop(fuse);
+	}
 }
 
 void lm_node_leave(struct lm_node *node)
@@ -424,8 +453,9 @@ bool lm_node_progress(struct lm_node *node)
 	for (size_t i = 0; i < node->count; i++) {
 		struct mount *m = &node->mounts[i];
 		LM_LOCKED(&m->lock);
-		if (m->fuse && !m->ended)
-			progress &= lm_fuse_progress(m->fuse);
+		for (const struct face *face = m->faces; face < m->faces + FACES; face++)
+			if (face->fuse && !face->ended)
+				progress &= lm_fuse_progress(face->fuse);
 	}
 	return progress;
 }
@@ -465,15 +495,17 @@ void lm_node_stop(struct lm_node *node)
 	lm_control_free(node->control);
 	for (size_t i = 0; i < node->count; i++) {
 		struct mount *m = &node->mounts[i];
-		lm_fuse_free(m->fuse);
+		for (struct face *face = m->faces; face < m->faces + FACES; face++) {
+			lm_fuse_free(face->fuse);
+			free(face->mountpoint);
+		}
 		lm_repository_free(m->repository);
 		lm_lock_done(&m->lock);
-		free(m->mountpoint);
 	}
 	lm_cache_free(node->cache);
 	lm_closep(&node->idle_fd);
 	lm_layers_free(node->layers);
-	free(node->for_control);
+	free(node->repositories);
 	lm_settings_unref(node->settings);
 	lm_settings_unref(node->latest);
 	free(node);

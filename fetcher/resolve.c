@@ -27,6 +27,7 @@ struct layer { /* under the resolve's lock */
 	Lamella__Fetcher__V1__LayerState state;
 	size_t repository;
 	uint64_t revision; /* where one repository was asked also of an absent one */
+	bool lean;	   /* without extended attributes */
 	char *reason;	   /* when not faithful */
 };
 
@@ -51,6 +52,7 @@ struct walk {
 	struct resolve *resolve;
 	size_t layer, repository;
 	unsigned step;
+	bool lean;
 	uint64_t node;
 	struct lm_object_ref need;
 	char *unavailable; /* why an earlier repository could not say */
@@ -78,12 +80,19 @@ static void ref(struct resolve *resolve)
 	resolve->refs++;
 }
 
-static char *layer_path(const struct lm_resolver *resolver, const struct layer *layer)
+/* NULL with *ret_why: the repository was unmounted meanwhile, or memory is short. */
+static char *layer_path(const struct lm_resolver *resolver, const struct layer *layer, const char **ret_why)
 {
+	const struct lm_control_config *config = resolver->config;
 	const char *hex = layer->digest + strlen("sha256:");
+	const char *mountpoint = layer->lean ? config->mounted_at(config->arg, layer->repository, true) : NULL;
+	if (!mountpoint)
+		mountpoint = config->mounted_at(config->arg, layer->repository, false);
+	*ret_why = mountpoint ? "out of memory" : "it is not mounted any more";
 	/* What stock tools wrote needs the view in which its deletions are those of overlayfs. */
-	return lm_str_printf("%s/%s/%.2s/%s/layerfs", resolver->config->repositories[layer->repository].mountpoint,
-		layer->state == STATE(LOSSY) ? LM_TREE_LAYERS : ".layers", hex, hex);
+	return mountpoint ? lm_str_printf("%s/%s/%.2s/%s/layerfs", mountpoint,
+				    layer->state == STATE(LOSSY) ? LM_TREE_LAYERS : ".layers", hex, hex)
+			  : NULL;
 }
 
 static bool is_served(const struct layer *layer)
@@ -106,13 +115,14 @@ static void fill_answer(
 	ret->revision = layer->revision;
 	if (!is_served(layer))
 		return;
-	ret->repository = (char *)lm_repository_fqrn(resolver->config->repositories[layer->repository].repository);
-	*ret_path = layer_path(resolver, layer);
+	ret->repository = (char *)lm_repository_fqrn(resolver->config->repositories[layer->repository]);
+	const char *why;
+	*ret_path = layer_path(resolver, layer, &why);
 	if (*ret_path) {
 		ret->path = *ret_path;
 	} else {
 		ret->state = STATE(UNAVAILABLE);
-		ret->reason = (char *)"out of memory";
+		ret->reason = (char *)why;
 	}
 }
 
@@ -170,6 +180,7 @@ static void settle(struct walk *walk, Lamella__Fetcher__V1__LayerState state, ui
 	layer->state = state;
 	layer->repository = walk->repository;
 	layer->revision = revision;
+	layer->lean = walk->lean;
 	layer->reason = reason;
 	lm_lock_release(&resolve->lock);
 	free(walk->unavailable);
@@ -179,7 +190,7 @@ static void settle(struct walk *walk, Lamella__Fetcher__V1__LayerState state, ui
 
 static struct lm_repository *repository_of(const struct walk *walk)
 {
-	return walk->resolve->resolver->config->repositories[walk->repository].repository;
+	return walk->resolve->resolver->config->repositories[walk->repository];
 }
 
 /* The repository at hand can't say; others may. */
@@ -195,8 +206,9 @@ static bool enter_repository(struct walk *walk)
 	const struct lm_resolver *resolver = walk->resolve->resolver;
 	for (; walk->repository < resolver->config->repository_count; walk->repository++) {
 		walk->step = 0;
+		walk->lean = false;
 		walk->node = LM_NODE_ROOT;
-		if (resolver->config->is_mounted(resolver->config->arg, walk->repository))
+		if (resolver->config->mounted_at(resolver->config->arg, walk->repository, false))
 			return true;
 		struct lm_repository_status status;
 		lm_repository_status(repository_of(walk), &status);
@@ -223,9 +235,13 @@ static int take_step(struct walk *walk, struct lm_err *err)
 	const char *hex = walk->resolve->layers[walk->layer].digest + strlen("sha256:");
 	const char folder[3] = {hex[0], hex[1], '\0'};
 	const char *const names[] = {".layers", folder, hex, "layerfs", ".cvmfscatalog"};
+	struct lm_tree *tree = lm_repository_tree(repository_of(walk));
 	struct lm_entry entry;
-	int r = lm_tree_lookup(
-		lm_repository_tree(repository_of(walk)), walk->node, names[walk->step], &entry, &walk->need, err);
+	int r = lm_tree_lookup(tree, walk->node, names[walk->step], &entry, &walk->need, err);
+	if (r == -ENOENT && walk->step == STEPS_TO_LAYER) {
+		struct lm_err unknown = LM_ERR_INIT; /* then it is served as one that has attributes */
+		return lm_tree_is_lean(tree, walk->node, &walk->lean, &walk->need, &unknown) == LM_NEED ? LM_NEED : r;
+	}
 	if (r != 0)
 		return r;
 	if (walk->step < STEPS_TO_LAYER && !S_ISDIR(entry.attr.st_mode))
@@ -251,10 +267,10 @@ static void settle_absent(struct walk *walk)
 	int r = lm_buf_str(&text, "no configured repository has it");
 	for (size_t i = 0; i < config->repository_count && r == 0; i++) {
 		struct lm_repository_status status;
-		lm_repository_status(config->repositories[i].repository, &status);
+		lm_repository_status(config->repositories[i], &status);
 		revision = status.revision;
 		r = lm_buf_printf(&text, "%s %s revision %llu", i == 0 ? ":" : ",",
-			lm_repository_fqrn(config->repositories[i].repository), (unsigned long long)revision);
+			lm_repository_fqrn(config->repositories[i]), (unsigned long long)revision);
 	}
 	settle(walk, STATE(ABSENT), config->repository_count == 1 ? revision : 0, strdup(lm_buf_cstr(&text)));
 }
@@ -361,7 +377,7 @@ static bool look_for_news(struct resolve *resolve)
 	ref(resolve);
 	for (size_t i = 0; i < config->repository_count; i++) {
 		struct lm_repository_status status;
-		struct lm_repository *repository = config->repositories[i].repository;
+		struct lm_repository *repository = config->repositories[i];
 		lm_repository_status(repository, &status);
 		if (lm_now_ms() - status.looked_ms < LM_CONTROL_FRESH_MS)
 			continue;

@@ -351,7 +351,7 @@ static int open_new(struct lm_session *session, struct lm_err *err)
 	r = lm_journal_open(journal_fd, facts.worker, &session->journal, err);
 	if (r < 0)
 		return r;
-	CLEANUP(lm_closep) int fd = lm_mountpoint_mount(mountpoint, err);
+	CLEANUP(lm_closep) int fd = lm_mountpoint_mount(mountpoint, session->config.source, err);
 	if (fd < 0)
 		return fd;
 	const struct lm_kept kept = {.fuse_fd = fd, .journal_fd = journal_fd};
@@ -549,14 +549,12 @@ void lm_session_free(struct lm_session *session)
 	free(session);
 }
 
-void lm_session_stats(struct lm_session *session, struct lm_session_stats *ret)
+void lm_session_stats_add(struct lm_session *session, struct lm_session_stats *sum)
 {
 	struct lm_journal_stats journal;
 	lm_journal_stats(session->journal, &journal);
-	*ret = (struct lm_session_stats){
-		.resumed = session->resumed,
-		.waiting = journal.waiting,
-		.replayed = atomic_load(&session->replayed),
-		.given_up = atomic_load(&session->given_up),
-	};
+	sum->resumed |= session->resumed;
+	sum->waiting += journal.waiting;
+	sum->replayed += atomic_load(&session->replayed);
+	sum->given_up += atomic_load(&session->given_up);
 }

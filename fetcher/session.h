@@ -25,6 +25,7 @@ struct lm_session;
 
 struct lm_session_config { /* everything pointed to must outlive the session */
 	const char *mountpoint;
+	const char *source; /* what the mount is said to be of: a constant */
 	const struct fuse_lowlevel_ops *operations;
 	void *user;		  /* see lm_session_user() */
 	struct lm_keeper *keeper; /* or NULL */
@@ -69,6 +70,6 @@ struct lm_session_stats {
 	uint64_t replayed; /* requests taken over from the last process */
 	uint64_t given_up; /* of these, answered EIO because they had been in hand in several crashes */
 };
-void lm_session_stats(struct lm_session *session, struct lm_session_stats *ret);
+void lm_session_stats_add(struct lm_session *session, struct lm_session_stats *sum);
 
 #endif

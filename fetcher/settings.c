@@ -567,8 +567,12 @@ char *lm_pin_text(const struct lm_pin *pin)
 static int load_mountpoint(const struct lm_settings *node, struct lm_repository_settings *s, struct lm_err *err)
 {
 	const char *base = *node->mount_base ? node->mount_base : node->stock_mount_dir;
-	s->mountpoint = *s->wanted_mountpoint ? strdup(s->wanted_mountpoint) : lm_str_printf("%s/%s", base, s->fqrn);
-	return s->mountpoint ? 0 : lm_err_oom(err);
+	bool named = *s->wanted_mountpoint != '\0';
+	/* Only who asks the control service learns of it. */
+	bool lean = node->lean_mounts && !named && *node->socket;
+	s->mountpoint = named ? strdup(s->wanted_mountpoint) : lm_str_printf("%s/%s", base, s->fqrn);
+	s->lean_mountpoint = lean ? lm_str_printf("%s/.lean/%s", base, s->fqrn) : strdup("");
+	return s->mountpoint && s->lean_mountpoint ? 0 : lm_err_oom(err);
 }
 
 /* In the settings 0 means 0; to the origin it would be its default. */
@@ -753,6 +757,7 @@ static void repository_done(struct lm_repository_settings *s)
 		lm_key_free(s->keys[i]);
 	free(s->blacklist);
 	free(s->mountpoint);
+	free(s->lean_mountpoint);
 	lm_conf_free(s->conf);
 	free((char *)s->fqrn);
 }

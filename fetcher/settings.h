@@ -72,6 +72,7 @@ struct lm_repository_settings {
 	char *blacklist; /* text; NULL: none */
 	struct lm_pin pin;
 	char *mountpoint;
+	char *lean_mountpoint; /* of its mount without extended attributes, see node.h; "": none */
 };
 
 /* Of the node. */
@@ -86,6 +87,7 @@ struct lm_settings {
 	uint64_t quota;		/* bytes, or LM_SETTINGS_UNLIMITED */
 	unsigned cache_reserve; /* percent of the file system to be left free */
 	unsigned descriptors;
+	bool lean_mounts;
 	unsigned log_level; /* enum lm_log_level */
 
 	/* options */

@@ -237,12 +237,13 @@ static void fill_network(RepositoryStatus *m, const struct lm_repository_status 
 static void fill_repository(
 	struct lm_message_builder *b, const struct lm_control_config *config, size_t index, RepositoryStatus *m)
 {
-	const struct lm_control_repository *served = &config->repositories[index];
+	struct lm_repository *repository = config->repositories[index];
+	const char *mountpoint = config->mounted_at(config->arg, index, false);
 	struct lm_repository_status s;
-	lm_repository_status(served->repository, &s);
-	lm_message_text(b, &m->fqrn, lm_repository_fqrn(served->repository));
-	if (config->is_mounted(config->arg, index))
-		lm_message_text(b, &m->mountpoint, served->mountpoint);
+	lm_repository_status(repository, &s);
+	lm_message_text(b, &m->fqrn, lm_repository_fqrn(repository));
+	if (mountpoint)
+		lm_message_text(b, &m->mountpoint, mountpoint);
 	if (s.root.set)
 		lm_message_text(b, &m->root_hash, lm_hash_text(&s.root).s);
 	lm_message_text(b, &m->last_error, s.last_error.msg);
@@ -251,7 +252,7 @@ static void fill_repository(
 	fill_network(m, &s);
 	fill_fetch(b, m, &s.fetch);
 	fill_kernel(b, config, index, m);
-	fill_lists(b, served->repository, m);
+	fill_lists(b, repository, m);
 }
 
 RepositoryStatus *lm_status_repository_new(const struct lm_control_config *config, size_t index)

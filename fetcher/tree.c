@@ -852,6 +852,18 @@ int lm_tree_listxattr(struct lm_tree *tree, uint64_t node, bool trusted, struct 
 	return lm_buf_append(ret, LM_OPAQUE_XATTR, sizeof(LM_OPAQUE_XATTR)) < 0 ? lm_err_oom(err) : 0;
 }
 
+int lm_tree_is_lean(struct lm_tree *tree, uint64_t node, bool *ret, struct lm_object_ref *ret_need, struct lm_err *err)
+{
+	CLEANUP(place_done) struct place place = {0};
+	struct lm_counters self, below;
+	int r = enter(tree, node, &place, ret_need, err);
+	if (r == 0)
+		r = lm_catalog_counters(place.catalog, &self, &below, err);
+	if (r == 0)
+		*ret = self.xattr + below.xattr == 0 && place.open->view != LM_VIEW_LAYERS;
+	return r;
+}
+
 void lm_tree_path(struct lm_tree *tree, uint64_t node, struct lm_buf *ret)
 {
 	CLEANUP(place_done) struct place place = {0};

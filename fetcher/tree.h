@@ -90,6 +90,10 @@ int lm_tree_getxattr(struct lm_tree *tree, uint64_t node, const char *name, stru
 int lm_tree_listxattr(struct lm_tree *tree, uint64_t node, bool trusted, struct lm_buf *ret,
 	struct lm_object_ref *ret_need, struct lm_err *err) MUST_CHECK;
 
+/* Whether nothing in the node's catalog and those below it has an extended attribute, by what their statistics say. */
+int lm_tree_is_lean(
+	struct lm_tree *tree, uint64_t node, bool *ret, struct lm_object_ref *ret_need, struct lm_err *err) MUST_CHECK;
+
 /* Appends the node's path in the repository ("/" for the root), as far as it can be said with what is open. For logs.
  */
 void lm_tree_path(struct lm_tree *tree, uint64_t node, struct lm_buf *ret);
