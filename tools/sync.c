@@ -273,13 +273,22 @@ static int run_pushed(struct program *p, struct lm_err *err)
 	CLEANUP(lm_pushed_done) struct lm_pushed pushed = {0};
 	struct lm_round_report report = {0};
 	lm_inbox_take(p->inbox, &pushed);
-	return pushed.count ? lm_syncer_pushed(p->syncer, p->list, &pushed, &report, err) : 0;
+	if (pushed.count == 0)
+		return 0;
+	int r = lm_syncer_pushed(p->syncer, p->list, &pushed, &report, err);
+	lm_inbox_later(p->inbox, &pushed);
+	return r;
 }
 
 /* Until the time has come, or something else wants to be done. */
 static void wait_until(const struct program *p, int64_t until_ms)
 {
 	struct pollfd fd = {.fd = lm_inbox_fd(p->inbox), .events = POLLIN};
+	int64_t due_ms;
+	if (p->stop || p->read_list || !lm_inbox_empty(p->inbox, &due_ms))
+		return;
+	if (due_ms >= 0)
+		until_ms = until_ms < 0 ? due_ms : LM_MIN(until_ms, due_ms);
 	int64_t left = until_ms < 0 ? -1 : LM_MAX(until_ms - lm_now_ms(), (int64_t)0);
 	(void)poll(&fd, 1, left > 1 << 30 ? 1 << 30 : (int)left);
 }

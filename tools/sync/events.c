@@ -14,7 +14,7 @@ struct reader {
 };
 
 /* Foreign text becomes a reference or nothing. */
-static int push(struct reader *reader, const char *repository, const char *tag)
+static int push(struct reader *reader, const char *repository, const char *tag, const char *digest)
 {
 	CLEANUP(lm_reference_done) struct lm_reference ref = {0};
 	/* A host of our own: a repository's name must not be taken for one. */
@@ -28,12 +28,12 @@ static int push(struct reader *reader, const char *repository, const char *tag)
 		reader->others++;
 		return 0;
 	}
-	return reader->fn(reader->arg, repository, tag);
+	return reader->fn(reader->arg, repository, tag, digest && lm_digest_valid(digest) ? digest : "");
 }
 
 static int read_distribution_event(struct reader *reader, const json_t *event)
 {
-	const char *what = "notification", *action = NULL, *repository = NULL, *tag = NULL;
+	const char *what = "notification", *action = NULL, *repository = NULL, *tag = NULL, *digest = NULL;
 	json_t *target = NULL;
 	if (!json_is_object(event))
 		return lm_err_set(reader->err, -EPROTO, "%s: an event is no object", what);
@@ -44,24 +44,28 @@ static int read_distribution_event(struct reader *reader, const json_t *event)
 		r = lm_json_string(what, target, "repository", LM_JSON_OPTIONAL, &repository, reader->err);
 	if (r == 0 && target)
 		r = lm_json_string(what, target, "tag", LM_JSON_OPTIONAL, &tag, reader->err);
+	if (r == 0 && target)
+		r = lm_json_string(what, target, "digest", LM_JSON_OPTIONAL, &digest, reader->err);
 	if (r < 0)
 		return r;
 	if (strcmp(action, "push") == 0 && repository && tag)
-		return push(reader, repository, tag);
+		return push(reader, repository, tag, digest);
 	reader->others++;
 	return 0;
 }
 
 static int read_harbor_resource(struct reader *reader, const char *repository, const json_t *resource)
 {
-	const char *what = "notification", *tag = NULL;
+	const char *what = "notification", *tag = NULL, *digest = NULL;
 	if (!json_is_object(resource))
 		return lm_err_set(reader->err, -EPROTO, "%s: a resource is no object", what);
 	int r = lm_json_string(what, resource, "tag", LM_JSON_OPTIONAL, &tag, reader->err);
+	if (r == 0)
+		r = lm_json_string(what, resource, "digest", LM_JSON_OPTIONAL, &digest, reader->err);
 	if (r < 0)
 		return r;
 	if (tag)
-		return push(reader, repository, tag);
+		return push(reader, repository, tag, digest);
 	reader->others++;
 	return 0;
 }

@@ -16,8 +16,9 @@
 
 enum { LM_EVENTS_MAX = 1000 /* in one message */, LM_EVENTS_TEXT_MAX = 1 << 20 };
 
-/* A valid repository name (no host) and tag. Non-zero stops and is returned. */
-typedef int lm_event_fn(void *arg, const char *repository, const char *tag);
+/* A valid repository name (no host) and tag, and the digest that it is to stand for; "": not said. Non-zero stops and
+ * is returned. */
+typedef int lm_event_fn(void *arg, const char *repository, const char *tag, const char *digest);
 
 /* Calls fn for every tag that was pushed; *ret_others: events of other kinds. -EPROTO: neither of the two; fn may have
  * been called. */

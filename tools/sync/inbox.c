@@ -1,9 +1,13 @@
 #include "sync/inbox.h"
 
+#include "base/clock.h"
 #include "base/lock.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+
+enum { AGAIN_MS = 250 };
 
 struct lm_inbox {
 	int fd;
@@ -12,6 +16,8 @@ struct lm_inbox {
 	struct lm_wish *wishes; /* repository, tag, wildcard and excludes only */
 	size_t wish_count;
 	struct lm_pushed pushed;
+	struct lm_pushed early; /* to be looked at again */
+	int64_t early_ms;	/* then */
 };
 
 void lm_pushed_done(struct lm_pushed *pushed)
@@ -60,6 +66,7 @@ void lm_inbox_free(struct lm_inbox *inbox)
 	lm_lock_done(&inbox->lock);
 	free_wishes(inbox->wishes, inbox->wish_count);
 	lm_pushed_done(&inbox->pushed);
+	lm_pushed_done(&inbox->early);
 	free(inbox);
 }
 
@@ -114,11 +121,17 @@ static bool wished(const struct lm_inbox *inbox, const char *repository, const c
 	return false;
 }
 
-static int add(struct lm_pushed *pushed, const char *repository, const char *tag)
+/* What was said last about a tag counts. */
+static int add(struct lm_pushed *pushed, const char *repository, const char *tag, const char *digest, unsigned looks)
 {
-	for (size_t i = 0; i < pushed->count; i++)
-		if (strcmp(pushed->items[i].tag, tag) == 0 && strcmp(pushed->items[i].repository, repository) == 0)
-			return 1;
+	for (size_t i = 0; i < pushed->count; i++) {
+		struct lm_pushed_tag *item = &pushed->items[i];
+		if (strcmp(item->tag, tag) != 0 || strcmp(item->repository, repository) != 0)
+			continue;
+		snprintf(item->digest, sizeof(item->digest), "%s", digest);
+		item->looks = LM_MIN(item->looks, looks);
+		return 1;
+	}
 	if (pushed->count == LM_INBOX_MAX)
 		return -EAGAIN;
 	if (!pushed->items)
@@ -126,40 +139,71 @@ static int add(struct lm_pushed *pushed, const char *repository, const char *tag
 	if (!pushed->items)
 		return -ENOMEM;
 	struct lm_pushed_tag *item = &pushed->items[pushed->count];
-	item->repository = strdup(repository);
-	item->tag = strdup(tag);
+	*item = (struct lm_pushed_tag){.repository = strdup(repository), .tag = strdup(tag), .looks = looks};
 	if (!item->repository || !item->tag) {
 		free(item->repository);
 		free(item->tag);
 		return -ENOMEM;
 	}
+	snprintf(item->digest, sizeof(item->digest), "%s", digest);
 	pushed->count++;
 	return 1;
 }
 
-int lm_inbox_put(struct lm_inbox *inbox, const char *repository, const char *tag)
+int lm_inbox_put(struct lm_inbox *inbox, const char *repository, const char *tag, const char *digest)
 {
 	lm_lock_take(&inbox->lock);
-	int r = wished(inbox, repository, tag) ? add(&inbox->pushed, repository, tag) : 0;
+	int r = wished(inbox, repository, tag) ? add(&inbox->pushed, repository, tag, digest, 0) : 0;
 	lm_lock_release(&inbox->lock);
 	if (r > 0)
 		lm_inbox_wake(inbox);
 	return r;
 }
 
+void lm_inbox_later(struct lm_inbox *inbox, const struct lm_pushed *pushed)
+{
+	LM_LOCKED(&inbox->lock);
+	for (size_t i = 0; i < pushed->count; i++) {
+		const struct lm_pushed_tag *item = &pushed->items[i];
+		if (!item->early || item->looks + 1 >= LM_INBOX_LOOKS_MAX)
+			continue;
+		int64_t due_ms = lm_now_ms() + ((int64_t)AGAIN_MS << item->looks);
+		inbox->early_ms = inbox->early.count ? LM_MIN(inbox->early_ms, due_ms) : due_ms;
+		/* One that is lost, since there are too many, is found by the next round. */
+		(void)add(&inbox->early, item->repository, item->tag, item->digest, item->looks + 1);
+	}
+}
+
+static bool early_due(const struct lm_inbox *inbox)
+{
+	lm_lock_assert(&inbox->lock);
+	return inbox->early.count > 0 && lm_now_ms() >= inbox->early_ms;
+}
+
 void lm_inbox_take(struct lm_inbox *inbox, struct lm_pushed *ret)
 {
 	eventfd_t ignored;
+	CLEANUP(lm_pushed_done) struct lm_pushed early = {0};
 	(void)eventfd_read(inbox->fd, &ignored);
 	LM_LOCKED(&inbox->lock);
+	if (early_due(inbox)) {
+		early = inbox->early;
+		inbox->early = (struct lm_pushed){0};
+	}
+	for (size_t i = 0; i < early.count; i++) {
+		const struct lm_pushed_tag *item = &early.items[i];
+		(void)add(&inbox->pushed, item->repository, item->tag, item->digest, item->looks);
+	}
 	*ret = inbox->pushed;
 	inbox->pushed = (struct lm_pushed){0};
 }
 
-bool lm_inbox_empty(struct lm_inbox *inbox)
+bool lm_inbox_empty(struct lm_inbox *inbox, int64_t *ret_due_ms)
 {
 	LM_LOCKED(&inbox->lock);
-	return inbox->pushed.count == 0;
+	if (ret_due_ms)
+		*ret_due_ms = inbox->early.count ? inbox->early_ms : -1;
+	return inbox->pushed.count == 0 && !early_due(inbox);
 }
 
 int lm_inbox_fd(const struct lm_inbox *inbox)

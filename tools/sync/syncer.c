@@ -28,7 +28,8 @@ struct lm_syncer {
 struct task {
 	size_t repo; /* of the list */
 	const struct lm_wish *wish;
-	char *tag; /* NULL: by digest alone */
+	char *tag;		      /* NULL: by digest alone */
+	struct lm_pushed_tag *pushed; /* what made us look; NULL: nothing */
 	char *source, *name;
 	char digest[LM_DIGEST_MAX]; /* what the source has now */
 	bool failed;		    /* it can't be asked, or it was converted in vain */
@@ -42,8 +43,8 @@ struct task {
 struct round {
 	struct lm_syncer *syncer;
 	const struct lm_wishlist *list;
-	const struct lm_pushed *pushed; /* NULL: everything */
-	struct task *tasks;		/* sorted by repository and name */
+	struct lm_pushed *pushed; /* NULL: everything */
+	struct task *tasks;	  /* sorted by repository and name */
 	size_t count, room;
 	bool *incomplete; /* for each repository: some names of it are not known */
 	struct lm_round_report report;
@@ -199,11 +200,15 @@ static int add_pushed(struct round *round, struct lm_err *err)
 		const struct lm_wish_repo *repo = &round->list->repos[i];
 		for (size_t w = 0; w < repo->count; w++)
 			for (size_t k = 0; r == 0 && k < round->pushed->count; k++) {
-				const struct lm_pushed_tag *pushed = &round->pushed->items[k];
+				struct lm_pushed_tag *pushed = &round->pushed->items[k];
 				const struct lm_wish *wish = &repo->wishes[w];
 				if (!wish->digest && strcmp(wish->repository, pushed->repository) == 0 &&
 					lm_wish_wants(wish, pushed->tag))
 					r = add_task(round, i, wish, pushed->tag, err);
+				else
+					continue;
+				if (r == 0)
+					round->tasks[round->count - 1].pushed = pushed;
 			}
 	}
 	return r;
@@ -345,7 +350,11 @@ static bool wait_longer(const struct round *round, const struct lm_sync_image *i
 static void take_check(struct round *round, struct task *task, const struct lm_check *check)
 {
 	const struct lm_sync_image *image = remembered(round, task);
-	if (check->code == -ECANCELED) {
+	struct lm_pushed_tag *pushed = task->pushed;
+	bool other = pushed && pushed->digest[0] && check->code == 0 && strcmp(pushed->digest, check->digest) != 0;
+	if (pushed && (other || check->code == -ENOENT))
+		pushed->early = true;
+	if (check->code == -ECANCELED || (check->code == -ENOENT && pushed && pushed->looks + 1 < LM_INBOX_LOOKS_MAX)) {
 		task->put_off = true;
 	} else if (check->code < 0) {
 		fail_task(round, task, check->error, check->transient);
@@ -712,7 +721,7 @@ static int let_others_in(struct work *work, struct lm_err *err)
 	struct lm_syncer *s = round->syncer;
 	CLEANUP(lm_pushed_done) struct lm_pushed pushed = {0};
 	struct lm_round_report report;
-	if (round->pushed || !s->config.inbox || lm_inbox_empty(s->config.inbox))
+	if (round->pushed || !s->config.inbox || lm_inbox_empty(s->config.inbox, NULL))
 		return 0;
 	int r = publish(work, err);
 	if (r < 0)
@@ -720,6 +729,7 @@ static int let_others_in(struct work *work, struct lm_err *err)
 	lm_storage_free(STEAL(work->storage)); /* and with it the publisher's lock */
 	lm_inbox_take(s->config.inbox, &pushed);
 	r = lm_syncer_pushed(s, round->list, &pushed, &report, err);
+	lm_inbox_later(s->config.inbox, &pushed);
 	if (r == 0)
 		r = lm_repo_record_open(&work->record, s->config.s3_config, false, &work->storage, err);
 	round->report.failed += report.failed;
@@ -940,7 +950,7 @@ int lm_syncer_round(
 	return r;
 }
 
-int lm_syncer_pushed(struct lm_syncer *syncer, const struct lm_wishlist *list, const struct lm_pushed *pushed,
+int lm_syncer_pushed(struct lm_syncer *syncer, const struct lm_wishlist *list, struct lm_pushed *pushed,
 	struct lm_round_report *ret, struct lm_err *err)
 {
 	CLEANUP(round_done) struct round round = {.syncer = syncer, .list = list, .pushed = pushed};

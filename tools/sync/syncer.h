@@ -57,8 +57,8 @@ LM_DEFINE_CLEANUP(struct lm_syncer, lm_syncer_free, lm_syncer_freep)
  * round itself could not be: -ENOMEM, -ECANCELED after lm_syncer_stop(), or the state can't be written. */
 int lm_syncer_round(struct lm_syncer *syncer, const struct lm_wishlist *list, struct lm_round_report *ret,
 	struct lm_err *err) MUST_CHECK;
-/* The same for these tags only, at once, whatever happened to them before. */
-int lm_syncer_pushed(struct lm_syncer *syncer, const struct lm_wishlist *list, const struct lm_pushed *pushed,
+/* The same for these tags only, at once, whatever happened to them before. Marks those that are early. */
+int lm_syncer_pushed(struct lm_syncer *syncer, const struct lm_wishlist *list, struct lm_pushed *pushed,
 	struct lm_round_report *ret, struct lm_err *err) MUST_CHECK;
 
 /* From any thread: nothing more is begun, what is converted right now ends; what is complete is published. */

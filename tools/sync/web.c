@@ -194,10 +194,10 @@ static enum MHD_Result show(struct lm_sync_web *web, struct MHD_Connection *conn
 
 /* --- notifications --- */
 
-static int on_event(void *arg, const char *repository, const char *tag)
+static int on_event(void *arg, const char *repository, const char *tag, const char *digest)
 {
 	struct lm_sync_web *web = arg;
-	int r = lm_inbox_put(web->inbox, repository, tag);
+	int r = lm_inbox_put(web->inbox, repository, tag, digest);
 	if (r < 0)
 		return r;
 	*(r > 0 ? &web->counters.events : &web->counters.unwished) += 1;
