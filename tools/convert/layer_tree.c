@@ -1,6 +1,7 @@
 #include "convert/layer_tree.h"
 
 #include "base/str.h"
+#include "convert/acl.h"
 #include "repo/xattr.h"
 
 #include <string.h>
@@ -14,6 +15,7 @@ enum {
 	LINKS_MAX = 255,
 	XATTR_VALUE_MAX = 64 << 10, /* the kernel's */
 };
+#define ACCESS_ACL "system.posix_acl_access"
 #define WHITEOUT ".wh."
 #define OPAQUE_MARK ".wh..wh..opq"
 /* INT64_MAX nanoseconds: the latest time that containerd sets. */
@@ -348,7 +350,7 @@ static int set_xattr(struct lm_layer_tree *tree, struct lm_layer_inode *inode, c
 	const void *value, size_t value_len, struct lm_err *err)
 {
 	const char *own_key = arena_copy(tree, key, key_len);
-	const char *own_value = arena_copy(tree, value, value_len);
+	char *own_value = arena_copy(tree, value, value_len);
 	if (!own_key || !own_value)
 		return no_room(tree, err);
 	struct lm_layer_xattr **at = find_xattr(inode, own_key);
@@ -380,10 +382,12 @@ static int judge_xattr(const struct lm_layer_inode *inode, const struct lm_tar_x
 		return S_ISREG(inode->mode) || S_ISDIR(inode->mode);
 	if (strcmp(xattr->key, "security.capability") == 0)
 		return is_capability(xattr->value, xattr->value_len) ? 1 : -EPROTO;
-	if (strcmp(xattr->key, "system.posix_acl_default") == 0)
-		return S_ISDIR(inode->mode) ? 1 : S_ISLNK(inode->mode) ? 0 : -EPROTO;
-	if (strcmp(xattr->key, "system.posix_acl_access") == 0)
-		return !S_ISLNK(inode->mode);
+	bool for_children = strcmp(xattr->key, "system.posix_acl_default") == 0;
+	if (for_children || strcmp(xattr->key, ACCESS_ACL) == 0) {
+		if (S_ISLNK(inode->mode))
+			return 0;
+		return for_children && !S_ISDIR(inode->mode) ? -EPROTO : lm_acl_judge(xattr->value, xattr->value_len);
+	}
 	return lm_str_starts(xattr->key, "security.");
 }
 
@@ -422,6 +426,17 @@ static void set_mtime(struct lm_layer_inode *inode, int64_t s, uint32_t ns)
 	inode->mtime_ns = fits ? ns : 0;
 }
 
+/* chmod(2), which writes the permissions into an ACL, too. */
+static void set_mode(struct lm_layer_inode *inode, uint32_t mode)
+{
+	inode->mode = (inode->mode & S_IFMT) | (mode & 07777);
+	struct lm_layer_xattr **acl = find_xattr(inode, ACCESS_ACL);
+	if (*acl && lm_acl_minimal((*acl)->value, (*acl)->value_len))
+		*acl = (*acl)->next;
+	else if (*acl)
+		lm_acl_chmod((*acl)->value, (*acl)->value_len, mode);
+}
+
 /* In the order of containerd: owner, attributes, mode, time. */
 static int take_attributes(
 	struct lm_layer_tree *tree, struct lm_layer_inode *inode, const struct lm_tar_entry *entry, struct lm_err *err)
@@ -431,7 +446,7 @@ static int take_attributes(
 	if (r < 0)
 		return r;
 	if (!S_ISLNK(inode->mode))
-		inode->mode = (inode->mode & S_IFMT) | ((uint32_t)entry->mode & 07777);
+		set_mode(inode, (uint32_t)entry->mode);
 	set_mtime(inode, entry->mtime_s, entry->mtime_ns);
 	return 0;
 }

@@ -19,6 +19,8 @@
  *   chown      drops a security.capability set before, as the kernel does: a hard link entry without one loses it
  *   attributes trusted.* and what Linux has no name space for are passed over, so is user.* on what is neither a file
  *              nor a directory; malformed ones are an error
+ *   ACLs       access ACLs take the permissions of the entry's mode, as chmod writes them; those that say no more than
+ *              a mode are not kept
  *   times      before 1970 and from 2262 on become 1970; those of directories are set again at the end
  *
  * What containerd refuses to unpack is refused: -EPROTO, naming the entry. Old GNU sparse files are taken all the same.
@@ -39,7 +41,7 @@ enum { LM_LAYER_PATH_MAX = 4095 };	    /* of a path inside the layer, as the ker
 struct lm_layer_xattr {
 	struct lm_layer_xattr *next;
 	const char *key;
-	const void *value;
+	void *value;
 	size_t value_len;
 };
 

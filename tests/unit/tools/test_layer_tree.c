@@ -349,6 +349,14 @@ static void test_hard_links(void **state)
 	refuse(f, (struct lm_tar_entry){.type = '1', .name = "y", .link = "d/z"}, "not there");
 }
 
+/* Owner rw, user 1000 rwx, group r, mask rwx, others r. */
+static const char named_acl[] = "\2\0\0\0"
+				"\1\0\6\0\xff\xff\xff\xff"
+				"\2\0\7\0\xe8\3\0\0"
+				"\4\0\4\0\xff\xff\xff\xff"
+				"\x10\0\7\0\xff\xff\xff\xff"
+				"\x20\0\4\0\xff\xff\xff\xff";
+
 static void test_xattrs(void **state)
 {
 	struct fixture *f = *state;
@@ -363,7 +371,7 @@ static void test_xattrs(void **state)
 		{"security.selinux", "label", 5},
 		{"com.apple.quarantine", "q", 1},
 		{"system.nfs4_acl", "q", 1},
-		{"system.posix_acl_access", "acl", 3},
+		{"system.posix_acl_access", named_acl, sizeof(named_acl) - 1},
 	};
 	const struct lm_tar_entry entry = {.type = '0', .name = "f", .xattrs = attrs, .xattr_count = ARRAY_LEN(attrs)};
 	apply(f, entry);
@@ -394,7 +402,11 @@ static void test_xattrs(void **state)
 		{"security.", "x", 1},
 		{"security.capability", v2, 19},
 		{"security.capability", v3, 20},
-		{"system.posix_acl_default", "x", 1},
+		{"system.posix_acl_default", named_acl, sizeof(named_acl) - 1}, /* of a file */
+		{"system.posix_acl_access", "acl", 3},
+		{"system.posix_acl_access", named_acl, sizeof(named_acl) - 2},
+		{"system.posix_acl_access", named_acl, 4 + 8},
+		{"system.posix_acl_access", named_acl, 4 + 4 * 8},
 	};
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
 		refuse(f, (struct lm_tar_entry){.type = '0', .name = "bad", .xattrs = &bad[i], .xattr_count = 1},
@@ -405,6 +417,40 @@ static void test_xattrs(void **state)
 }
 
 /* chown(2), which comes with each entry, drops capabilities: a link entry must bring them again. */
+/* Permissions are those of the entry's mode, whatever the ACL had; named users keep theirs under the mask. */
+static void test_acls(void **state)
+{
+	static const struct {
+		const char *acl;
+		size_t len;
+		unsigned mode;
+		int owner, mask, other; /* -1: no ACL is kept */
+	} cases[] = {
+		{named_acl, sizeof(named_acl) - 1, 0640, 6, 4, 0},
+		{named_acl, sizeof(named_acl) - 1, 0757, 7, 5, 7},
+		{"\2\0\0\0\1\0\6\0....\4\0\4\0....\x20\0\4\0....", 28, 0600, -1, 0, 0}, /* no more than a mode */
+		{"\2\0\0\0", 4, 0600, -1, 0, 0},
+		{"\3\0\0\0", 4, 0600, -1, 0, 0},
+	};
+	struct fixture *f = *state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		const struct lm_tar_xattr attr = {"system.posix_acl_access", cases[i].acl, cases[i].len};
+		apply(f, (struct lm_tar_entry){
+				 .type = '0', .name = "f", .mode = cases[i].mode, .xattrs = &attr, .xattr_count = 1});
+		const struct lm_layer_xattr *kept = xattr(at(f, "/f"), attr.key);
+		if (cases[i].owner < 0) {
+			assert_null(kept);
+			continue;
+		}
+		const char *value = kept->value;
+		assert_int_equal(value[4 + 2], cases[i].owner);
+		assert_int_equal(value[4 + 8 + 2], 7);
+		assert_int_equal(value[4 + 16 + 2], 4);
+		assert_int_equal(value[4 + 24 + 2], cases[i].mask);
+		assert_int_equal(value[4 + 32 + 2], cases[i].other);
+	}
+}
+
 static void test_capability_of_linked_file(void **state)
 {
 	struct fixture *f = *state;
@@ -625,6 +671,7 @@ int main(void)
 		TEST(test_lowest_layer),
 		TEST(test_hard_links),
 		TEST(test_xattrs),
+		TEST(test_acls),
 		TEST(test_capability_of_linked_file),
 		TEST(test_owner_minus_one),
 		TEST(test_times),
