@@ -128,7 +128,7 @@ static int get_grace(struct parser *p, const yaml_node_t *node, const char *what
 		uint64_t seconds;
 	} units[] = {{'s', 1}, {'m', 60}, {'h', 3600}, {'d', 86400}, {'w', 7 * 86400}};
 	const char *text;
-	uint64_t number, unit = 1;
+	uint64_t number, unit = 0;
 	int r = get_text(p, node, what, &text);
 	if (r < 0)
 		return r;
@@ -137,7 +137,9 @@ static int get_grace(struct parser *p, const yaml_node_t *node, const char *what
 		if (text[len - 1] == units[i].letter)
 			unit = units[i].seconds;
 	bool has_unit = text[len - 1] < '0' || text[len - 1] > '9';
-	if (lm_str_u64(text, len - has_unit, &number) < 0 || number > GRACE_MAX_S / unit)
+	if (!has_unit)
+		unit = 1;
+	if (unit == 0 || lm_str_u64(text, len - has_unit, &number) < 0 || number > GRACE_MAX_S / unit)
 		return refuse(p, node, "%s: a time such as 90s, 30m, 12h, 7d or 4w is wanted, ten years at most", what);
 	*ret = number ? (int64_t)(number * unit) : -1;
 	return 0;
