@@ -74,7 +74,8 @@ const struct lm_setting lm_settings_table[] = {
 	{"CVMFS_HOST_RESET_AFTER", OF_REPOSITORY(host_reset_ms), SECONDS, LIVE, .fallback = "1800",
 		.help = "after which the first server is tried again; 0: never"},
 	{"CVMFS_FOLLOW_REDIRECTS", OF_REPOSITORY(follow_redirects), YES_NO, LIVE, .fallback = "no",
-		.help = "go where a server's redirection leads, eight times at most"},
+		.help = "go where a server's redirection leads, eight times at most; no: it is a failure of the "
+			"server"},
 	{"CVMFS_SEND_INFO_HEADER", OF_REPOSITORY(send_info_header), YES_NO, LIVE, .fallback = "no",
 		.help = "tell servers and proxies which path is read"},
 	{"X509_CERT_DIR", OF_REPOSITORY(ca_dir), PATH, LIVE, .fallback = "",
