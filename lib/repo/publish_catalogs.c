@@ -397,8 +397,8 @@ static int find_nested(void *arg, const struct lm_nested *nested)
 	const struct stored_walk *walk = arg;
 	CLEANUP(lm_node_freep) struct lm_node *node = NULL;
 	if (!lm_repo_path_below(nested->path, walk->mountpoint))
-		return lm_err_set(walk->err, -EPROTO, "nested catalog '%s' is not below '%s'", nested->path,
-			walk->mountpoint);
+		return lm_err_set(
+			walk->err, -EPROTO, "nested catalog '%s' is not below '%s'", nested->path, walk->mountpoint);
 	return find_catalog(walk, nested->path, &nested->hash, nested->size, &node);
 }
 
