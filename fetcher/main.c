@@ -4,6 +4,7 @@
 #include "fetcher/keeper_process.h"
 #include "fetcher/node.h"
 
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
+enum { ARENAS = 2 };
 
 /* Signals are blocked in all threads and read here; a write to a broken pipe is an error code, not an end. */
 static int open_signals(struct lm_err *err)
@@ -38,6 +40,13 @@ static void raise_descriptor_limit(unsigned wanted)
 		return;
 	limit.rlim_cur = LM_MIN(limit.rlim_max, (rlim_t)wanted);
 	(void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/* Otherwise each thread has its own, and keeps what it needed once: inflating, hashing, and looking into catalogs take
+ * turns on all threads of the pools. */
+static void share_arenas(void)
+{
+	(void)mallopt(M_ARENA_MAX, ARENAS);
 }
 
 enum end { IDLE, ASKED, LEAVE }; /* nothing is mounted any more; a signal; another worker goes on */
@@ -179,6 +188,7 @@ static int serve(const struct program *program, struct lm_err *err)
 	if (signal_fd < 0)
 		return signal_fd;
 	raise_descriptor_limit(settings->descriptors);
+	share_arenas();
 	CLEANUP(lm_node_stopp) struct lm_node *node = NULL;
 	int r = lm_node_start(settings, keeper, &node, err);
 	if (r < 0)
@@ -227,7 +237,6 @@ static int run(int argc, char **argv, struct lm_keeper *keeper)
 	return 0;
 }
 
-/* What was started is the keeper; it starts this program again, as its worker. */
 /* For targets of links that say $(CVMFS_ARCH), as stock clients have it, whatever the environment says. */
 static int name_machine(void)
 {
@@ -235,6 +244,7 @@ static int name_machine(void)
 	return uname(&machine) < 0 ? -1 : setenv("CVMFS_ARCH", machine.machine, 1);
 }
 
+/* What was started is the keeper; it starts this program again, as its worker. */
 int main(int argc, char **argv)
 {
 	struct lm_err err = LM_ERR_INIT;
