@@ -9,7 +9,6 @@ need_built "$ALONE" "$LAMELLA"
 isolate sync
 
 export LAMELLA_CONFIG_DIR=$WORK/config
-REPO=$WORK/storage/cvmfs/$FQRN
 LIST=$WORK/wishes.yaml
 LISTEN=127.0.0.1:8100
 SECRET=a-secret-of-some-length
@@ -145,8 +144,7 @@ cat >"$LIST" <<-END2
 	        exclude: ['*-rc*']
 	      - http://$REGISTRY/solo
 END2
-daemon() { start_listening sync "$LISTEN" "$LAMELLA" sync "$LIST" --listen "$LISTEN" --secret "$WORK/secret" "$@"; }
-daemon
+start_listening sync "$LISTEN" "$LAMELLA" sync "$LIST" --listen "$LISTEN" --secret "$WORK/secret"
 wait_for 10 "the first round" known "$REGISTRY/group/app:dev"
 fetch() { curl -sS -o "$WORK/page" -w '%{http_code}' "$@"; }
 [ "$(fetch "http://$LISTEN/healthz")" = 200 ] || fail "healthz: $(cat "$WORK/page")"
@@ -195,10 +193,10 @@ push "$WORK/oci-three:latest" group/app:later
 wait_for 10 "app:later by the old list" known "$REGISTRY/group/app:later"
 echo "$good" | sed '/solo/d' >"$LIST"
 kill -HUP "$(pid_of sync)"
-unwished() { of_status '.images[] | select(.unwished) | .name' | grep -qxF "$REGISTRY/solo:latest"; }
-wait_for 10 "solo to be unwished" unwished
+solo_unwished() { of_status '.images[] | select(.unwished) | .name' | grep -qxF "$REGISTRY/solo:latest"; }
+wait_for 10 "solo to be unwished" solo_unwished
 known "$REGISTRY/solo:latest" || fail "taken away without --prune"
-expect 1 'another `lamella sync` has this list'
+expect 1 'another .lamella sync. has this list'
 stop sync
 stop registry
 
