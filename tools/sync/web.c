@@ -78,7 +78,9 @@ static bool secret_fits(struct lm_sync_web *web, const char *header)
 		return false;
 	LM_LOCKED(&web->lock);
 	const size_t len = strlen(web->secret);
-	return (CRYPTO_memcmp(given, web->secret, len) == 0) | (CRYPTO_memcmp(bare, web->secret, len) == 0);
+	const int after_differs = CRYPTO_memcmp(given, web->secret, len);
+	const int whole_differs = CRYPTO_memcmp(bare, web->secret, len);
+	return !after_differs || !whole_differs;
 }
 
 /* Whether one more may come. */
