@@ -898,7 +898,7 @@ static int run_repo(struct round *round, size_t index, size_t *at, struct lm_err
 	struct work work = {
 		.round = round,
 		.repo = &round->list->repos[index],
-		.tasks = &round->tasks[*at],
+		.tasks = round->tasks ? round->tasks + *at : NULL,
 	};
 	while (*at < round->count && round->tasks[*at].repo == index) {
 		(*at)++;
