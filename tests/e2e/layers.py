@@ -2,7 +2,7 @@
 """Makes an OCI layout of images whose layers hold every corner of unpacking: layers.py LAYOUT
 
 Writes LAYOUT/layers.tsv as well, a line for each layer: TAG, what is expected of the image ("same" tree as containerd
-makes, "refused" by containerd, too), the layer's digest, its chain id.
+makes, "hidden": the same without what eStargz adds, "refused" by containerd, too), the layer's digest, its chain id.
 """
 import gzip, hashlib, io, json, os, struct, subprocess, sys, tarfile, tempfile
 
@@ -71,6 +71,46 @@ def gnu_tar(*arguments):
         return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
 
 
+def zstd(data):
+    return subprocess.run(["zstd", "-q", "-c"], input=data, stdout=subprocess.PIPE, check=True).stdout
+
+
+class Layer:
+    """A layer that is not simply compressed by gzip."""
+
+    def __init__(self, data, blob, kind="layer.v1.tar+gzip", annotations=None):
+        self.data, self.blob, self.kind, self.annotations = data, blob, kind, annotations
+
+
+def stargz(entries, footer=True, annotated=False):
+    """A gzip member for each entry, then the table of contents, then an empty member that says where that begins."""
+    toc = json.dumps({"version": 1, "entries": []}).encode()
+    blob = b"".join(gzip.compress(e, mtime=0) for e in entries)
+    offset = len(blob)
+    last = entry("stargz.index.json", data=toc) + bytes(1024)
+    blob += gzip.compress(last, mtime=0)
+    if footer:
+        extra = b"SG" + struct.pack("<H", 22) + b"%016xSTARGZ" % offset
+        blob += b"\x1f\x8b\x08\x04\0\0\0\0\0\xff" + struct.pack("<H", len(extra)) + extra + b"\1\0\0\xff\xff" + bytes(8)
+    notes = {"containerd.io/snapshot/stargz/toc.digest": "sha256:" + hashlib.sha256(toc).hexdigest()} if annotated else None
+    return Layer(b"".join(entries) + last, blob, annotations=notes)
+
+
+def zstd_chunked(entries):
+    """A zstd frame for each entry, the table of contents and the footer in frames that are to be skipped."""
+    data = tar(*entries)
+    skip = lambda what: struct.pack("<II", 0x184D2A50, len(what)) + what
+    blob = b"".join(map(zstd, entries)) + zstd(bytes(1024)) + skip(zstd(b'{"version":1}')) + skip(b"GNUlInUx" * 8)
+    return Layer(data, blob, "layer.v1.tar+zstd", {"io.github.containers.zstd-chunked.manifest-position": "1:2:3:1"})
+
+
+def acl(*entries):
+    """As the kernel keeps it: (tag, permissions, id)."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", t, p, i & 0xffffffff) for t, p, i in entries)
+
+
+ACL = "system.posix_acl_access"
+NAMED = acl((1, 6, -1), (2, 7, 1000), (4, 5, -1), (16, 7, -1), (32, 4, -1))
 CAP2 = bytes([1, 0, 0, 2]) + struct.pack("<IIII", 0x2000, 0, 0, 0)
 CAP3 = bytes([1, 0, 0, 3]) + struct.pack("<IIIII", 0x2000, 0, 0, 0, 1000)
 CAP = "security.capability"
@@ -130,6 +170,12 @@ lowest = tar(
     entry("d/x"), entry(".wh.d"), entry(".wh.d"), entry("a/.wh.never"), entry("o", "5"), entry("o/listed"), entry("o/dir", "5"),
     entry("o/dir/made/x"), entry("o/made/x"), entry("o/.wh..wh..opq"), entry("o2/.wh..wh..opq"), entry(".wh..wh.plnk", "5"))
 
+lazy = [entry("usr", "5"), entry("usr/.prefetch.landmark", data=b"own"), entry("usr/file", data=b"f" * 5000),
+        entry(".prefetch.landmark", data=b"\x0f")]
+plain = tar(entry("d", "5"), entry("d/f", data=b"f"), entry("d/l", "1", to="d/f"))
+# Docker's empty layer, which many old images name again and again.
+EMPTY = bytes.fromhex("1f8b080000096e8800ff621805a360148c5800080000ffff2eafb5ef00040000")
+assert hashlib.sha256(EMPTY).hexdigest() == "a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4"
 sparse = [gnu_tar("--sparse", "--format=posix", "--sparse-version=" + v, "--transform=s/^g/" + v + "/") for v in ("0.0", "0.1", "1.0")]
 same = {
     "corners": [below, corners],
@@ -139,12 +185,27 @@ same = {
     "one-zero-block": [entry("a", data=b"abc") + bytes(512)],
     "trailer": [tar(entry("a", data=b"abc")) + b"garbage" * 100],
     "empty": [bytes(1024), b""],
+    "empty-docker": [plain, Layer(bytes(1024), EMPTY), Layer(bytes(1024), EMPTY)],
+    "twice": [plain, tar(entry("e", data=b"e")), plain],
+    "uncompressed": [Layer(plain, plain, "layer.v1.tar")],
+    "names": [tar(entry("new\nline"), entry("tab\t\x7f"), entry("spa ce "), entry("-rf"), entry("\\x41"), entry("*?[a]"),
+                  pax(("path", b"\xff" * 255)), entry("x"), entry("/".join(["q" * 255] * 14), data=b"deep"))],
+    "acls": [tar(xattr((ACL, NAMED)), entry("masked", mode=0o640), xattr((ACL, NAMED)), entry("wide", mode=0o777),
+                xattr((ACL, acl((1, 6, -1), (4, 4, -1), (32, 4, -1)))), entry("minimal", mode=0o600),
+                xattr((ACL, NAMED)), entry("dir", "5"), entry("dir/inside"))],
+    "not-stargz": [tar(*lazy, entry("stargz.index.json", data=b"{}"), entry(".no.prefetch.landmark"))],
+    "zstd-chunked": [zstd_chunked([entry("a", data=b"a" * 5000), entry("stargz.index.json"), entry("b", data=b"b")])],
+}
+hidden = {
+    "stargz": [stargz(lazy, annotated=True)],
+    "stargz-footer": [stargz([*lazy[:3], entry(".no.prefetch.landmark", data=b"\x0f")])],
+    "stargz-annotation": [tar(entry("x")), stargz(lazy, footer=False, annotated=True)],
 }
 refused = {
     "whiteout-after": [entry("after"), entry(".wh.after")], "whiteout-twice": [entry(".wh.twice"), entry(".wh.twice")],
     "whiteout-empty": [entry("a/.wh.")], "whiteout-dot": [entry("a/.wh..")],
     "link-missing": [entry("a", "1", to="b")], "link-directory": [entry("d", "5"), entry("a", "1", to="d")],
-    "link-self": [entry("a"), entry("a", "1", to="a")], "link-forward": [entry("a", "1", to="b"), entry("b")],
+    "link-below": [entry("a", "1", to="below")], "link-self": [entry("a"), entry("a", "1", to="a")], "link-forward": [entry("a", "1", to="b"), entry("b")],
     "through-file": [entry("a"), entry("a/b")], "loop": [entry("l", "2", to="l"), entry("l/x")],
     "contiguous": [entry("a", "7")], "name-256": [entry("n" * 256)], "path-5000": [entry("/".join(["p" * 200] * 25))],
     "target-empty": [entry("a", "2", to="")], "target-4096": [entry("a", "2", to="t" * 4096)],
@@ -170,12 +231,18 @@ def descriptor(kind, data, **more):
 
 def add_image(tag, expect, tars, table):
     layers, ids, chain = [], [], ""
-    for data in tars:
-        layers.append(descriptor("layer.v1.tar+gzip", gzip.compress(data, mtime=0)))
-        ids.append("sha256:" + hashlib.sha256(data).hexdigest())
+    for layer in tars:
+        if isinstance(layer, bytes):
+            layer = Layer(layer, gzip.compress(layer, mtime=0))
+        notes = {"annotations": layer.annotations} if layer.annotations else {}
+        layers.append(descriptor(layer.kind, layer.blob, **notes))
+        ids.append("sha256:" + hashlib.sha256(layer.data).hexdigest())
         chain = "sha256:" + hashlib.sha256((chain + " " + ids[-1]).encode()).hexdigest() if chain else ids[-1]
         table.write("\t".join((tag, expect, layers[-1]["digest"], chain)) + "\n")
-    config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": ids}}
+    # Every instruction has its place in the history, also those that made no layer.
+    history = [{"created_by": "COPY", "empty_layer": False}] * len(ids) + [{"created_by": "CMD", "empty_layer": True}]
+    config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": ids},
+              "history": history}
     manifest = {"schemaVersion": 2, "mediaType": OCI + "manifest.v1+json",
                 "config": descriptor("config.v1+json", json.dumps(config).encode()), "layers": layers}
     return descriptor("manifest.v1+json", json.dumps(manifest).encode(), annotations={"org.opencontainers.image.ref.name": tag})
@@ -184,9 +251,11 @@ def add_image(tag, expect, tars, table):
 os.makedirs(LAYOUT + "/blobs/sha256")
 with open(LAYOUT + "/layers.tsv", "w") as table:
     images = [add_image(tag, "same", tars, table) for tag, tars in same.items()]
+    images += [add_image(tag, "hidden", tars, table) for tag, tars in hidden.items()]
+    images.append(add_image("none", "same", [], table))
     for tag, entries in refused.items():
         data = b"".join(entries) + (b"" if tag.startswith("cut-") else bytes(1024))
-        images.append(add_image(tag, "refused", [tar(entry("base", "5")), data], table))
+        images.append(add_image(tag, "refused", [tar(entry("base", "5"), entry("below")), data], table))
 with open(LAYOUT + "/index.json", "w") as f:
     json.dump({"schemaVersion": 2, "manifests": images}, f)
 with open(LAYOUT + "/oci-layout", "w") as f:
