@@ -139,8 +139,7 @@ static int read_platform(const struct lm_buf *config, char **ret, struct lm_err 
 static int look_at(const struct lm_view *view, const struct report *report, struct shown *shown, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done)
-	struct lm_buf manifest = LM_BUF(LM_MANIFEST_JSON_MAX),
-		      config = LM_BUF(LM_MANIFEST_JSON_MAX);
+	struct lm_buf manifest = LM_BUF(LM_MANIFEST_JSON_MAX), config = LM_BUF(LM_MANIFEST_JSON_MAX);
 	const struct lm_inventory_image *image = shown->image;
 	int r = read_beside(view, image, "manifest.raw", &manifest, err);
 	if (r == 0)
