@@ -336,8 +336,8 @@ static int put_name(struct lm_converter *converter, const struct lm_image *image
 	return r < 0 ? r : lm_metadata_link(converter->txn, image, name, err);
 }
 
-/* All layers are there: this is what makes them an image. A failure here is the storage's. */
-static int finish_image(struct lm_converter *converter, const struct lm_image *image,
+/* All layers are there: what makes them an image begins here, and a failure from now on is the storage's. */
+static int put_origins(struct lm_converter *converter, const struct lm_image *image,
 	const struct lm_image_report *report, struct lm_err *err)
 {
 	int r = 0;
@@ -345,6 +345,13 @@ static int finish_image(struct lm_converter *converter, const struct lm_image *i
 		if (!report->layers[i].converted)
 			r = add_origin(
 				converter->txn, lm_layer_path(image->layers[i].digest).s, image->config_digest, err);
+	return r;
+}
+
+static int finish_image(struct lm_converter *converter, const struct lm_image *image,
+	const struct lm_image_report *report, struct lm_err *err)
+{
+	int r = put_origins(converter, image, report, err);
 	if (r == 0)
 		r = put_name(converter, image, report->name, err);
 	converter->broken = converter->broken || r < 0;
@@ -427,18 +434,31 @@ static int platform_names(const struct lm_images *images, const char *name, stru
 	return r;
 }
 
+/* The name without a platform. */
+static int put_plain_name(struct lm_converter *converter, const struct lm_images *images, const struct names *names,
+	size_t best, const char *name, struct lm_err *err)
+{
+	const struct lm_image *image = &images->items[best];
+	if (!lm_name_tagged(name))
+		return put_name(converter, image, name, err);
+	int r = lm_metadata_put(converter->txn, image, name, grace_of(converter), err);
+	return r < 0 ? r
+		     : lm_metadata_platforms(
+			       converter->txn, images->items, names->items, images->count, best, name, err);
+}
+
 /* All layers of all platforms are there. */
 static int finish_each(struct lm_converter *converter, const struct lm_images *images, const struct names *names,
 	size_t best, const char *name, const struct lm_image_report *reports, struct lm_err *err)
 {
 	int r = 0;
-	for (size_t i = 0; r == 0 && i < images->count; i++) {
-		r = finish_image(converter, &images->items[i], &reports[i], err);
-		if (r == 0 && i == best)
-			r = put_name(converter, &images->items[i], names->items[i], err);
-	}
-	if (r == 0 && best < images->count && lm_name_tagged(name))
-		r = lm_metadata_platforms(converter->txn, images->items, names->items, images->count, best, name, err);
+	for (size_t i = 0; r == 0 && i < images->count; i++)
+		r = put_origins(converter, &images->items[i], &reports[i], err);
+	/* First, since it may have meant another one of them, which then comes back by its own name. */
+	if (r == 0 && best < images->count)
+		r = put_plain_name(converter, images, names, best, name, err);
+	for (size_t i = 0; r == 0 && i < images->count; i++)
+		r = put_name(converter, &images->items[i], names->items[i], err);
 	converter->broken = converter->broken || r < 0;
 	return r;
 }

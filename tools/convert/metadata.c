@@ -91,9 +91,7 @@ int lm_metadata_put(
 		r = put_file(txn, dir, "manifest.json", &json, err);
 	if (r == 0)
 		r = put_file(txn, dir, "manifest.raw", &image->manifest, err);
-	if (r == 0)
-		r = put_file(txn, dir, "config.raw", &image->config, err);
-	return r < 0 ? r : remove_file(txn, dir, "platforms.json", err);
+	return r < 0 ? r : put_file(txn, dir, "config.raw", &image->config, err);
 }
 
 /* --- links --- */
@@ -126,11 +124,39 @@ static int remove_link(struct lm_txn *txn, const char *path, struct lm_err *err)
 	return r > 0 && S_ISLNK(row.mode) ? lm_txn_remove(txn, path, err) : r < 0 ? r : 0;
 }
 
+static char *machine_path(const char *name, size_t machine)
+{
+	return lm_str_printf("/%s-linux-%s", name, machines[machine].name);
+}
+
+static int remove_machines(struct lm_txn *txn, const char *name, struct lm_err *err)
+{
+	int r = 0;
+	for (size_t i = 0; i < ARRAY_LEN(machines) && r == 0; i++) {
+		CLEANUP(lm_freep) char *path = machine_path(name, i);
+		r = path ? remove_link(txn, path, err) : lm_err_oom(err);
+	}
+	return r;
+}
+
+/* The name no longer stands for several platforms. */
+static int forget_platforms(struct lm_txn *txn, const char *name, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *path = lm_str_printf("/.metadata/%s/platforms.json", name);
+	int r = path ? lm_txn_has(txn, path, err) : lm_err_oom(err);
+	if (r <= 0)
+		return r;
+	r = lm_txn_remove(txn, path, err);
+	return r < 0 ? r : remove_machines(txn, name, err);
+}
+
 int lm_metadata_link(struct lm_txn *txn, const struct lm_image *image, const char *name, struct lm_err *err)
 {
 	CLEANUP(lm_freep)
 	char *path = lm_name_tagged(name) ? lm_str_printf("/%s", name) : lm_str_printf("/%s:%s", name, image->digest);
-	int r = path ? lm_txn_has(txn, lm_flat_path(image->config_digest).s, err) : lm_err_oom(err);
+	int r = path ? forget_platforms(txn, name, err) : lm_err_oom(err);
+	if (r == 0)
+		r = lm_txn_has(txn, lm_flat_path(image->config_digest).s, err);
 	if (r < 0)
 		return r;
 	return r > 0 ? put_flat_link(txn, path, image->config_digest, err) : remove_link(txn, path, err);
@@ -153,11 +179,6 @@ size_t lm_image_best(const struct lm_platform *platform, const struct lm_image *
 		}
 	}
 	return best;
-}
-
-static char *machine_path(const char *name, size_t machine)
-{
-	return lm_str_printf("/%s-linux-%s", name, machines[machine].name);
 }
 
 /* *ret_default: the machine whose image is the best one. */
@@ -206,11 +227,13 @@ int lm_metadata_platforms(struct lm_txn *txn, const struct lm_image *images, cha
 	int r = put_platforms(txn, names, count, name, err);
 	if (r == 0)
 		r = link_machines(txn, images, count, best, name, &machine, err);
-	if (r < 0 || !machine)
-		return r;
 	CLEANUP(lm_freep) char *path = lm_str_printf("/%s", name);
+	if (r == 0 && !path)
+		r = lm_err_oom(err);
+	if (r < 0 || !machine)
+		return r < 0 ? r : remove_link(txn, path, err);
 	CLEANUP(lm_freep)
-	char *target = path ? lm_str_printf("%s-linux-$(CVMFS_ARCH:-%s)", strrchr(path, '/') + 1, machine) : NULL;
+	char *target = lm_str_printf("%s-linux-$(CVMFS_ARCH:-%s)", strrchr(path, '/') + 1, machine);
 	return target ? put_link(txn, path, target, err) : lm_err_oom(err);
 }
 
@@ -247,10 +270,8 @@ static int prune(struct lm_txn *txn, const char *path, const char *keep, struct 
 static int remove_links(struct lm_txn *txn, const struct lm_inventory_image *image, struct lm_err *err)
 {
 	int r = image->link ? remove_link(txn, image->link, err) : 0;
-	for (size_t i = 0; i < ARRAY_LEN(machines) && r == 0 && image->platform_count > 0; i++) {
-		CLEANUP(lm_freep) char *path = machine_path(image->name, i);
-		r = path ? remove_link(txn, path, err) : lm_err_oom(err);
-	}
+	if (r == 0 && image->platform_count > 0)
+		r = remove_machines(txn, image->name, err);
 	return r < 0 || !image->link ? r : prune(txn, image->link, "", err);
 }
 

@@ -30,14 +30,15 @@ enum { LM_GRACE_S = 30 * 86400 };
 /* The files below /.metadata. grace_s: for an image that had that name until now. */
 int lm_metadata_put(struct lm_txn *txn, const struct lm_image *image, const char *name, int64_t grace_s,
 	struct lm_err *err) MUST_CHECK;
-/* The public link, where the image has a flat tree; else one that leads to another image's goes. */
+/* After that, for a name that means this image alone: the public link, where the image has a flat tree; else one that
+ * leads to another image's goes. */
 int lm_metadata_link(struct lm_txn *txn, const struct lm_image *image, const char *name, struct lm_err *err) MUST_CHECK;
 
 /* The image that suits the platform best; count: none of them does. */
 size_t lm_image_best(const struct lm_platform *platform, const struct lm_image *images, size_t count);
 
-/* name is tagged, and images[i] is published as names[i]: platforms.json, and the links for all machines. best: the
- * image that stands for those of which nothing is known. */
+/* After lm_metadata_put() for the best of them. name is tagged, and images[i] is published as names[i]: platforms.json,
+ * and the links for all machines. best: the image that stands for those of which nothing is known. */
 int lm_metadata_platforms(struct lm_txn *txn, const struct lm_image *images, char *const *names, size_t count,
 	size_t best, const char *name, struct lm_err *err) MUST_CHECK;
 
