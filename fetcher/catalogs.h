@@ -37,7 +37,7 @@ struct lm_catalogs;
 
 enum { LM_CATALOG_NUMBER_MAX = (1 << 24) - 1 };
 enum lm_view { LM_VIEW_PLAIN, LM_VIEW_LAYERS, LM_VIEW_COUNT };
-enum { LM_CATALOGS_MEMORY = 20 << 20, LM_CATALOGS_KEPT = 8 };
+enum { LM_CATALOGS_MEMORY = 8 << 20, LM_CATALOGS_KEPT = 8 };
 enum { LM_NEED = 1 }; /* the result of operations that lack an object */
 
 struct lm_open_catalog {
