@@ -10,10 +10,9 @@ git rev-parse --git-dir >/dev/null 2>&1 || { echo "skipped: not a git checkout";
 case $(clang-format --version) in *' 14.'*) ;; *) echo "skipped: needs clang-format 14"; exit 77 ;; esac
 
 failed=0
-mapfile -t sources < <(git ls-files '*.c' '*.h')
-clang-format --dry-run -Werror "${sources[@]}" || failed=1
-mapfile -t scripts < <(git ls-files run '.ci/run' '*.sh')
-shellcheck -x "${scripts[@]}" || failed=1
+jobs=$(nproc)
+git ls-files -z '*.c' '*.h' | xargs -0 -n 50 -P "$jobs" clang-format --dry-run -Werror || failed=1
+git grep -lzE '^#!/usr/bin/env bash' | xargs -0 -n 4 -P "$jobs" shellcheck -x || failed=1
 # Left-overs that must not be committed.
 if git grep -nE '\b(TODO|FIXME|XXX|HACK)\b' -- '*.c' '*.h' '*.sh' ':!tests/lint.sh'; then
 	echo "left undone in the code"
