@@ -24,12 +24,15 @@ serve_lies() { # MODE PATTERN
 said() { grep -F "$FQRN" "$WORK/log/fetcher.log" | grep -iE "$1"; } # PATTERN
 
 # Sets the caches of the node back, so that everything is asked for again; the snapshotter remembers answers for a moment.
+# containerd tries again only after a pause when it found nobody behind the socket, and what it is asked meanwhile fails.
+reached() { ctr_ lamella snapshots --snapshotter lamella ls >/dev/null 2>&1; }
 fresh_node() {
 	stop snapshotter
 	[ ! -e "$WORK/run/fetcher.pid" ] || stop fetcher
 	rm -rf "$WORK/cache"
 	: >"$WORK/log/fetcher.log"
 	snapshotter_start
+	wait_for 30 "containerd's way to the snapshotter" reached
 }
 
 # --- at the start of a container --------------------------------------------------------------------------------------
