@@ -36,6 +36,9 @@ enum {
 	MEMORY_CACHE_MAX_KIB = 2048,
 	MEMORY_CACHE_PART = 96,
 	MEMORY_REST_KIB = 384,
+	/* System calls that read the file, in hundredths per look-up: the leaf of the index, and that of the table. */
+	READS_ABSENT_MAX = 110,
+	READS_FOUND_MAX = 210,
 };
 
 static void die(const char *what, const struct lm_err *err)
@@ -661,7 +664,8 @@ enum { MEASUREMENTS = ARRAY_LEN(measurements) };
 
 struct figures {
 	uint64_t rows, file_bytes, make_ms;
-	uint64_t sqlite_kib, resident_kib; /* memory of the open catalog after use */
+	uint64_t sqlite_kib, resident_kib;		      /* memory of the open catalog after use */
+	unsigned reads_found[READERS], reads_absent[READERS]; /* of the file, in hundredths per look-up */
 	unsigned large_entries;
 	bool never_cold;
 	double ns[MEASUREMENTS][READERS][ROUNDS_MAX]; /* sorted in the end */
@@ -695,6 +699,33 @@ static void measure_memory(const struct samples *s, struct figures *ret)
 	reader->close(handle);
 }
 
+/* System calls of this process that read. */
+static uint64_t reads(void)
+{
+	uint64_t count = 0;
+	FILE *file = fopen("/proc/self/io", "re");
+	if (!file || fscanf(file, "%*s %*s %*s %*s %*s %" SCNu64, &count) != 1)
+		die("/proc/self/io", NULL);
+	fclose(file);
+	return count;
+}
+
+/* What no processor's cache and no other load has a part in. */
+static void measure_reads(const struct samples *s, struct figures *ret)
+{
+	for (size_t k = 0; k < READERS; k++) {
+		void *handle = readers[k].open(s->file);
+		lookup_hit(&readers[k], handle, s);
+		uint64_t begin = reads();
+		lookup_hit(&readers[k], handle, s);
+		uint64_t between = reads();
+		lookup_miss(&readers[k], handle, s);
+		ret->reads_found[k] = (unsigned)((between - begin) * 100 / SAMPLES);
+		ret->reads_absent[k] = (unsigned)((reads() - between) * 100 / SAMPLES);
+		readers[k].close(handle);
+	}
+}
+
 static int by_value(const void *a, const void *b)
 {
 	double x = *(const double *)a, y = *(const double *)b;
@@ -707,6 +738,7 @@ static void measure(const char *file, unsigned rounds, struct figures *ret)
 	samples_make(s, file);
 	ret->large_entries = s->large_entries;
 	measure_memory(s, ret);
+	measure_reads(s, ret);
 	ret->never_cold = !make_cold(file);
 	make_warm(file);
 	void *handles[READERS];
@@ -806,6 +838,22 @@ static void print_growth(const struct figures *sizes, size_t count, unsigned rou
 			large->ns[i][PLAIN][rounds / 2] / small->ns[i][PLAIN][rounds / 2]);
 }
 
+static bool print_reads(const struct figures *sizes, size_t count)
+{
+	bool good = true;
+	printf("\n%9s %31s %31s\n", "rows", "found: lamella, sqlite3", "absent: lamella, sqlite3");
+	for (size_t k = 0; k < count; k++) {
+		const struct figures *f = &sizes[k];
+		printf("%9" PRIu64 " %21.2f %9.2f %21.2f %9.2f\n", f->rows, f->reads_found[LAMELLA] / 100.0,
+			f->reads_found[PLAIN] / 100.0, f->reads_absent[LAMELLA] / 100.0,
+			f->reads_absent[PLAIN] / 100.0);
+		good = good && f->reads_found[LAMELLA] <= READS_FOUND_MAX &&
+		       f->reads_absent[LAMELLA] <= READS_ABSENT_MAX;
+	}
+	printf("reads of the file per look-up: %s\n", good ? "within their bound" : "MORE THAN THEIR BOUND");
+	return good;
+}
+
 static uint64_t memory_max_kib(const struct figures *f)
 {
 	uint64_t cache = f->file_bytes / 1024 / MEMORY_CACHE_PART;
@@ -838,8 +886,10 @@ static void write_json(const char *file, const struct figures *sizes, size_t cou
 		const struct figures *f = &sizes[k];
 		fprintf(out,
 			"{\"benchmark\": \"catalog\", \"rows\": %" PRIu64 ", \"file_bytes\": %" PRIu64
-			", \"make_ms\": %" PRIu64 ", \"sqlite_kib\": %" PRIu64 ", \"resident_kib\": %" PRIu64 "}\n",
-			f->rows, f->file_bytes, f->make_ms, f->sqlite_kib, f->resident_kib);
+			", \"make_ms\": %" PRIu64 ", \"sqlite_kib\": %" PRIu64 ", \"resident_kib\": %" PRIu64
+			", \"reads_found\": %.2f, \"reads_absent\": %.2f}\n",
+			f->rows, f->file_bytes, f->make_ms, f->sqlite_kib, f->resident_kib,
+			f->reads_found[LAMELLA] / 100.0, f->reads_absent[LAMELLA] / 100.0);
 		for (size_t i = 0; i < MEASUREMENTS; i++)
 			for (size_t r = 0; r < READERS; r++)
 				fprintf(out,
@@ -922,7 +972,8 @@ int main(int argc, char **argv)
 		die(dir, &err);
 	print_table(sizes, o.count, o.rounds);
 	print_growth(sizes, o.count, o.rounds);
-	bool good = print_memory(sizes, o.count);
+	bool good = print_reads(sizes, o.count);
+	good = print_memory(sizes, o.count) && good;
 	if (o.json)
 		write_json(o.json, sizes, o.count, o.rounds);
 	return good ? 0 : 1;

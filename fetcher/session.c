@@ -9,8 +9,9 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 
-enum { THREADS_MAX = 64, CACHE_LINE = 64, LEAST_WRITE = 4096, NOT_KEPT = 1 };
+enum { THREADS_MAX = 64, CACHE_LINE = 64, LEAST_WRITE = 4096, NOT_KEPT = 1, SPARE_DESCRIPTORS = 64 };
 #define WAKE_SIGNAL SIGUSR1
 
 /* Newer than Debian 12's headers. */
@@ -84,13 +85,26 @@ uint64_t lm_session_request(void)
 	return current.unique;
 }
 
+/*
+ * The lowest free number is the one given out, so one near the limit says that few are left. A thread keeps the pipe of
+ * its first splice for good, and those of all threads would leave nothing to fetch with.
+ */
+static bool descriptors_are_scarce(const struct fuse_bufvec *data)
+{
+	struct rlimit limit;
+	int highest = 0;
+	for (size_t i = 0; i < data->count; i++)
+		highest = LM_MAX(highest, data->buf[i].fd);
+	return getrlimit(RLIMIT_NOFILE, &limit) == 0 && (rlim_t)highest + SPARE_DESCRIPTORS >= limit.rlim_cur;
+}
+
 void lm_session_reply_data(
 	fuse_req_t req, uint64_t request, struct fuse_bufvec *data, lm_session_unreadable_fn *fn, void *arg)
 {
 	spliced = request;
 	on_unreadable = fn;
 	unreadable_arg = arg;
-	fuse_reply_data(req, data, 0);
+	fuse_reply_data(req, data, descriptors_are_scarce(data) ? FUSE_BUF_NO_SPLICE : 0);
 	spliced = 0;
 }
 

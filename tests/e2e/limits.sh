@@ -76,10 +76,10 @@ wait $watcher || true
 say "  descriptors: $peak at most, $(starved) requests waited for some"
 [ "$(starved)" = 0 ] || fail "256 are not enough"
 
-say "30 more than an idle daemon has, 64 jobs"
+say "16 more than an idle daemon has, 64 jobs"
 node_start
 cat "$DIR"/0/sub/1 >/dev/null
-limit=$(($(open_descriptors) + 30)) # of which each thread that answers keeps two
+limit=$(($(open_descriptors) + 16))
 prlimit --pid "$(worker)" --nofile=$limit:
 read_all "$limit, nothing cached" 64
 forget_mount
