@@ -81,13 +81,11 @@ static void ref(struct resolve *resolve)
 }
 
 /* NULL with *ret_why: the repository was unmounted meanwhile, or memory is short. */
-static char *layer_path(const struct lm_resolver *resolver, const struct layer *layer, const char **ret_why)
+static char *layer_path(const struct lm_resolver *resolver, const struct layer *layer, bool lean, const char **ret_why)
 {
 	const struct lm_control_config *config = resolver->config;
 	const char *hex = layer->digest + strlen("sha256:");
-	const char *mountpoint = layer->lean ? config->mounted_at(config->arg, layer->repository, true) : NULL;
-	if (!mountpoint)
-		mountpoint = config->mounted_at(config->arg, layer->repository, false);
+	const char *mountpoint = config->mounted_at(config->arg, layer->repository, lean);
 	*ret_why = mountpoint ? "out of memory" : "it is not mounted any more";
 	/* What stock tools wrote needs the view in which its deletions are those of overlayfs. */
 	return mountpoint ? lm_str_printf("%s/%s/%.2s/%s/layerfs", mountpoint,
@@ -100,8 +98,21 @@ static bool is_served(const struct layer *layer)
 	return layer->state == STATE(FAITHFUL) || layer->state == STATE(LOSSY);
 }
 
+struct paths { /* of an answer */
+	char *whole, *lean;
+};
+
+static void paths_free(struct paths *paths, size_t count)
+{
+	for (size_t i = 0; paths && i < count; i++) {
+		free(paths[i].whole);
+		free(paths[i].lean);
+	}
+	free(paths);
+}
+
 static void fill_answer(
-	const struct lm_resolver *resolver, const struct layer *layer, LayerAnswer *ret, char **ret_path)
+	const struct lm_resolver *resolver, const struct layer *layer, LayerAnswer *ret, struct paths *ret_paths)
 {
 	lamella__fetcher__v1__layer_answer__init(ret);
 	ret->digest = (char *)layer->digest;
@@ -116,14 +127,17 @@ static void fill_answer(
 	if (!is_served(layer))
 		return;
 	ret->repository = (char *)lm_repository_fqrn(resolver->config->repositories[layer->repository]);
-	const char *why;
-	*ret_path = layer_path(resolver, layer, &why);
-	if (*ret_path) {
-		ret->path = *ret_path;
-	} else {
+	const char *why, *no_lean;
+	ret_paths->whole = layer_path(resolver, layer, false, &why);
+	if (!ret_paths->whole) {
 		ret->state = STATE(UNAVAILABLE);
 		ret->reason = (char *)why;
+		return;
 	}
+	ret->path = ret_paths->whole;
+	ret_paths->lean = layer->lean ? layer_path(resolver, layer, true, &no_lean) : NULL;
+	if (ret_paths->lean)
+		ret->lean_path = ret_paths->lean;
 }
 
 /* Answers the call with what is known. Later calls of this do nothing. */
@@ -137,9 +151,10 @@ static void answer(struct resolve *resolve)
 	Lamella__Fetcher__V1__ResolveResponse response = LAMELLA__FETCHER__V1__RESOLVE_RESPONSE__INIT;
 	CLEANUP(lm_freep) LayerAnswer *answers = calloc(count + 1, sizeof(*answers));
 	CLEANUP(lm_freep) LayerAnswer **pointers = calloc(count + 1, sizeof(LayerAnswer *));
-	CLEANUP(lm_freep) char **paths = calloc(count + 1, sizeof(char *));
+	struct paths *paths = calloc(count + 1, sizeof(*paths));
 	if (!answers || !pointers || !paths) {
 		lm_rpc_fail(call, LM_RPC_RESOURCE_EXHAUSTED, "out of memory");
+		paths_free(paths, count);
 		return;
 	}
 	for (size_t i = 0; i < count; i++) {
@@ -150,8 +165,7 @@ static void answer(struct resolve *resolve)
 	response.n_layers = count;
 	response.layers = pointers;
 	lm_rpc_reply(call, &response.base);
-	for (size_t i = 0; i < count; i++)
-		free(paths[i]);
+	paths_free(paths, count);
 }
 
 static void on_deadline(void *arg)

@@ -1,6 +1,7 @@
 #include "snapshotter/layout.h"
 
 #include "base/file.h"
+#include "base/lock.h"
 #include "base/str.h"
 
 #include <dirent.h>
@@ -12,7 +13,8 @@
 
 struct lm_layout {
 	char *prefix;
-	int fd; /* of prefix */
+	int fd;			/* of prefix */
+	struct lm_lock linking; /* held while a link is made anew */
 };
 
 struct name {
@@ -34,6 +36,7 @@ int lm_layout_open(const char *root, struct lm_layout **ret, struct lm_err *err)
 	CLEANUP(lm_layout_closep) struct lm_layout *layout = calloc(1, sizeof(*layout));
 	if (!layout)
 		return lm_err_oom(err);
+	lm_lock_init(&layout->linking);
 	layout->fd = -1;
 	layout->prefix = lm_str_printf("%s/snapshots", root);
 	if (!layout->prefix)
@@ -53,6 +56,7 @@ void lm_layout_close(struct lm_layout *layout)
 	if (!layout)
 		return;
 	lm_closep(&layout->fd);
+	lm_lock_done(&layout->linking);
 	free(layout->prefix);
 	free(layout);
 }
@@ -108,19 +112,33 @@ int lm_layout_make_link(struct lm_layout *layout, int64_t id, const char *target
 	return sync_made(layout, id, err);
 }
 
-int lm_layout_relink(struct lm_layout *layout, int64_t id, const char *target, struct lm_err *err)
+/* 1: it points elsewhere than before. */
+static int point(struct lm_layout *layout, int64_t id, const char *link, const char *target, struct lm_err *err)
 {
-	struct name fs = name_of(id, "/fs"), tmp = name_of(id, "/fs.new");
+	struct name name = name_of(id, link), tmp = name_of(id, "/link.new");
 	char now[PATH_MAX];
-	ssize_t len = readlinkat(layout->fd, fs.text, now, sizeof(now));
+	LM_LOCKED(&layout->linking);
+	ssize_t len = readlinkat(layout->fd, name.text, now, sizeof(now));
 	if (len == (ssize_t)strlen(target) && memcmp(now, target, (size_t)len) == 0)
 		return 0;
 	(void)unlinkat(layout->fd, tmp.text, 0);
 	if (mkdirat(layout->fd, name_of(id, "").text, 0700) < 0 && errno != EEXIST)
 		return lm_err_sys(err, -errno, "make %s/%" PRId64, layout->prefix, id);
-	if (symlinkat(target, layout->fd, tmp.text) < 0 || renameat(layout->fd, tmp.text, layout->fd, fs.text) < 0)
-		return lm_err_sys(err, -errno, "link %s/%s", layout->prefix, fs.text);
-	return sync_made(layout, id, err);
+	if (symlinkat(target, layout->fd, tmp.text) < 0 || renameat(layout->fd, tmp.text, layout->fd, name.text) < 0)
+		return lm_err_sys(err, -errno, "link %s/%s", layout->prefix, name.text);
+	return 1;
+}
+
+int lm_layout_relink(struct lm_layout *layout, int64_t id, const char *target, struct lm_err *err)
+{
+	int r = point(layout, id, "/fs", target, err);
+	return r > 0 ? sync_made(layout, id, err) : r;
+}
+
+int lm_layout_relink_lean(struct lm_layout *layout, int64_t id, const char *target, struct lm_err *err)
+{
+	int r = point(layout, id, "/lean", target, err);
+	return r > 0 ? 0 : r;
 }
 
 int lm_layout_root_attributes(struct lm_layout *layout, int64_t id, struct lm_root_attributes *ret, struct lm_err *err)

@@ -37,6 +37,8 @@ int lm_layout_make(struct lm_layout *layout, int64_t id, const struct lm_root_at
 int lm_layout_make_link(struct lm_layout *layout, int64_t id, const char *target, struct lm_err *err) MUST_CHECK;
 /* Points the link at target, unless it does already. */
 int lm_layout_relink(struct lm_layout *layout, int64_t id, const char *target, struct lm_err *err) MUST_CHECK;
+/* The same for a second link, `lean`, which only mounts use that are made after this: it is not synced. */
+int lm_layout_relink_lean(struct lm_layout *layout, int64_t id, const char *target, struct lm_err *err) MUST_CHECK;
 
 /* Of an ordinary snapshot's fs; -ENOTDIR for a link. */
 int lm_layout_root_attributes(

@@ -56,11 +56,13 @@ static int bind_mount(
 	return r < 0 ? r : add_option(mount, "", "rbind", err);
 }
 
-static int add_lower(const char *prefix, const struct lm_snapshot *snapshot, struct lm_mount *mount, struct lm_err *err)
+static int add_lower(
+	const char *prefix, const struct lm_snapshot *snapshot, bool lean, struct lm_mount *mount, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf lower = LM_BUF(LOWERDIR_MAX);
 	for (const struct lm_snapshot *at = snapshot->parent; at; at = at->parent) {
-		int r = lm_buf_printf(&lower, "%s%s/%" PRId64 "/fs", lower.len ? ":" : "", prefix, at->id);
+		int r = lm_buf_printf(&lower, "%s%s/%" PRId64 "/%s", lower.len ? ":" : "", prefix, at->id,
+			lean && at->layer_path ? "lean" : "fs");
 		if (r < 0)
 			return lm_err_sys(err, r, "list of lower directories");
 	}
@@ -87,7 +89,7 @@ static int add_id_maps(const struct lm_snapshot *snapshot, struct lm_mount *moun
 }
 
 static int overlay_mount(const char *prefix, const struct lm_mount_options *options, const struct lm_snapshot *snapshot,
-	struct lm_mount *mount, struct lm_err *err)
+	bool lean, struct lm_mount *mount, struct lm_err *err)
 {
 	mount->type = "overlay";
 	mount->source = strdup("overlay");
@@ -102,11 +104,11 @@ static int overlay_mount(const char *prefix, const struct lm_mount_options *opti
 		r = add_id_maps(snapshot, mount, err);
 	if (r == 0 && snapshot->kind == LM_ACTIVE)
 		r = add_upper(prefix, snapshot, mount, err);
-	return r < 0 ? r : add_lower(prefix, snapshot, mount, err);
+	return r < 0 ? r : add_lower(prefix, snapshot, lean, mount, err);
 }
 
 int lm_overlay_mount(const char *prefix, const struct lm_mount_options *options, const struct lm_snapshot *snapshot,
-	struct lm_mount *ret, struct lm_err *err)
+	bool lean, struct lm_mount *ret, struct lm_err *err)
 {
 	if (snapshot->kind == LM_COMMITTED)
 		return lm_err_set(err, -EINVAL, "a committed snapshot has no mounts");
@@ -117,7 +119,7 @@ int lm_overlay_mount(const char *prefix, const struct lm_mount_options *options,
 	else if (snapshot->kind == LM_VIEW && !snapshot->parent->parent)
 		r = bind_mount(prefix, snapshot->parent, false, &mount, err);
 	else
-		r = overlay_mount(prefix, options, snapshot, &mount, err);
+		r = overlay_mount(prefix, options, snapshot, lean, &mount, err);
 	if (r < 0)
 		return r;
 	*ret = mount;

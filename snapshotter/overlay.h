@@ -37,8 +37,11 @@ struct lm_mount {
 
 void lm_mount_done(struct lm_mount *mount);
 
-/* prefix: the directory of all snapshots. -EINVAL for a committed snapshot, -ENOMEM. */
+/*
+ * prefix: the directory of all snapshots. lean: every remote layer of an overlay has its lean link (layout.h), and is
+ * taken from there. -EINVAL for a committed snapshot, -ENOMEM.
+ */
 int lm_overlay_mount(const char *prefix, const struct lm_mount_options *options, const struct lm_snapshot *snapshot,
-	struct lm_mount *ret, struct lm_err *err) MUST_CHECK;
+	bool lean, struct lm_mount *ret, struct lm_err *err) MUST_CHECK;
 
 #endif

@@ -26,7 +26,7 @@ struct known {
 	bool asking; /* some thread is asking */
 	unsigned pins;
 	int64_t answered_ms;
-	char *path, *note, *reason;
+	char *path, *lean, *note, *reason;
 };
 
 struct lm_policy {
@@ -133,6 +133,7 @@ static void entry_free(void *p)
 	if (!entry)
 		return;
 	free(entry->path);
+	free(entry->lean);
 	free(entry->note);
 	free(entry->reason);
 	free(entry);
@@ -210,9 +211,11 @@ static bool is_fresh(const struct known *entry, const struct freshness *fresh)
 static void set_answer(struct known *entry, enum state state, const char *path, const char *note, const char *reason)
 {
 	free(entry->path);
+	free(entry->lean);
 	free(entry->note);
 	free(entry->reason);
 	entry->path = path ? strdup(path) : NULL;
+	entry->lean = NULL;
 	entry->note = note && *note ? lm_str_printf("%.*s", REASON_MAX, note) : NULL;
 	entry->reason = reason && *reason ? lm_str_printf("%.*s", REASON_MAX, reason) : NULL;
 	entry->state = state == SERVED && !entry->path ? UNAVAILABLE : state;
@@ -222,9 +225,14 @@ static void set_answer(struct known *entry, enum state state, const char *path, 
 
 /* Asking. */
 
+static bool is_usable(const char *path)
+{
+	return path[0] == '/' && strlen(path) < PATH_MAX;
+}
+
+/* lock held */
 static void take_answer(struct known *entry, const Lamella__Fetcher__V1__LayerAnswer *answer)
 {
-	bool path_usable = answer->path[0] == '/' && strlen(answer->path) < PATH_MAX;
 	if (strcmp(answer->digest, entry->digest) != 0) {
 		set_answer(entry, UNAVAILABLE, NULL, NULL, "the fetcher answered for another layer");
 		return;
@@ -232,12 +240,14 @@ static void take_answer(struct known *entry, const Lamella__Fetcher__V1__LayerAn
 	switch (answer->state) {
 	case LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_FAITHFUL:
 	case LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_LOSSY:
-		if (!path_usable)
+		if (!is_usable(answer->path))
 			set_answer(entry, UNAVAILABLE, NULL, NULL, "the fetcher named no usable path");
 		else if (answer->state == LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_FAITHFUL)
 			set_answer(entry, SERVED, answer->path, NULL, NULL);
 		else
 			set_answer(entry, SERVED, answer->path, *answer->reason ? answer->reason : "lossy", NULL);
+		if (entry->state == SERVED && is_usable(answer->lean_path))
+			entry->lean = strdup(answer->lean_path); /* if memory is short, the other one will do */
 		break;
 	case LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_ABSENT:
 		set_answer(entry, ABSENT, NULL, NULL, *answer->reason ? answer->reason : "in no configured repository");
@@ -371,6 +381,7 @@ static int read_answer(const struct known *entry, struct lm_layer *ret, struct l
 		return lm_err_set(err, -EAGAIN, "%s: the fetcher does not answer in time", entry->digest);
 	if (entry->state == SERVED) {
 		ret->path = strdup(entry->path);
+		ret->lean = entry->lean ? strdup(entry->lean) : NULL;
 		ret->note = entry->note ? strdup(entry->note) : NULL;
 		return ret->path && (ret->note || !entry->note) ? 0 : lm_err_oom(err);
 	}
@@ -404,6 +415,7 @@ static int resolve(struct lm_policy *policy, const struct digests *digests, size
 void lm_layer_done(struct lm_layer *layer)
 {
 	free(layer->path);
+	free(layer->lean);
 	free(layer->note);
 	*layer = (struct lm_layer){0};
 }

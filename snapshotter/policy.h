@@ -42,6 +42,8 @@ const char *lm_policy_wanted(const struct lm_labels *labels);
 
 struct lm_layer {
 	char *path; /* of the directory to use */
+	char *lean; /* the same by a mount on which nobody asks for attributes, for overlays all of whose layers have
+		       one; or NULL */
 	char *note; /* what the publisher lost; NULL for a faithful layer */
 };
 void lm_layer_done(struct lm_layer *layer);

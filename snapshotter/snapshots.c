@@ -189,10 +189,33 @@ static int follow_moves(
 	return 0;
 }
 
-/* Everything below must be served before a mount of it is handed out: a container that only gets EIO is worse than
- * none. */
-static int check_served(struct lm_snapshots *s, const struct lm_snapshot *top, unsigned timeout_ms, struct lm_err *err)
+static bool all_lean(const struct remote_layers *layers)
 {
+	for (size_t i = 0; i < layers->count; i++)
+		if (!layers->found[i].lean)
+			return false;
+	return true;
+}
+
+static int link_lean(
+	struct lm_snapshots *s, const struct lm_snapshot *top, const struct remote_layers *layers, struct lm_err *err)
+{
+	int r = 0;
+	for (const struct lm_snapshot *at = top; at && r == 0; at = at->parent)
+		if (at->layer_digest)
+			r = lm_layout_relink_lean(
+				s->layout, at->id, layers->found[index_of(layers, at->layer_digest)].lean, err);
+	return r;
+}
+
+/*
+ * Everything below must be served before a mount of it is handed out: a container that only gets EIO is worse than
+ * none. *ret_lean: each remote layer has its lean link now.
+ */
+static int check_served(
+	struct lm_snapshots *s, const struct lm_snapshot *top, unsigned timeout_ms, bool *ret_lean, struct lm_err *err)
+{
+	*ret_lean = false;
 	CLEANUP(remote_layers_freep) struct remote_layers *layers = calloc(1, sizeof(*layers));
 	if (!layers)
 		return lm_err_oom(err);
@@ -201,8 +224,11 @@ static int check_served(struct lm_snapshots *s, const struct lm_snapshot *top, u
 		return r;
 	struct lm_err reason = LM_ERR_INIT;
 	r = lm_policy_check(s->policy, layers->digests, layers->count, timeout_ms, layers->found, &reason);
-	if (r == 0)
-		return follow_moves(s, top, layers, err);
+	if (r == 0) {
+		*ret_lean = all_lean(layers);
+		r = follow_moves(s, top, layers, err);
+		return r == 0 && *ret_lean ? link_lean(s, top, layers, err) : r;
+	}
 	count(s, LM_COUNT_STARTS_REFUSED);
 	lm_log(LM_LOG_WARN, "mount refused", LM_KV("snapshot", "%s", top->key),
 		LM_KV("reason", "%s", lm_err_text(&reason)));
@@ -217,8 +243,9 @@ int lm_snapshots_mount(struct lm_snapshots *s, const char *plugin, const char *k
 		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", key);
 	if (snapshot->kind == LM_COMMITTED)
 		return lm_err_set(err, -EBUSY, "snapshot %s is committed", key);
-	int r = check_served(s, snapshot->parent, timeout_ms, err);
-	return r < 0 ? r : lm_overlay_mount(lm_layout_prefix(s->layout), &s->mount_options, snapshot, ret, err);
+	bool lean;
+	int r = check_served(s, snapshot->parent, timeout_ms, &lean, err);
+	return r < 0 ? r : lm_overlay_mount(lm_layout_prefix(s->layout), &s->mount_options, snapshot, lean, ret, err);
 }
 
 /* Making: an id, a directory for it, a record. */
@@ -279,7 +306,7 @@ static int root_attributes(struct lm_snapshots *s, const struct lm_snapshot *par
 }
 
 static int make_ordinary(struct lm_snapshots *s, const struct lm_make_request *request,
-	const struct lm_snapshot *parent, struct lm_mount *ret, struct lm_err *err)
+	const struct lm_snapshot *parent, bool lean, struct lm_mount *ret, struct lm_err *err)
 {
 	struct lm_root_attributes attributes;
 	CLEANUP(making_done) struct making making = {0};
@@ -294,7 +321,7 @@ static int make_ordinary(struct lm_snapshots *s, const struct lm_make_request *r
 	CLEANUP(lm_mount_done) struct lm_mount mount = {0};
 	struct lm_snapshot preview = {
 		.id = making.id, .kind = request->kind, .parent = parent, .labels = *request->labels};
-	r = lm_overlay_mount(lm_layout_prefix(s->layout), &s->mount_options, &preview, &mount, err);
+	r = lm_overlay_mount(lm_layout_prefix(s->layout), &s->mount_options, &preview, lean, &mount, err);
 	if (r < 0)
 		return r;
 	struct lm_store_new new = {.id = making.id,
@@ -468,9 +495,10 @@ int lm_snapshots_make(struct lm_snapshots *s, struct lm_make_request *request, s
 	const char *ref = request->kind == LM_ACTIVE ? lm_labels_get(request->labels, LM_LABEL_REF) : NULL;
 	if (ref && *ref)
 		r = offer_layer(s, request, ref, ret_provided, err);
+	bool lean = false;
 	if (r == 0)
-		r = check_served(s, parent, request->timeout_ms, err);
-	return r < 0 ? r : make_ordinary(s, request, parent, ret, err);
+		r = check_served(s, parent, request->timeout_ms, &lean, err);
+	return r < 0 ? r : make_ordinary(s, request, parent, lean, ret, err);
 }
 
 /* The rest. */

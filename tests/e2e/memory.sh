@@ -22,7 +22,7 @@ ROUNDS=5
 [ -z "$LM_ALL" ] || ROUNDS=20
 IDLE_S=4
 WAKEUPS_PER_S=4
-IDLE_US_PER_S=1000 # a thousandth of a core
+IDLE_US_PER_S=250 # a four-thousandth of a core
 [ -z "${LM_SANITIZED:-}" ] || ROUNDS=3 # for leaks; sizes mean nothing there
 
 workers() { pgrep -x lamella-fetcher; }

@@ -1,11 +1,11 @@
 /*
  * control: asks lamella-fetcher's control service.
  *
- *   control SOCKET status | update [NAME] | resolve DIGEST...
+ *   control SOCKET status | update [NAME] | resolve DIGEST... | lean DIGEST...
  *
  * Prints a line per repository (`NAME MOUNTPOINT REVISION online|offline files=N catalogs=N bytes=N requests=N
- * [fixed=WHAT]`) or per layer (`DIGEST STATE PATH REASON`, "-" for what is empty). Exit code: 0, 1 when the call failed
- * (said).
+ * [fixed=WHAT]`) or per layer (`DIGEST STATE PATH REASON`, "-" for what is empty; of lean only the lean path). Exit
+ * code: 0, 1 when the call failed (said).
  */
 #include "base/macros.h"
 #include "lamella/fetcher.pb-c.h"
@@ -44,6 +44,12 @@ static void print_layers(const Lamella__Fetcher__V1__ResolveResponse *response)
 	}
 }
 
+static void print_lean_paths(const Lamella__Fetcher__V1__ResolveResponse *response)
+{
+	for (size_t i = 0; i < response->n_layers; i++)
+		puts(or_dash(response->layers[i]->lean_path));
+}
+
 static ProtobufCMessage *call(struct lm_rpc_client *client, const char *path, const ProtobufCMessage *request,
 	const ProtobufCMessageDescriptor *response)
 {
@@ -78,7 +84,8 @@ static ProtobufCMessage *do_update(struct lm_rpc_client *client, char *name)
 	return message;
 }
 
-static ProtobufCMessage *do_resolve(struct lm_rpc_client *client, char **digests, size_t count)
+static ProtobufCMessage *do_resolve(struct lm_rpc_client *client, char **digests, size_t count,
+	void (*print)(const Lamella__Fetcher__V1__ResolveResponse *response))
 {
 	Lamella__Fetcher__V1__ResolveRequest request = LAMELLA__FETCHER__V1__RESOLVE_REQUEST__INIT;
 	CLEANUP(lm_freep) Lamella__Fetcher__V1__LayerQuery *queries = calloc(count + 1, sizeof(*queries));
@@ -95,7 +102,7 @@ static ProtobufCMessage *do_resolve(struct lm_rpc_client *client, char **digests
 	ProtobufCMessage *message =
 		call(client, SERVICE "Resolve", &request.base, &lamella__fetcher__v1__resolve_response__descriptor);
 	if (message)
-		print_layers((const void *)message);
+		print((const void *)message);
 	return message;
 }
 
@@ -114,9 +121,11 @@ int main(int argc, char **argv)
 	} else if (strcmp(verb, "update") == 0) {
 		response = do_update(client, argc > 3 ? argv[3] : NULL);
 	} else if (strcmp(verb, "resolve") == 0) {
-		response = do_resolve(client, argv + 3, (size_t)argc - 3);
+		response = do_resolve(client, argv + 3, (size_t)argc - 3, print_layers);
+	} else if (strcmp(verb, "lean") == 0) {
+		response = do_resolve(client, argv + 3, (size_t)argc - 3, print_lean_paths);
 	} else {
-		fprintf(stderr, "usage: control SOCKET status | update [NAME] | resolve DIGEST...\n");
+		fprintf(stderr, "usage: control SOCKET status | update [NAME] | resolve DIGEST... | lean DIGEST...\n");
 		return 2;
 	}
 	if (!response)

@@ -11,10 +11,10 @@
 static const struct lm_mount_options plain = {0};
 
 /* "type source option option ..." */
-static char *mount_text(const struct lm_mount_options *options, const struct lm_snapshot *snapshot)
+static char *mount_text(const struct lm_mount_options *options, const struct lm_snapshot *snapshot, bool lean)
 {
 	struct lm_mount mount = {0};
-	assert_int_equal(lm_overlay_mount("/r/snapshots", options, snapshot, &mount, NULL), 0);
+	assert_int_equal(lm_overlay_mount("/r/snapshots", options, snapshot, lean, &mount, NULL), 0);
 	char *text = NULL;
 	assert_true(asprintf(&text, "%s %s", mount.type, mount.source) > 0);
 	for (size_t i = 0; i < mount.n_options; i++) {
@@ -27,11 +27,12 @@ static char *mount_text(const struct lm_mount_options *options, const struct lm_
 	return text;
 }
 
-#define EXPECT(options, snapshot, text)                                       \
-	do {                                                                  \
-		CLEANUP(lm_freep) char *got_ = mount_text(options, snapshot); \
-		assert_string_equal(got_, text);                              \
+#define EXPECT_OF(options, snapshot, lean, text)                                    \
+	do {                                                                        \
+		CLEANUP(lm_freep) char *got_ = mount_text(options, snapshot, lean); \
+		assert_string_equal(got_, text);                                    \
 	} while (0)
+#define EXPECT(options, snapshot, text) EXPECT_OF(options, snapshot, false, text)
 
 static void shapes(void **state)
 {
@@ -53,7 +54,20 @@ static void shapes(void **state)
 	EXPECT(&plain, &s, "bind /r/snapshots/9/fs ro rbind");
 	struct lm_mount mount = {0};
 	s.kind = LM_COMMITTED;
-	assert_int_equal(lm_overlay_mount("/r", &plain, &s, &mount, NULL), -EINVAL);
+	assert_int_equal(lm_overlay_mount("/r", &plain, &s, false, &mount, NULL), -EINVAL);
+}
+
+/* Only what is served remotely has a second link, and only overlays take it. */
+static void lean(void **state)
+{
+	struct lm_snapshot one = {.id = 1, .kind = LM_COMMITTED, .layer_path = (char *)"/m"},
+			   two = {.id = 2, .kind = LM_COMMITTED, .parent = &one},
+			   three = {.id = 3, .kind = LM_COMMITTED, .parent = &two, .layer_path = (char *)"/n"};
+	struct lm_snapshot s = {.id = 9, .kind = LM_VIEW, .parent = &three};
+	EXPECT_OF(
+		&plain, &s, true, "overlay overlay lowerdir=/r/snapshots/3/lean:/r/snapshots/2/fs:/r/snapshots/1/lean");
+	s.parent = &one;
+	EXPECT_OF(&plain, &s, true, "bind /r/snapshots/1/fs ro rbind");
 }
 
 static void options(void **state)
@@ -81,7 +95,7 @@ static void many_layers(void **state)
 		layers[i] =
 			(struct lm_snapshot){.id = i + 1, .kind = LM_COMMITTED, .parent = i ? &layers[i - 1] : NULL};
 	struct lm_snapshot s = {.id = 500, .kind = LM_ACTIVE, .parent = &layers[127]};
-	CLEANUP(lm_freep) char *text = mount_text(&plain, &s);
+	CLEANUP(lm_freep) char *text = mount_text(&plain, &s, false);
 	const char *lower = strstr(text, "lowerdir=/r/snapshots/128/fs:/r/snapshots/127/fs:");
 	assert_non_null(lower);
 	assert_string_equal(text + strlen(text) - strlen(":/r/snapshots/1/fs"), ":/r/snapshots/1/fs");
@@ -93,7 +107,7 @@ static void many_layers(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(shapes), cmocka_unit_test(options), cmocka_unit_test(many_layers)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(shapes), cmocka_unit_test(lean), cmocka_unit_test(options),
+		cmocka_unit_test(many_layers)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
