@@ -70,9 +70,10 @@ enum { FORM = 1 };
 static int describe(const struct lm_image *image, size_t index, struct lm_buf *ret)
 {
 	const struct lm_layer *layer = &image->layers[index];
-	int r = lm_buf_printf(ret, "form %d, split %u %u %u, chunks %d %d\n%s\n%s\n%s\n", FORM, lm_layer_limits.whole,
-		lm_layer_limits.least, lm_layer_limits.joined, LM_CHUNK_SIZE, LM_CHUNKED_ABOVE,
-		lm_layer_path(layer->digest).s, layer->digest, layer->diff_id);
+	int r = lm_buf_printf(ret, "form %d, split %u %u %u, chunks %d %d %d\n%s\n%s\n%s\n", FORM,
+		lm_layer_limits.whole, lm_layer_limits.least, lm_layer_limits.joined, LM_CHUNK_SIZE,
+		LM_CHUNK_SIZE_DATABASE, LM_CHUNKED_ABOVE, lm_layer_path(layer->digest).s, layer->digest,
+		layer->diff_id);
 	for (size_t i = 0; i < index && r == 0; i++)
 		r = lm_buf_printf(ret, "%s\n", image->layers[i].digest);
 	return r;

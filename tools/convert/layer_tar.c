@@ -3,11 +3,21 @@
 #include "convert/inflate.h"
 #include "convert/stargz.h"
 
-/* Reads exactly the piece out of the entry's content, whose size the reader vouches for. */
-static int fill_piece(struct lm_tar *tar, struct lm_packing_piece *piece, struct lm_err *err)
+#include <string.h>
+
+static const char sqlite_magic[] = "SQLite format 3"; /* with its NUL: https://www.sqlite.org/fileformat.html, 1.3.1 */
+
+/* An entry's content, whose size the reader vouches for; the beginning of a big one is looked at in advance. */
+struct content {
+	struct lm_tar *tar;
+	uint8_t head[sizeof(sqlite_magic)];
+	size_t head_len; /* not given out yet */
+};
+
+static int read_exactly(struct lm_tar *tar, uint8_t *ret, size_t len, struct lm_err *err)
 {
-	for (size_t done = 0; done < piece->len;) {
-		ssize_t n = lm_tar_read(tar, piece->data + done, piece->len - done, err);
+	for (size_t done = 0; done < len;) {
+		ssize_t n = lm_tar_read(tar, ret + done, len - done, err);
 		if (n < 0)
 			return (int)n;
 		if (n == 0)
@@ -17,14 +27,17 @@ static int fill_piece(struct lm_tar *tar, struct lm_packing_piece *piece, struct
 	return 0;
 }
 
-static int store_piece(struct lm_tar *tar, struct lm_packing *packing, size_t len, enum lm_object_kind kind,
+static int store_piece(struct content *content, struct lm_packing *packing, size_t len, enum lm_object_kind kind,
 	struct lm_hash *ret_hash, struct lm_err *err)
 {
 	struct lm_packing_piece *piece = NULL;
 	int r = lm_packing_piece(packing, len, &piece, err);
 	if (r < 0)
 		return r;
-	r = fill_piece(tar, piece, err);
+	size_t head_len = content->head_len; /* a first piece is longer */
+	memcpy(piece->data, content->head, head_len);
+	content->head_len = 0;
+	r = read_exactly(content->tar, piece->data + head_len, len - head_len, err);
 	if (r < 0)
 		lm_packing_drop(packing, piece);
 	else
@@ -35,18 +48,21 @@ static int store_piece(struct lm_tar *tar, struct lm_packing *packing, size_t le
 static int store_file(struct lm_tar *tar, struct lm_layer_tree *tree, struct lm_layer_inode *file,
 	struct lm_packing *packing, struct lm_err *err)
 {
+	struct content content = {.tar = tar};
 	if (file->size <= LM_CHUNKED_ABOVE)
-		return store_piece(tar, packing, (size_t)file->size, LM_OBJECT_FILE, &file->hash, err);
-	for (uint64_t offset = 0; offset < file->size; offset += LM_CHUNK_SIZE) {
+		return store_piece(&content, packing, (size_t)file->size, LM_OBJECT_FILE, &file->hash, err);
+	int r = read_exactly(tar, content.head, sizeof(content.head), err);
+	content.head_len = sizeof(content.head);
+	bool database = r == 0 && memcmp(content.head, sqlite_magic, sizeof(sqlite_magic)) == 0;
+	uint64_t chunk_size = database ? LM_CHUNK_SIZE_DATABASE : LM_CHUNK_SIZE;
+	for (uint64_t offset = 0; offset < file->size && r == 0; offset += chunk_size) {
 		struct lm_chunk *chunk = NULL;
-		uint64_t len = LM_MIN((uint64_t)LM_CHUNK_SIZE, file->size - offset);
-		int r = lm_layer_tree_add_chunk(tree, file, offset, len, &chunk, err);
+		uint64_t len = LM_MIN(chunk_size, file->size - offset);
+		r = lm_layer_tree_add_chunk(tree, file, offset, len, &chunk, err);
 		if (r == 0)
-			r = store_piece(tar, packing, (size_t)len, LM_OBJECT_CHUNK, &chunk->hash, err);
-		if (r < 0)
-			return r;
+			r = store_piece(&content, packing, (size_t)len, LM_OBJECT_CHUNK, &chunk->hash, err);
 	}
-	return 0;
+	return r;
 }
 
 /* files: counts them as they come. */

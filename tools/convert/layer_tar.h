@@ -10,8 +10,9 @@
 /*
  * Files of more than LM_CHUNKED_ABOVE bytes are cut into chunks of LM_CHUNK_SIZE. Jobs read a few percent of big files,
  * so chunks are small; smaller ones would cost clients that fetch them one after another too many round trips.
+ * Databases of SQLite are read a page here and a page there, whatever their size: theirs are of LM_CHUNK_SIZE_DATABASE.
  */
-enum { LM_CHUNK_SIZE = 256 << 10, LM_CHUNKED_ABOVE = 512 << 10 };
+enum { LM_CHUNK_SIZE = 256 << 10, LM_CHUNK_SIZE_DATABASE = 32 << 10, LM_CHUNKED_ABOVE = 512 << 10 };
 
 /*
  * Reads the stream to its end. packing NULL: content is read and dropped. When this returns 0 all content is stored and

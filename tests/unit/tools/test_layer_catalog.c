@@ -152,6 +152,22 @@ static struct lm_row row_at(struct fixture *f, const char *path)
 	return row;
 }
 
+/* Of a file of LM_CHUNKED_ABOVE + 100 bytes. */
+static void expect_chunks(struct fixture *f, const char *path, size_t size)
+{
+	CLEANUP(lm_row_done) struct lm_row row = row_at(f, path);
+	CLEANUP(lm_freep) struct lm_chunk *chunks = NULL;
+	size_t count;
+	assert_false(row.hash.set);
+	assert_int_equal(lm_catalog_chunks(f->catalog, &row, 0, UINT64_MAX, &chunks, &count, &f->err), 0);
+	assert_int_equal(count, LM_CHUNKED_ABOVE / size + 1);
+	for (size_t i = 0; i < count; i++) {
+		assert_int_equal(chunks[i].offset, i * size);
+		assert_int_equal(chunks[i].size, i + 1 < count ? size : 100);
+		assert_int_equal(chunks[i].hash.algo, LM_HASH_SHAKE128);
+	}
+}
+
 static void test_rows(void **state)
 {
 	struct fixture *f = *state;
@@ -162,6 +178,10 @@ static void test_rows(void **state)
 	tm_extension(&f->tar, 'x', &pax);
 	tm_file(&f->tar, (struct tm_header){.name = "a/file", .mode = 04755, .uid = 1, .gid = 2}, "hello", 5);
 	tm_file(&f->tar, (struct tm_header){.name = "a/big"}, big, LM_CHUNKED_ABOVE + 100);
+	memcpy(big, "SQLite format 3", 16);
+	tm_file(&f->tar, (struct tm_header){.name = "a/database"}, big, LM_CHUNKED_ABOVE + 100);
+	big[15] = ' ';
+	tm_file(&f->tar, (struct tm_header){.name = "a/no-database"}, big, LM_CHUNKED_ABOVE + 100);
 	tm_block(&f->tar, (struct tm_header){.name = "link", .type = '2', .link = "\xff/x"});
 	tm_block(&f->tar, (struct tm_header){.name = "dev", .type = '3', .major = 10, .minor = 300});
 	tm_block(&f->tar, (struct tm_header){.name = "fifo", .type = '6'});
@@ -181,15 +201,9 @@ static void test_rows(void **state)
 	struct lm_xattr x;
 	assert_int_equal(lm_xattr_find(file.xattr, file.xattr_len, "user.k", &x), 0);
 
-	CLEANUP(lm_row_done) struct lm_row chunked = row_at(f, LAYER "/a/big");
-	struct lm_chunk *chunks = NULL;
-	size_t count;
-	assert_false(chunked.hash.set);
-	assert_int_equal(lm_catalog_chunks(f->catalog, &chunked, 0, UINT64_MAX, &chunks, &count, &f->err), 0);
-	assert_int_equal(count, 3);
-	assert_int_equal(chunks[2].offset + chunks[2].size, LM_CHUNKED_ABOVE + 100);
-	assert_int_equal(chunks[2].hash.algo, LM_HASH_SHAKE128);
-	free(chunks);
+	expect_chunks(f, LAYER "/a/big", LM_CHUNK_SIZE);
+	expect_chunks(f, LAYER "/a/database", LM_CHUNK_SIZE_DATABASE);
+	expect_chunks(f, LAYER "/a/no-database", LM_CHUNK_SIZE);
 
 	CLEANUP(lm_row_done) struct lm_row link = row_at(f, LAYER "/link");
 	assert_string_equal(link.symlink, "\xff/x");
@@ -212,9 +226,9 @@ static void test_rows(void **state)
 	assert_int_equal(marker.size, 0);
 	CLEANUP(lm_row_done) struct lm_row extra = row_at(f, MOUNTPOINT "/.metadata/x");
 	assert_int_equal(extra.size, 3);
-	assert_int_equal(f->counters.regular, 4);
+	assert_int_equal(f->counters.regular, 6);
 	assert_int_equal(f->counters.special, 3);
-	assert_int_equal(f->counters.chunked, 1);
+	assert_int_equal(f->counters.chunked, 3);
 	assert_int_equal(f->losses.len, 0);
 }
 
