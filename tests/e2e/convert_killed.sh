@@ -8,7 +8,7 @@
 need docker-registry skopeo jq python3 tar setfattr
 need_root
 need_built "$ALONE" "$LAMELLA"
-IMAGE=edge KILLS=3
+IMAGE=edge KILLS=6
 [ -z "$LM_ALL" ] || IMAGE=analysis KILLS=30
 need_image tiny "$IMAGE"
 isolate convert_killed

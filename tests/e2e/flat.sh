@@ -2,6 +2,7 @@
 # Flat trees, public links, one name for all machines, `lamella images` and `lamella rm`: the tree is what a container sees,
 # a program runs in it, stock's check of the repository is content, and what is removed is gone when its time has come.
 # time limit: 300 s
+# also sanitized
 # Programs for other shells are in single quotes.
 # shellcheck disable=SC2016
 # shellcheck source=tests/e2e/lib.sh

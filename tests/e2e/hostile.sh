@@ -3,6 +3,7 @@
 # in bounded time, and wrong content is never seen; when the fault ends everything can be read at once. With a second server
 # or proxy that is well there is no error at all. Manifests that are wrong, forged, old or cut leave the newest root as it is.
 # time limit: 600 s
+# also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 need_root

@@ -2,6 +2,7 @@
 # Registries with faults (registry_faults.py): what may pass is waited for and asked again, what broke is gone on with
 # where it broke, all else ends in bounded time with a reason and leaves the repository as it was.
 # time limit: 600 s
+# also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 need jq python3 tar

@@ -2,6 +2,7 @@
 # The snapshotter is killed at any moment of pull, create, run and remove, and started again: running containers do not
 # notice, containerd goes on, and nothing is lost or left over. Then the same with containerd itself.
 # time limit: 600 s
+# also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 need_containers
