@@ -8,6 +8,7 @@
 #include "fetcher/mountpoint.h"
 #include "fetcher/read.h"
 #include "fetcher/session.h"
+#include "fetcher/trim.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -364,6 +365,7 @@ static void submit(struct lm_op op)
 	op.request = lm_session_request();
 	op.begin_ns = lm_now_ns();
 	count(&op.fuse->counters[op.kind].received, 1);
+	lm_trim_soon(op.fuse->config.fetch);
 	int r = op.run(&op, &need, &err);
 	if (r == LM_NEED)
 		park(&op, &need);

@@ -7,16 +7,17 @@
 #include "base/str.h"
 #include "fetcher/metrics.h"
 #include "fetcher/status.h"
+#include "net/answer.h"
 #include "rpc/json.h"
 
 #include <libgen.h>
-#include <microhttpd.h>
 #include <string.h>
 
 typedef Lamella__Fetcher__V1__StatusResponse StatusResponse;
 typedef Lamella__Fetcher__V1__Health Health;
 
 enum { CONNECTION_MEMORY = 16 << 10 };
+static const struct lm_answer_header no_header;
 
 struct lm_web {
 	const struct lm_control_config *status;
@@ -66,34 +67,6 @@ static const struct page *page_at(const char *url)
 	return NULL;
 }
 
-/* Takes the body's memory. */
-static enum MHD_Result answer(
-	struct MHD_Connection *connection, unsigned code, const char *type, struct lm_buf *body, const char *allow)
-{
-	size_t len;
-	void *data = lm_buf_steal(body, &len);
-	struct MHD_Response *response = data ? MHD_create_response_from_buffer(len, data, MHD_RESPMEM_MUST_FREE) : NULL;
-	if (!response) {
-		free(data);
-		return MHD_NO; /* out of memory: the connection ends */
-	}
-	MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
-	MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
-	if (allow)
-		MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, allow);
-	enum MHD_Result r = MHD_queue_response(connection, code, response);
-	MHD_destroy_response(response);
-	return r;
-}
-
-static enum MHD_Result answer_plain(struct MHD_Connection *connection, unsigned code)
-{
-	CLEANUP(lm_buf_done) struct lm_buf body = LM_BUF(256);
-	if (lm_buf_printf(&body, "%u %s\n", code, MHD_get_reason_phrase_for(code)) < 0)
-		return MHD_NO;
-	return answer(connection, code, "text/plain", &body, code == MHD_HTTP_METHOD_NOT_ALLOWED ? "GET, HEAD" : NULL);
-}
-
 /* Called for a request's head, for each part of its body, and once more at its end: that is when it is answered. */
 static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, const char *url, const char *method,
 	const char *version, const char *upload, size_t *upload_len, void **context)
@@ -106,16 +79,17 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
 		return MHD_YES;
 	}
 	if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0)
-		return answer_plain(connection, MHD_HTTP_METHOD_NOT_ALLOWED);
+		return lm_answer_plain(connection, MHD_HTTP_METHOD_NOT_ALLOWED,
+			(struct lm_answer_header){MHD_HTTP_HEADER_ALLOW, "GET, HEAD"});
 	const struct page *page = page_at(url);
 	if (!page)
-		return answer_plain(connection, MHD_HTTP_NOT_FOUND);
+		return lm_answer_plain(connection, MHD_HTTP_NOT_FOUND, no_header);
 	CLEANUP(lm_status_freep) StatusResponse *status = lm_status_new(web->status, page->fill == status_page);
 	CLEANUP(lm_buf_done) struct lm_buf body = LM_BUF(LM_METRICS_MAX);
 	unsigned code = MHD_HTTP_OK;
 	if (!status || page->fill(status, &body, &code) < 0)
-		return answer_plain(connection, MHD_HTTP_INTERNAL_SERVER_ERROR);
-	return answer(connection, code, page->type, &body, NULL);
+		return lm_answer_plain(connection, MHD_HTTP_INTERNAL_SERVER_ERROR, no_header);
+	return lm_answer(connection, code, page->type, &body, no_header);
 }
 
 static int start(struct lm_web *web, int fd, struct MHD_Daemon **ret, struct lm_err *err)

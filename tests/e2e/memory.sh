@@ -22,7 +22,7 @@ ROUNDS=5
 [ -z "$LM_ALL" ] || ROUNDS=20
 IDLE_S=4
 WAKEUPS_PER_S=4
-IDLE_US_PER_S=250 # a four-thousandth of a core
+IDLE_US_PER_S=500 # a two-thousandth of a core
 [ -z "${LM_SANITIZED:-}" ] || ROUNDS=3 # for leaks; sizes mean nothing there
 
 workers() { pgrep -x lamella-fetcher; }
@@ -53,11 +53,11 @@ small() { # WHAT
 	[ -n "${LM_SANITIZED:-}" ] || [ "$kib" -le $RSS_MAX_KIB ] || fail "$1: $kib KiB"
 	say "  $1: $kib KiB"
 }
-settled() { # nothing is read ahead any more: twice the same
+settled() { # nothing is read ahead any more, and what was left free is given back: 2.5 s without work
 	local before
 	before=$(work_done)
-	sleep 0.5
-	[ $(($(work_done) - before)) -le $WAKEUPS_PER_S ]
+	sleep 2.5
+	[ $(($(work_done) - before)) -le $((3 * WAKEUPS_PER_S)) ]
 }
 settle() { wait_for 20 "rest" settled; }
 

@@ -5,13 +5,13 @@
 #include "base/listen.h"
 #include "base/str.h"
 #include "common.h"
+#include "net/answer.h"
 #include "oci/digest.h"
 #include "oci/secret.h"
 #include "sync/events.h"
 #include "sync/metrics.h"
 
 #include <jansson.h>
-#include <microhttpd.h>
 #include <netdb.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 
 enum { CONNECTION_MEMORY = 32 << 10 };
+static const struct lm_answer_header no_header;
 
 struct lm_sync_web {
 	struct lm_syncer *syncer;
@@ -95,37 +96,6 @@ static bool spend(struct lm_sync_web *web)
 	return true;
 }
 
-/* --- answers --- */
-
-/* Takes the body's memory. */
-static enum MHD_Result answer(struct MHD_Connection *connection, unsigned code, const char *type, struct lm_buf *body,
-	const char *header, const char *value)
-{
-	size_t len;
-	void *data = lm_buf_steal(body, &len);
-	struct MHD_Response *response = data ? MHD_create_response_from_buffer(len, data, MHD_RESPMEM_MUST_FREE) : NULL;
-	if (!response) {
-		free(data);
-		return MHD_NO; /* out of memory: the connection ends */
-	}
-	MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
-	MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
-	if (header)
-		MHD_add_response_header(response, header, value);
-	enum MHD_Result r = MHD_queue_response(connection, code, response);
-	MHD_destroy_response(response);
-	return r;
-}
-
-static enum MHD_Result answer_plain(
-	struct MHD_Connection *connection, unsigned code, const char *header, const char *value)
-{
-	CLEANUP(lm_buf_done) struct lm_buf body = LM_BUF(256);
-	if (lm_buf_printf(&body, "%u %s\n", code, MHD_get_reason_phrase_for(code)) < 0)
-		return MHD_NO;
-	return answer(connection, code, "text/plain", &body, header, value);
-}
-
 /* --- pages --- */
 
 static int metrics_page(struct lm_sync_web *web, struct lm_buf *body, unsigned *ret_code)
@@ -188,10 +158,10 @@ static enum MHD_Result show(struct lm_sync_web *web, struct MHD_Connection *conn
 	for (size_t i = 0; i < ARRAY_LEN(pages); i++)
 		if (strcmp(url, pages[i].path) == 0) {
 			if (pages[i].fill(web, &body, &code) < 0)
-				return answer_plain(connection, MHD_HTTP_INTERNAL_SERVER_ERROR, NULL, NULL);
-			return answer(connection, code, pages[i].type, &body, NULL, NULL);
+				return lm_answer_plain(connection, MHD_HTTP_INTERNAL_SERVER_ERROR, no_header);
+			return lm_answer(connection, code, pages[i].type, &body, no_header);
 		}
-	return answer_plain(connection, MHD_HTTP_NOT_FOUND, NULL, NULL);
+	return lm_answer_plain(connection, MHD_HTTP_NOT_FOUND, no_header);
 }
 
 /* --- notifications --- */
@@ -211,20 +181,21 @@ static enum MHD_Result take(struct lm_sync_web *web, struct MHD_Connection *conn
 	size_t others = 0;
 	if (request->too_large) {
 		web->counters.limited++;
-		return answer_plain(connection, MHD_HTTP_CONTENT_TOO_LARGE, NULL, NULL);
+		return lm_answer_plain(connection, MHD_HTTP_CONTENT_TOO_LARGE, no_header);
 	}
 	int r = lm_events_parse(lm_buf_cstr(&request->body), request->body.len, on_event, web, &others, NULL);
 	if (r == -EPROTO) {
 		web->counters.malformed++;
-		return answer_plain(connection, MHD_HTTP_BAD_REQUEST, NULL, NULL);
+		return lm_answer_plain(connection, MHD_HTTP_BAD_REQUEST, no_header);
 	}
 	if (r < 0) { /* the registry sends it again */
 		web->counters.limited++;
-		return answer_plain(connection, MHD_HTTP_SERVICE_UNAVAILABLE, MHD_HTTP_HEADER_RETRY_AFTER, "5");
+		return lm_answer_plain(connection, MHD_HTTP_SERVICE_UNAVAILABLE,
+			(struct lm_answer_header){MHD_HTTP_HEADER_RETRY_AFTER, "5"});
 	}
 	web->counters.received++;
 	web->counters.others += others;
-	return answer_plain(connection, MHD_HTTP_ACCEPTED, NULL, NULL);
+	return lm_answer_plain(connection, MHD_HTTP_ACCEPTED, no_header);
 }
 
 /* The head of a POST: what is wrong already is answered before the body comes. */
@@ -236,18 +207,20 @@ static enum MHD_Result begin_post(
 	uint64_t bytes = 0;
 	request->refused = true;
 	if (strcmp(url, "/notify") != 0 || !web->secret_file)
-		return answer_plain(connection, MHD_HTTP_NOT_FOUND, NULL, NULL);
+		return lm_answer_plain(connection, MHD_HTTP_NOT_FOUND, no_header);
 	if (!secret_fits(web, secret)) {
 		web->counters.refused++;
-		return answer_plain(connection, MHD_HTTP_UNAUTHORIZED, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
+		return lm_answer_plain(connection, MHD_HTTP_UNAUTHORIZED,
+			(struct lm_answer_header){MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer"});
 	}
 	if (!spend(web)) {
 		web->counters.limited++;
-		return answer_plain(connection, MHD_HTTP_TOO_MANY_REQUESTS, MHD_HTTP_HEADER_RETRY_AFTER, "1");
+		return lm_answer_plain(connection, MHD_HTTP_TOO_MANY_REQUESTS,
+			(struct lm_answer_header){MHD_HTTP_HEADER_RETRY_AFTER, "1"});
 	}
 	if (length && (lm_str_u64(length, strlen(length), &bytes) < 0 || bytes > LM_EVENTS_TEXT_MAX)) {
 		web->counters.limited++;
-		return answer_plain(connection, MHD_HTTP_CONTENT_TOO_LARGE, NULL, NULL);
+		return lm_answer_plain(connection, MHD_HTTP_CONTENT_TOO_LARGE, no_header);
 	}
 	request->refused = false;
 	return MHD_YES;
@@ -278,7 +251,8 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
 	if (is_post)
 		return take(web, connection, request);
 	if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0)
-		return answer_plain(connection, MHD_HTTP_METHOD_NOT_ALLOWED, MHD_HTTP_HEADER_ALLOW, "GET, HEAD, POST");
+		return lm_answer_plain(connection, MHD_HTTP_METHOD_NOT_ALLOWED,
+			(struct lm_answer_header){MHD_HTTP_HEADER_ALLOW, "GET, HEAD, POST"});
 	return show(web, connection, url);
 }
 

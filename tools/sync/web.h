@@ -1,10 +1,12 @@
 /*
  * What `lamella sync` listens for: registries' notifications; and what it shows to those who watch it.
  *
- *   POST /notify    notifications (events.h): 202 taken, whatever they are about; 400 not understood; 401 without the
- *                   secret; 413 larger than LM_EVENTS_TEXT_MAX; 429, 503 too many. Without a secret there is no
- * /notify. GET /metrics    metrics.h GET /healthz    200, or 503 when the wish list or a repository is wrong; as JSON,
- * with all problems
+ *   POST /notify   notifications (events.h): 202 taken, whatever they are about; 400 not understood; 401 without the
+ *                  secret; 404 where there is no secret; 413 larger than LM_EVENTS_TEXT_MAX; 429, 503 too many
+ *
+ *   GET /metrics   metrics.h
+ *
+ *   GET /healthz   200, or 503 when the wish list or a repository is wrong; as JSON, with all problems
  *
  * The secret is a text that stands in the Authorization header, after "Bearer " or alone. It is compared in constant
  * time and never shown; nothing of a request is read or kept before it fits.
