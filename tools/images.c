@@ -7,6 +7,7 @@
 #include "oci/digest.h"
 #include "oci/json.h"
 #include "source.h"
+#include "sync/state.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -30,6 +31,13 @@ struct use { /* of a layer by an image, names aside */
 	const char *layer, *config;
 };
 
+struct failing { /* what `lamella sync` could not publish as its source has it; strings owned */
+	char *name, *error, *list;
+	int64_t since_s;
+	unsigned attempts;
+	bool published; /* as it was before */
+};
+
 struct report {
 	struct lm_manifest manifest;
 	struct lm_inventory inventory;
@@ -37,6 +45,8 @@ struct report {
 	struct shown *shown; /* as many as the inventory has */
 	struct use *uses;
 	size_t use_count;
+	struct failing *failing;
+	size_t failing_count;
 };
 
 static void report_done(struct report *report)
@@ -45,6 +55,12 @@ static void report_done(struct report *report)
 		free(report->shown[i].platform);
 	free(report->shown);
 	free(report->uses);
+	for (size_t i = 0; i < report->failing_count; i++) {
+		free(report->failing[i].name);
+		free(report->failing[i].error);
+		free(report->failing[i].list);
+	}
+	free(report->failing);
 	lm_schedule_done(&report->schedule);
 	lm_inventory_done(&report->inventory);
 }
@@ -172,6 +188,42 @@ static int look(const struct lm_view *view, struct report *report, struct lm_err
 	return r;
 }
 
+/* --- what this machine's syncs say --- */
+
+static int add_failing(struct report *report, const struct lm_sync_state *state, const struct lm_sync_image *image)
+{
+	struct failing *grown = reallocarray(report->failing, report->failing_count + 1, sizeof(*grown));
+	if (!grown)
+		return -ENOMEM;
+	report->failing = grown;
+	struct failing *failing = &grown[report->failing_count++];
+	*failing = (struct failing){
+		.name = strdup(image->name),
+		.error = strdup(image->error ? image->error : "failed"),
+		.list = strdup(lm_sync_list(state)),
+		.since_s = image->error_s,
+		.attempts = image->failures,
+		.published = *image->image,
+	};
+	return failing->name && failing->error && failing->list ? 0 : -ENOMEM;
+}
+
+static int on_state(void *arg, const struct lm_sync_state *state, const struct lm_err *why)
+{
+	struct report *report = arg;
+	int r = 0;
+	if (!state) {
+		lm_cli_error("what a sync knows is not shown: %s", lm_err_text(why));
+		return 0;
+	}
+	for (size_t i = 0; i < lm_sync_count(state) && r == 0; i++) {
+		const struct lm_sync_image *image = lm_sync_at(state, i);
+		if (image->error_s && strcmp(image->repo, report->manifest.fqrn) == 0)
+			r = add_failing(report, state, image);
+	}
+	return r;
+}
+
 static int run(const struct options *o, struct report *report, struct lm_err *err)
 {
 	CLEANUP(lm_repo_source_done) struct lm_repo_source source = {0};
@@ -192,7 +244,13 @@ static int run(const struct options *o, struct report *report, struct lm_err *er
 		return r;
 	struct lm_published_root root = {published, {(char *)"", found.manifest.catalog}};
 	const struct lm_view view = lm_published_view(&root);
-	return look(&view, report, err);
+	r = look(&view, report, err);
+	if (r == 0) {
+		r = lm_sync_each(on_state, report, err);
+		if (r == -ENOMEM)
+			r = lm_err_oom(err);
+	}
+	return r;
 }
 
 /* --- the report --- */
@@ -219,6 +277,13 @@ static int print_text(const struct report *report, struct lm_err *err)
 		"PUBLISHED");
 	for (size_t i = 0; i < report->inventory.count; i++)
 		print_image(&report->shown[i], width);
+	for (size_t i = 0; i < report->failing_count; i++) {
+		const struct failing *failing = &report->failing[i];
+		if (i == 0)
+			printf("\nNot as their sources have them, by lamella sync:\n");
+		printf("%-*s  %s  attempt %u: %s%s\n", width, failing->name, lm_cli_time(failing->since_s).s,
+			failing->attempts, failing->error, failing->published ? "" : " (never published)");
+	}
 	for (size_t i = 0; i < lm_schedule_count(&report->schedule); i++) {
 		CLEANUP(lm_schedule_item_done) struct lm_schedule_item item = {0};
 		int r = lm_schedule_item(&report->schedule, i, &item, err);
@@ -285,6 +350,23 @@ static int scheduled_json(const struct report *report, json_t **ret, struct lm_e
 	return 0;
 }
 
+static json_t *failing_json(const struct report *report)
+{
+	json_t *list = json_array();
+	for (size_t i = 0; i < report->failing_count; i++) {
+		const struct failing *failing = &report->failing[i];
+		if (json_array_append_new(list,
+			    json_pack("{s:o, s:o, s:s, s:I, s:b, s:o}", "name", lm_cli_text_json(failing->name),
+				    "error", lm_cli_text_json(failing->error), "failed",
+				    lm_cli_time(failing->since_s).s, "attempts", (json_int_t)failing->attempts,
+				    "published", failing->published, "list", lm_cli_text_json(failing->list))) < 0) {
+			json_decref(list);
+			return NULL;
+		}
+	}
+	return list;
+}
+
 static int print_json(const struct report *report, struct lm_err *err)
 {
 	CLEANUP(lm_json_freep) json_t *images = json_array();
@@ -296,8 +378,9 @@ static int print_json(const struct report *report, struct lm_err *err)
 	if (r < 0)
 		return r;
 	CLEANUP(lm_json_freep)
-	json_t *json = json_pack("{s:s, s:I, s:O, s:O}", "repository", report->manifest.fqrn, "revision",
-		(json_int_t)report->manifest.revision, "images", images, "removed", scheduled);
+	json_t *json = json_pack("{s:s, s:I, s:O, s:o, s:O}", "repository", report->manifest.fqrn, "revision",
+		(json_int_t)report->manifest.revision, "images", images, "failing", failing_json(report), "removed",
+		scheduled);
 	if (!json)
 		return lm_err_oom(err);
 	json_dumpf(json, stdout, JSON_INDENT(2));
@@ -320,7 +403,8 @@ int lm_cmd_images(int argc, char **argv)
 		.about = "Lists the images in the newest revision of a repository: by name, with the size of their "
 			 "layers\n"
 			 "as they came (OWN: of those that no other image has), and whether there is a tree for "
-			 "Apptainer.",
+			 "Apptainer.\n"
+			 "Then those that `lamella sync` on this machine could not bring up to date, and why.",
 		.options = options,
 		.words = "--repo WHERE is wanted, and nothing else",
 	};

@@ -108,12 +108,17 @@ known "$REGISTRY/solo:latest" || fail "solo is not there"
 find_layer() { "$LAMELLA" inspect tree "$FQRN" | grep -qF "/.layers/${1:7:2}/${1:7}"; }
 ! find_layer "$bad" || fail "a layer of the image that failed is in the revision"
 "$LAMELLA" repo check "$FQRN" --objects >>"$WORK/log/check.log" 2>&1 || fail "repo check"
+"$LAMELLA" images --repo "$FQRN" | grep -qE "^$REGISTRY/group/app:v2 .*attempt 1: .*${bad:7:12}.*never published" ||
+	fail "images: $("$LAMELLA" images --repo "$FQRN")"
+[ "$("$LAMELLA" images --repo "$FQRN" --json | jq -c '[.failing[] | .published, .attempts, .list]')" = "[false,1,\"$LIST\",false,1,\"$LIST\"]" ] ||
+	fail "images --json: $("$LAMELLA" images --repo "$FQRN" --json)"
 "$LAMELLA" sync "$LIST" --status | grep -q 'failing .*app:v2' || fail "--status: $("$LAMELLA" sync "$LIST" --status)"
 
 say "it gets well"
 cp "$WORK/good-blob" "$blob"
 expect 1 'revision 3 published: 1 image new'
 known "$REGISTRY/group/app:v2" || fail "app:v2 is not there"
+[ "$("$LAMELLA" images --repo "$FQRN" --json | jq -r '.failing[].name')" = "$REGISTRY/none:latest" ] || fail "app:v2 fails still"
 
 say "nothing new: one HEAD request for each, one list, no revision"
 sed -i '/none:latest/d' "$LIST"

@@ -6,6 +6,7 @@
 #include "oci/json.h"
 #include "oci/reference.h"
 
+#include <dirent.h>
 #include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
@@ -343,7 +344,12 @@ int lm_sync_parse(const char *text, size_t len, const char *list, struct lm_sync
 		r = lm_err_set(err, -EPROTO, "state: format %llu is not known here", (unsigned long long)format);
 	if (r == 0)
 		r = lm_json_string("state", root, "list", LM_JSON_REQUIRED, &own, err);
-	if (r == 0 && strcmp(own, list) != 0)
+	if (r == 0 && !list) {
+		free(state->list);
+		state->list = strdup(own);
+		r = state->list ? 0 : lm_err_oom(err);
+	}
+	if (r == 0 && list && strcmp(own, list) != 0)
 		return lm_err_set(err, -EEXIST, "it is the state of %.300s: name another file by --state", own);
 	if (r == 0)
 		r = lm_json_array("state", root, "images", LM_SYNC_IMAGES_MAX, LM_JSON_REQUIRED, &images, err);
@@ -356,19 +362,72 @@ int lm_sync_parse(const char *text, size_t len, const char *list, struct lm_sync
 	return r;
 }
 
+/* Where states lie. */
+static int state_dir(char **ret, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *record = NULL;
+	int r = lm_repo_record_path("x", &record, err);
+	if (r < 0)
+		return r;
+	*ret = lm_str_printf("%s/sync.d", dirname(dirname(record)));
+	return *ret ? 0 : lm_err_oom(err);
+}
+
 int lm_sync_path(const char *list, char **ret, struct lm_err *err)
 {
-	CLEANUP(lm_freep) char *record = NULL, *copy = strdup(list);
+	CLEANUP(lm_freep) char *dir = NULL, *copy = strdup(list);
 	if (!copy)
 		return lm_err_oom(err);
-	int r = lm_repo_record_path("x", &record, err);
+	int r = state_dir(&dir, err);
 	if (r < 0)
 		return r;
 	const char *name = basename(copy);
 	const char *suffix = lm_str_ends(name, ".yaml") ? ".yaml" : lm_str_ends(name, ".yml") ? ".yml" : "";
-	const char *config = dirname(dirname(record));
-	*ret = lm_str_printf("%s/sync.d/%.*s.json", config, (int)(strlen(name) - strlen(suffix)), name);
+	*ret = lm_str_printf("%s/%.*s.json", dir, (int)(strlen(name) - strlen(suffix)), name);
 	return *ret ? 0 : lm_err_oom(err);
+}
+
+static int is_state(const struct dirent *entry)
+{
+	return lm_str_ends(entry->d_name, ".json");
+}
+
+static void names_free(struct dirent **names, int count)
+{
+	for (int i = 0; i < count; i++)
+		free(names[i]);
+	free(names);
+}
+
+static int tell(const char *dir, const char *name, lm_sync_each_fn *fn, void *arg, struct lm_err *err)
+{
+	CLEANUP(lm_sync_closep) struct lm_sync_state *state = NULL;
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/%s", dir, name);
+	struct lm_err why = LM_ERR_INIT;
+	if (!path)
+		return lm_err_oom(err);
+	return lm_sync_open(path, NULL, false, &state, &why) < 0 ? fn(arg, NULL, &why) : fn(arg, state, NULL);
+}
+
+int lm_sync_each(lm_sync_each_fn *fn, void *arg, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *dir = NULL;
+	struct dirent **names = NULL;
+	int r = state_dir(&dir, err);
+	if (r < 0)
+		return r;
+	int count = scandir(dir, &names, is_state, alphasort);
+	if (count < 0)
+		return errno == ENOENT ? 0 : lm_err_sys(err, -errno, "%s", dir);
+	for (int i = 0; i < count && r == 0; i++)
+		r = tell(dir, names[i]->d_name, fn, arg, err);
+	names_free(names, count);
+	return r;
+}
+
+const char *lm_sync_list(const struct lm_sync_state *state)
+{
+	return state->list;
 }
 
 static int take_lock(struct lm_sync_state *state, struct lm_err *err)
@@ -390,7 +449,7 @@ static int take_lock(struct lm_sync_state *state, struct lm_err *err)
 
 int lm_sync_open(const char *path, const char *list, bool lock, struct lm_sync_state **ret, struct lm_err *err)
 {
-	CLEANUP(lm_sync_closep) struct lm_sync_state *state = lm_sync_new(list);
+	CLEANUP(lm_sync_closep) struct lm_sync_state *state = lm_sync_new(list ? list : "");
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_SYNC_FILE_MAX);
 	struct lm_err why = LM_ERR_INIT;
 	if (!state || !(state->path = strdup(path)))

@@ -43,8 +43,9 @@ struct lm_sync_repo {
 
 struct lm_sync_state;
 
-/* list: the path of the wish list, by which the file knows whose state it is. lock: to be written; -EBUSY: another
- * process has it. A file that is not there is an empty state; -EEXIST: it is of another list; -EPROTO: damaged. */
+/* list: the path of the wish list, by which the file knows whose state it is; NULL: any. lock: to be written; -EBUSY:
+ * another process has it. A file that is not there is an empty state; -EEXIST: it is of another list; -EPROTO: damaged.
+ */
 int lm_sync_open(
 	const char *path, const char *list, bool lock, struct lm_sync_state **ret, struct lm_err *err) MUST_CHECK;
 void lm_sync_close(struct lm_sync_state *state);
@@ -52,6 +53,13 @@ LM_DEFINE_CLEANUP(struct lm_sync_state, lm_sync_close, lm_sync_closep)
 
 /* The file that is meant where none is named: sync.d/LIST.json beside the records of repositories. The caller frees. */
 int lm_sync_path(const char *list, char **ret, struct lm_err *err) MUST_CHECK;
+
+/* fn with each state that lies where lm_sync_path() names its file, in their order; with state NULL and why not, where
+ * one can't be read. Its first negative result ends this. */
+typedef int lm_sync_each_fn(void *arg, const struct lm_sync_state *state, const struct lm_err *why);
+int lm_sync_each(lm_sync_each_fn *fn, void *arg, struct lm_err *err) MUST_CHECK;
+/* The wish list that it is of. */
+const char *lm_sync_list(const struct lm_sync_state *state);
 
 /* Appends the file's text: done apart, so that no lock is held while it is written. */
 int lm_sync_format(const struct lm_sync_state *state, struct lm_buf *ret, struct lm_err *err) MUST_CHECK;
