@@ -245,11 +245,12 @@ static int run(const struct options *o, struct report *report, struct lm_err *er
 	struct lm_published_root root = {published, {(char *)"", found.manifest.catalog}};
 	const struct lm_view view = lm_published_view(&root);
 	r = look(&view, report, err);
-	if (r == 0) {
-		r = lm_sync_each(on_state, report, err);
-		if (r == -ENOMEM)
-			r = lm_err_oom(err);
-	}
+	struct lm_err why = LM_ERR_INIT;
+	int told = r == 0 ? lm_sync_each(on_state, report, &why) : 0;
+	if (told == -ENOMEM)
+		return lm_err_oom(err);
+	if (told < 0)
+		lm_cli_error("what a sync knows is not shown: %s", lm_err_text(&why));
 	return r;
 }
 
