@@ -3,8 +3,9 @@
  *
  * Makes a catalog per size in a temporary directory below DIR and measures what the reader (repo/catalog.h) needs for
  * each kind of question; the same questions go to SQLite as anybody would put them: default settings, one prepared
- * SELECT of all columns each. Both copy what they return. Rounds alternate between the two, so what disturbs the
- * machine disturbs both. Each size has a process of its own, so memory figures are of that catalog alone.
+ * SELECT of all columns each. Both copy what they return. Rounds alternate between the two and between the sizes, so
+ * what disturbs the machine disturbs all. Memory is measured in a process per size, so its figures are of that catalog
+ * alone.
  */
 #include "base/clock.h"
 #include "base/file.h"
@@ -30,15 +31,17 @@ enum {
 	CHUNKED = 1 << 10,
 	COLD_OPENS = 5,
 	WARM_OPENS = 50,
-	COLD_LOOKUPS = 200,
+	COLD_LOOKUPS = 20,
 	/* SQLite's memory of one open catalog: its page cache by the size of the file, and the rest. */
-	MEMORY_CACHE_MIN_KIB = 512,
+	MEMORY_CACHE_MIN_KIB = 96,
 	MEMORY_CACHE_MAX_KIB = 2048,
-	MEMORY_CACHE_PART = 96,
-	MEMORY_REST_KIB = 384,
+	MEMORY_CACHE_PART = 72,
+	MEMORY_REST_KIB = 160,
 	/* System calls that read the file, in hundredths per look-up: the leaf of the index, and that of the table. */
 	READS_ABSENT_MAX = 110,
 	READS_FOUND_MAX = 210,
+	/* What a look-up may cost at the largest size, in hundredths of what it costs at the smallest. */
+	GROWTH_MAX = 200,
 };
 
 static void die(const char *what, const struct lm_err *err)
@@ -493,8 +496,9 @@ static void sample_kinds(struct samples *s, struct lm_catalog *catalog)
 	}
 }
 
-static void samples_make(struct samples *s, const char *file)
+static struct samples *samples_make(const char *file)
 {
+	struct samples *s = checked(calloc(1, sizeof(*s)));
 	struct lm_counters self, subtree;
 	struct lm_err err = LM_ERR_INIT;
 	struct lm_catalog *catalog = lamella_open(file);
@@ -505,6 +509,16 @@ static void samples_make(struct samples *s, const char *file)
 	sample_paths(s, catalog);
 	sample_kinds(s, catalog);
 	lm_catalog_close(catalog);
+	return s;
+}
+
+static void samples_free(struct samples *s)
+{
+	for (size_t i = 0; i < SAMPLES; i++) {
+		free(s->paths[i]);
+		free(s->absent[i]);
+	}
+	free(s);
 }
 
 /* Drops the file from the page cache; false where that does nothing (tmpfs). */
@@ -566,17 +580,23 @@ static double open_warm(const struct reader *reader, void *handle, const struct 
 	return (double)(cpu_ns() - begin) / WARM_OPENS;
 }
 
+/* Few at a time, else those in a small catalog find the pages that others brought. */
 static double lookup_cold(const struct reader *reader, void *handle, const struct samples *s)
 {
-	void *opened = reader->open(s->file);
-	make_cold(s->file);
-	uint64_t begin = wall_ns();
-	for (size_t i = 0; i < COLD_LOOKUPS; i++)
-		reader->lookup(opened, lm_path_hash(s->paths[i], strlen(s->paths[i])));
-	uint64_t ns = wall_ns() - begin;
-	reader->close(opened);
+	uint64_t sum = 0;
+	for (size_t i = 0; i < COLD_OPENS; i++) {
+		void *opened = reader->open(s->file);
+		make_cold(s->file);
+		uint64_t begin = wall_ns();
+		for (size_t k = 0; k < COLD_LOOKUPS; k++) {
+			const char *path = s->paths[i * COLD_LOOKUPS + k];
+			reader->lookup(opened, lm_path_hash(path, strlen(path)));
+		}
+		sum += wall_ns() - begin;
+		reader->close(opened);
+	}
 	make_warm(s->file);
-	return (double)ns / COLD_LOOKUPS;
+	return (double)sum / (COLD_OPENS * COLD_LOOKUPS);
 }
 
 static double lookup(const struct reader *reader, void *handle, char *const *paths, bool there)
@@ -644,22 +664,23 @@ static double chunks(const struct reader *reader, void *handle, const struct sam
 static const struct measurement {
 	const char *name, *per;
 	measure_fn *run;
+	bool flat; /* held to GROWTH_MAX */
 } measurements[] = {
-	{"open, look up root, cold", "catalog", open_cold},
-	{"open, look up root", "catalog", open_warm},
-	{"look-up by path, cold", "look-up", lookup_cold},
-	{"look-up by path", "look-up", lookup_hit},
-	{"look-up by path, absent", "look-up", lookup_miss},
-	{"look-up by path, 64 paths", "look-up", lookup_again},
-	{"row by id", "row", row},
-	{"list a directory", "entry", list},
-	{"list a large directory", "entry", list_large},
-	{"chunks of a file", "chunk", chunks},
+	{"open, look up root, cold", "catalog", open_cold, false},
+	{"open, look up root", "catalog", open_warm, true},
+	{"look-up by path, cold", "look-up", lookup_cold, false},
+	{"look-up by path", "look-up", lookup_hit, true},
+	{"look-up by path, absent", "look-up", lookup_miss, true},
+	{"look-up by path, 64 paths", "look-up", lookup_again, true},
+	{"row by id", "row", row, true},
+	{"list a directory", "entry", list, true},
+	{"list a large directory", "entry", list_large, true},
+	{"chunks of a file", "chunk", chunks, true},
 };
 enum { MEASUREMENTS = ARRAY_LEN(measurements) };
 
 /*
- * A size, in its own process; the figures come back through shared memory.
+ * Figures of a size; they come back from processes through shared memory.
  */
 
 struct figures {
@@ -732,32 +753,42 @@ static int by_value(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static void measure(const char *file, unsigned rounds, struct figures *ret)
+/* What is a catalog's alone, in a process of its own. */
+static void measure_alone(const char *file, struct figures *ret)
 {
-	struct samples *s = checked(calloc(1, sizeof(*s)));
-	samples_make(s, file);
+	struct samples *s = samples_make(file);
 	ret->large_entries = s->large_entries;
 	measure_memory(s, ret);
 	measure_reads(s, ret);
 	ret->never_cold = !make_cold(file);
 	make_warm(file);
-	void *handles[READERS];
-	for (size_t k = 0; k < READERS; k++)
-		handles[k] = readers[k].open(file);
+	samples_free(s);
+}
+
+/* One catalog after the other in each round, so that what disturbs the machine for a while disturbs all sizes. */
+static void measure_times(char *const *files, size_t count, unsigned rounds, struct figures *sizes)
+{
+	struct samples *samples[SIZES_MAX];
+	void *handles[SIZES_MAX][READERS];
+	for (size_t n = 0; n < count; n++) {
+		samples[n] = samples_make(files[n]);
+		for (size_t k = 0; k < READERS; k++)
+			handles[n][k] = readers[k].open(files[n]);
+	}
 	for (unsigned round = 0; round < rounds; round++)
 		for (size_t i = 0; i < MEASUREMENTS; i++)
-			for (size_t k = 0; k < READERS; k++)
-				ret->ns[i][k][round] = measurements[i].run(&readers[k], handles[k], s);
-	for (size_t i = 0; i < MEASUREMENTS; i++)
-		for (size_t k = 0; k < READERS; k++)
-			qsort(ret->ns[i][k], rounds, sizeof(double), by_value);
-	for (size_t k = 0; k < READERS; k++)
-		readers[k].close(handles[k]);
-	for (size_t i = 0; i < SAMPLES; i++) {
-		free(s->paths[i]);
-		free(s->absent[i]);
+			for (size_t n = 0; n < count; n++)
+				for (size_t k = 0; k < READERS; k++)
+					sizes[n].ns[i][k][round] =
+						measurements[i].run(&readers[k], handles[n][k], samples[n]);
+	for (size_t n = 0; n < count; n++) {
+		for (size_t k = 0; k < READERS; k++) {
+			readers[k].close(handles[n][k]);
+			for (size_t i = 0; i < MEASUREMENTS; i++)
+				qsort(sizes[n].ns[i][k], rounds, sizeof(double), by_value);
+		}
+		samples_free(samples[n]);
 	}
-	free(s);
 }
 
 /* Runs the rest of this function in a child and waits for its success. */
@@ -775,9 +806,9 @@ static bool in_child(void)
 	return false;
 }
 
-static void bench_size(const char *dir, uint64_t rows, unsigned rounds, struct figures *ret)
+static char *prepare_size(const char *dir, uint64_t rows, struct figures *ret)
 {
-	CLEANUP(lm_freep) char *file = checked(lm_str_printf("%s/catalog", dir));
+	char *file = checked(lm_str_printf("%s/%" PRIu64, dir, rows));
 	struct stat st;
 	fprintf(stderr, "a catalog of %" PRIu64 " rows...\n", rows);
 	int64_t begin = lm_now_ms();
@@ -791,10 +822,10 @@ static void bench_size(const char *dir, uint64_t rows, unsigned rounds, struct f
 		die(file, NULL);
 	ret->file_bytes = (uint64_t)st.st_size;
 	if (in_child()) {
-		measure(file, rounds, ret);
+		measure_alone(file, ret);
 		_exit(0);
 	}
-	unlink(file);
+	return file;
 }
 
 /*
@@ -826,16 +857,24 @@ static void print_table(const struct figures *sizes, size_t count, unsigned roun
 	       "quicker\n");
 }
 
-static void print_growth(const struct figures *sizes, size_t count, unsigned rounds)
+static bool print_growth(const struct figures *sizes, size_t count, unsigned rounds)
 {
 	const struct figures *small = &sizes[0], *large = &sizes[count - 1];
-	if (count < 2)
-		return;
-	printf("\n%-34s %9s %9s\n", "median at the largest by smallest", "lamella", "sqlite3");
-	for (size_t i = 0; i < MEASUREMENTS; i++)
-		printf("%-34s %9.2f %9.2f\n", measurements[i].name,
-			large->ns[i][LAMELLA][rounds / 2] / small->ns[i][LAMELLA][rounds / 2],
-			large->ns[i][PLAIN][rounds / 2] / small->ns[i][PLAIN][rounds / 2]);
+	bool good = true;
+	printf("\n%-34s %19s %19s\n", "the largest by the smallest", "lamella: min, median", "sqlite3: min, median");
+	for (size_t i = 0; i < MEASUREMENTS; i++) {
+		printf("%-34s", measurements[i].name);
+		for (size_t k = 0; k < READERS; k++) {
+			double min = large->ns[i][k][0] / small->ns[i][k][0];
+			double median = large->ns[i][k][rounds / 2] / small->ns[i][k][rounds / 2];
+			printf(" %10.2f %9.2f", min, median);
+			if (k == LAMELLA && measurements[i].flat)
+				good = good && LM_MAX(min, median) * 100 <= GROWTH_MAX;
+		}
+		puts(measurements[i].flat ? "" : "  (the disk's: no bound)");
+	}
+	printf("growth with the size: %s\n", good ? "within its bound" : "MORE THAN ITS BOUND");
+	return good;
 }
 
 static bool print_reads(const struct figures *sizes, size_t count)
@@ -966,13 +1005,17 @@ int main(int argc, char **argv)
 	CLEANUP(lm_freep) char *dir = checked(lm_str_printf("%s/bench-catalog.XXXXXX", o.dir));
 	if (sizes == MAP_FAILED || !mkdtemp(dir))
 		die(dir, NULL);
+	char *files[SIZES_MAX];
 	for (size_t i = 0; i < o.count; i++)
-		bench_size(dir, o.rows[i], o.rounds, &sizes[i]);
+		files[i] = prepare_size(dir, o.rows[i], &sizes[i]);
+	measure_times(files, o.count, o.rounds, sizes);
+	for (size_t i = 0; i < o.count; i++)
+		free(files[i]);
 	if (lm_remove_tree(AT_FDCWD, dir, &err) < 0)
 		die(dir, &err);
 	print_table(sizes, o.count, o.rounds);
-	print_growth(sizes, o.count, o.rounds);
-	bool good = print_reads(sizes, o.count);
+	bool good = print_growth(sizes, o.count, o.rounds);
+	good = print_reads(sizes, o.count) && good;
 	good = print_memory(sizes, o.count) && good;
 	if (o.json)
 		write_json(o.json, sizes, o.count, o.rounds);

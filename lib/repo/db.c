@@ -182,10 +182,10 @@ static int check_schema(struct lm_db *db, struct lm_err *err)
 }
 
 /* Room for the inner pages of all b-trees, and as much again for leaves that pass through: a look-up then reads its two
- * leaves, however large the database is. */
+ * leaves, however large the database is. The leaves themselves are the kernel's to keep. */
 static unsigned read_cache_kib(off_t size)
 {
-	off_t kib = size / 1024 / 96;
+	off_t kib = size / 1024 / LM_DB_CACHE_READ_PART;
 	return (unsigned)LM_MIN(LM_MAX(kib, (off_t)LM_DB_CACHE_READ_KIB), (off_t)LM_DB_CACHE_READ_MAX_KIB);
 }
 

@@ -22,8 +22,13 @@ struct lm_db {
 	int64_t steps_left, steps_max; /* INT64_MAX: no limit */
 };
 
-/* Page caches; that of a reader grows with the database, from 48 MiB to the maximum at 192 MiB. */
-enum { LM_DB_CACHE_READ_KIB = 512, LM_DB_CACHE_READ_MAX_KIB = 2 << 10, LM_DB_CACHE_WRITE_KIB = 16 << 10 };
+/* Page caches. That of a reader is a part of the database, with bounds that databases of 7 and of 144 MiB reach. */
+enum {
+	LM_DB_CACHE_READ_KIB = 96,
+	LM_DB_CACHE_READ_PART = 72,
+	LM_DB_CACHE_READ_MAX_KIB = 2 << 10,
+	LM_DB_CACHE_WRITE_KIB = 16 << 10
+};
 
 /* *ret must stay where it is until lm_db_close(). After a failure there is nothing to close. */
 int lm_db_open(const char *path, struct lm_db *ret, struct lm_err *err) MUST_CHECK;
