@@ -9,6 +9,9 @@
 #include <string.h>
 #include <sys/queue.h>
 
+#define LAYER_ROOT "layerfs"
+#define LAYER_OPAQUE "opaque" /* in the same place: whiteouts where the layer has opaque directories */
+
 enum { DIGEST_HEX = 64, ANSWER_MARGIN_MS = 200 };
 
 typedef Lamella__Fetcher__V1__LayerAnswer LayerAnswer;
@@ -22,13 +25,20 @@ struct lm_resolver {
 	bool stopping;
 };
 
+/* Whether a layer can be used without extended attributes. */
+enum leanness {
+	NOT_LEAN,
+	LEAN,	     /* it has none */
+	LEAN_OPAQUE, /* it has none but those of opaque directories, and a tree that does the same */
+};
+
 struct layer { /* under the resolve's lock */
 	char digest[sizeof("sha256:") + DIGEST_HEX];
 	Lamella__Fetcher__V1__LayerState state;
 	size_t repository;
 	uint64_t revision; /* where one repository was asked also of an absent one */
-	bool lean;	   /* without extended attributes */
-	char *reason;	   /* when not faithful */
+	enum leanness lean;
+	char *reason; /* when not faithful */
 };
 
 struct resolve {
@@ -52,8 +62,8 @@ struct walk {
 	struct resolve *resolve;
 	size_t layer, repository;
 	unsigned step;
-	bool lean;
-	uint64_t node;
+	enum leanness lean;
+	uint64_t node, folder; /* where it is; the layer's own directory, once it was there */
 	struct lm_object_ref need;
 	char *unavailable; /* why an earlier repository could not say */
 };
@@ -81,15 +91,16 @@ static void ref(struct resolve *resolve)
 }
 
 /* NULL with *ret_why: the repository was unmounted meanwhile, or memory is short. */
-static char *layer_path(const struct lm_resolver *resolver, const struct layer *layer, bool lean, const char **ret_why)
+static char *layer_path(const struct lm_resolver *resolver, const struct layer *layer, bool lean, const char *below,
+	const char **ret_why)
 {
 	const struct lm_control_config *config = resolver->config;
 	const char *hex = layer->digest + strlen("sha256:");
 	const char *mountpoint = config->mounted_at(config->arg, layer->repository, lean);
 	*ret_why = mountpoint ? "out of memory" : "it is not mounted any more";
 	/* What stock tools wrote needs the view in which its deletions are those of overlayfs. */
-	return mountpoint ? lm_str_printf("%s/%s/%.2s/%s/layerfs", mountpoint,
-				    layer->state == STATE(LOSSY) ? LM_TREE_LAYERS : ".layers", hex, hex)
+	return mountpoint ? lm_str_printf("%s/%s/%.2s/%s/%s", mountpoint,
+				    layer->state == STATE(LOSSY) ? LM_TREE_LAYERS : ".layers", hex, hex, below)
 			  : NULL;
 }
 
@@ -99,7 +110,7 @@ static bool is_served(const struct layer *layer)
 }
 
 struct paths { /* of an answer */
-	char *whole, *lean;
+	char *whole, *lean, *opaque;
 };
 
 static void paths_free(struct paths *paths, size_t count)
@@ -107,6 +118,7 @@ static void paths_free(struct paths *paths, size_t count)
 	for (size_t i = 0; paths && i < count; i++) {
 		free(paths[i].whole);
 		free(paths[i].lean);
+		free(paths[i].opaque);
 	}
 	free(paths);
 }
@@ -128,16 +140,21 @@ static void fill_answer(
 		return;
 	ret->repository = (char *)lm_repository_fqrn(resolver->config->repositories[layer->repository]);
 	const char *why, *no_lean;
-	ret_paths->whole = layer_path(resolver, layer, false, &why);
+	ret_paths->whole = layer_path(resolver, layer, false, LAYER_ROOT, &why);
 	if (!ret_paths->whole) {
 		ret->state = STATE(UNAVAILABLE);
 		ret->reason = (char *)why;
 		return;
 	}
 	ret->path = ret_paths->whole;
-	ret_paths->lean = layer->lean ? layer_path(resolver, layer, true, &no_lean) : NULL;
-	if (ret_paths->lean)
+	if (layer->lean != NOT_LEAN)
+		ret_paths->lean = layer_path(resolver, layer, true, LAYER_ROOT, &no_lean);
+	if (ret_paths->lean && layer->lean == LEAN_OPAQUE)
+		ret_paths->opaque = layer_path(resolver, layer, true, LAYER_OPAQUE, &no_lean);
+	if (ret_paths->lean && (ret_paths->opaque || layer->lean != LEAN_OPAQUE))
 		ret->lean_path = ret_paths->lean;
+	if (ret_paths->lean && ret_paths->opaque)
+		ret->opaque_path = ret_paths->opaque;
 }
 
 /* Answers the call with what is known. Later calls of this do nothing. */
@@ -220,7 +237,7 @@ static bool enter_repository(struct walk *walk)
 	const struct lm_resolver *resolver = walk->resolve->resolver;
 	for (; walk->repository < resolver->config->repository_count; walk->repository++) {
 		walk->step = 0;
-		walk->lean = false;
+		walk->lean = NOT_LEAN;
 		walk->node = LM_NODE_ROOT;
 		if (resolver->config->mounted_at(resolver->config->arg, walk->repository, false))
 			return true;
@@ -241,20 +258,34 @@ static void leave_repository(struct walk *walk)
 	walk->repository++;
 }
 
-enum { STEPS_TO_LAYER = 4, STEPS_TO_MARKER = 5 };
+/* 0; LM_NEED; or an error: then it is served as one that has attributes. */
+static int look_for_attributes(struct walk *walk, struct lm_err *err)
+{
+	struct lm_tree *tree = lm_repository_tree(repository_of(walk));
+	struct lm_entry opaque;
+	bool lean = false;
+	int r = lm_tree_is_lean(tree, walk->node, &lean, &walk->need, err);
+	if (r == 0 && !lean)
+		r = lm_tree_lookup(tree, walk->folder, LAYER_OPAQUE, &opaque, &walk->need, err);
+	if (r == 0)
+		walk->lean = lean ? LEAN : S_ISDIR(opaque.attr.st_mode) ? LEAN_OPAQUE : NOT_LEAN;
+	return r;
+}
+
+enum { STEPS_TO_FOLDER = 3, STEPS_TO_LAYER = 4, STEPS_TO_MARKER = 5 };
 
 /* 0: node and step are one further, or -ENOENT; LM_NEED; or an error. */
 static int take_step(struct walk *walk, struct lm_err *err)
 {
 	const char *hex = walk->resolve->layers[walk->layer].digest + strlen("sha256:");
 	const char folder[3] = {hex[0], hex[1], '\0'};
-	const char *const names[] = {".layers", folder, hex, "layerfs", ".cvmfscatalog"};
+	const char *const names[] = {".layers", folder, hex, LAYER_ROOT, ".cvmfscatalog"};
 	struct lm_tree *tree = lm_repository_tree(repository_of(walk));
 	struct lm_entry entry;
 	int r = lm_tree_lookup(tree, walk->node, names[walk->step], &entry, &walk->need, err);
 	if (r == -ENOENT && walk->step == STEPS_TO_LAYER) {
-		struct lm_err unknown = LM_ERR_INIT; /* then it is served as one that has attributes */
-		return lm_tree_is_lean(tree, walk->node, &walk->lean, &walk->need, &unknown) == LM_NEED ? LM_NEED : r;
+		struct lm_err unknown = LM_ERR_INIT;
+		return look_for_attributes(walk, &unknown) == LM_NEED ? LM_NEED : r;
 	}
 	if (r != 0)
 		return r;
@@ -262,6 +293,8 @@ static int take_step(struct walk *walk, struct lm_err *err)
 		return lm_err_set(err, -ENOTDIR, "%s is not a directory", names[walk->step]);
 	walk->node = entry.node;
 	walk->step++;
+	if (walk->step == STEPS_TO_FOLDER)
+		walk->folder = walk->node;
 	return 0;
 }
 

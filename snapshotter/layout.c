@@ -11,10 +11,13 @@
 #include <string.h>
 #include <sys/stat.h>
 
+enum { OPAQUE_DEPTH_MAX = 256 }; /* two descriptors each */
+
 struct lm_layout {
 	char *prefix;
 	int fd;			/* of prefix */
 	struct lm_lock linking; /* held while a link is made anew */
+	struct lm_lock copying; /* held while `opaque` is made, which may take as long as the layer's catalog */
 };
 
 struct name {
@@ -37,6 +40,7 @@ int lm_layout_open(const char *root, struct lm_layout **ret, struct lm_err *err)
 	if (!layout)
 		return lm_err_oom(err);
 	lm_lock_init(&layout->linking);
+	lm_lock_init(&layout->copying);
 	layout->fd = -1;
 	layout->prefix = lm_str_printf("%s/snapshots", root);
 	if (!layout->prefix)
@@ -57,6 +61,7 @@ void lm_layout_close(struct lm_layout *layout)
 		return;
 	lm_closep(&layout->fd);
 	lm_lock_done(&layout->linking);
+	lm_lock_done(&layout->copying);
 	free(layout->prefix);
 	free(layout);
 }
@@ -141,6 +146,84 @@ int lm_layout_relink_lean(struct lm_layout *layout, int64_t id, const char *targ
 	return r > 0 ? 0 : r;
 }
 
+static void close_dir(DIR **dir)
+{
+	if (*dir)
+		closedir(*dir);
+}
+
+static int copy_whiteouts(int from, int to, unsigned depth, struct lm_err *err);
+
+static int copy_directory(int from, int to, const char *name, unsigned depth, struct lm_err *err)
+{
+	if (depth == OPAQUE_DEPTH_MAX)
+		return lm_err_set(err, -EPROTO, "%s: more than %d directories deep", name, OPAQUE_DEPTH_MAX);
+	CLEANUP(lm_closep) int below = openat(from, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (below < 0)
+		return lm_err_sys(err, -errno, "open %s", name);
+	if (mkdirat(to, name, 0755) < 0)
+		return lm_err_sys(err, -errno, "make %s", name);
+	CLEANUP(lm_closep) int made = openat(to, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (made < 0)
+		return lm_err_sys(err, -errno, "open %s", name);
+	return copy_whiteouts(below, made, depth + 1, err);
+}
+
+static int copy_entry(int from, int to, const char *name, unsigned depth, struct lm_err *err)
+{
+	struct stat st;
+	if (fstatat(from, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return lm_err_sys(err, -errno, "stat %s", name);
+	if (S_ISDIR(st.st_mode))
+		return copy_directory(from, to, name, depth, err);
+	if (!S_ISCHR(st.st_mode) || st.st_rdev != 0)
+		return lm_err_set(err, -EPROTO, "%s is neither a directory nor a whiteout", name);
+	return mknodat(to, name, S_IFCHR, 0) < 0 ? lm_err_sys(err, -errno, "make whiteout %s", name) : 0;
+}
+
+static int copy_whiteouts(int from, int to, unsigned depth, struct lm_err *err)
+{
+	CLEANUP(lm_closep) int fd = fcntl(from, F_DUPFD_CLOEXEC, 0);
+	CLEANUP(close_dir) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir)
+		return lm_err_sys(err, -errno, "list a directory");
+	fd = -1;
+	struct dirent *entry;
+	for (errno = 0; (entry = readdir(dir)); errno = 0) {
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			continue;
+		int r = copy_entry(from, to, entry->d_name, depth, err);
+		if (r < 0)
+			return r;
+	}
+	return errno ? lm_err_sys(err, -errno, "list a directory") : 0;
+}
+
+int lm_layout_copy_opaque(struct lm_layout *layout, int64_t id, const char *tree, struct lm_err *err)
+{
+	struct name name = name_of(id, "/opaque"), tmp = name_of(id, "/opaque.new");
+	LM_LOCKED(&layout->copying);
+	if (faccessat(layout->fd, name.text, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+		return 0;
+	CLEANUP(lm_closep) int from = open(tree, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (from < 0)
+		return lm_err_sys(err, -errno, "open %s", tree);
+	int r = lm_remove_tree(layout->fd, tmp.text, err);
+	if (r == 0)
+		r = make_directory(layout, tmp.text, 0755, err);
+	if (r < 0)
+		return r;
+	CLEANUP(lm_closep) int to = openat(layout->fd, tmp.text, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (to < 0)
+		return lm_err_sys(err, -errno, "open %s/%s", layout->prefix, tmp.text);
+	r = copy_whiteouts(from, to, 0, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "copy %s", tree);
+	if (renameat(layout->fd, tmp.text, layout->fd, name.text) < 0)
+		return lm_err_sys(err, -errno, "rename %s/%s", layout->prefix, tmp.text);
+	return 0;
+}
+
 int lm_layout_root_attributes(struct lm_layout *layout, int64_t id, struct lm_root_attributes *ret, struct lm_err *err)
 {
 	struct stat st;
@@ -182,12 +265,6 @@ static int ids_add(struct ids *ids, int64_t id)
 	}
 	ids->items[ids->count++] = id;
 	return 0;
-}
-
-static void close_dir(DIR **dir)
-{
-	if (*dir)
-		closedir(*dir);
 }
 
 static void ids_done(struct ids *ids)

@@ -40,6 +40,13 @@ int lm_layout_relink(struct lm_layout *layout, int64_t id, const char *target, s
 /* The same for a second link, `lean`, which only mounts use that are made after this: it is not synced. */
 int lm_layout_relink_lean(struct lm_layout *layout, int64_t id, const char *target, struct lm_err *err) MUST_CHECK;
 
+/*
+ * Makes a directory `opaque` beside the link, unless it is there: a copy of a tree of directories and whiteouts, which
+ * belongs right below `lean`. Local, since it is asked for many names that it does not have. Not synced either: a name
+ * that is made last is not on the disk before what it stands for. -EPROTO: there is something else in the tree.
+ */
+int lm_layout_copy_opaque(struct lm_layout *layout, int64_t id, const char *tree, struct lm_err *err) MUST_CHECK;
+
 /* Of an ordinary snapshot's fs; -ENOTDIR for a link. */
 int lm_layout_root_attributes(
 	struct lm_layout *layout, int64_t id, struct lm_root_attributes *ret, struct lm_err *err) MUST_CHECK;

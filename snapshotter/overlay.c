@@ -56,13 +56,28 @@ static int bind_mount(
 	return r < 0 ? r : add_option(mount, "", "rbind", err);
 }
 
+static int add_directory(struct lm_buf *lower, const char *prefix, const struct lm_snapshot *at, const char *below)
+{
+	return lm_buf_printf(lower, "%s%s/%" PRId64 "/%s", lower->len ? ":" : "", prefix, at->id, below);
+}
+
+/* What belongs below a lean layer is there if it is needed (layout.h). */
+static int add_lean(struct lm_buf *lower, const char *prefix, const struct lm_snapshot *at)
+{
+	CLEANUP(lm_freep) char *opaque = path_of(prefix, at, "opaque");
+	int r = opaque ? add_directory(lower, prefix, at, "lean") : -ENOMEM;
+	if (r == 0 && at->parent && access(opaque, F_OK) == 0)
+		r = add_directory(lower, prefix, at, "opaque");
+	return r;
+}
+
 static int add_lower(
 	const char *prefix, const struct lm_snapshot *snapshot, bool lean, struct lm_mount *mount, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf lower = LM_BUF(LOWERDIR_MAX);
 	for (const struct lm_snapshot *at = snapshot->parent; at; at = at->parent) {
-		int r = lm_buf_printf(&lower, "%s%s/%" PRId64 "/%s", lower.len ? ":" : "", prefix, at->id,
-			lean && at->layer_path ? "lean" : "fs");
+		bool has_lean = lean && at->layer_path;
+		int r = has_lean ? add_lean(&lower, prefix, at) : add_directory(&lower, prefix, at, "fs");
 		if (r < 0)
 			return lm_err_sys(err, r, "list of lower directories");
 	}

@@ -39,7 +39,7 @@ void lm_mount_done(struct lm_mount *mount);
 
 /*
  * prefix: the directory of all snapshots. lean: every remote layer of an overlay has its lean link (layout.h), and is
- * taken from there. -EINVAL for a committed snapshot, -ENOMEM.
+ * taken from there, with what belongs below it. -EINVAL for a committed snapshot, -ENOMEM.
  */
 int lm_overlay_mount(const char *prefix, const struct lm_mount_options *options, const struct lm_snapshot *snapshot,
 	bool lean, struct lm_mount *ret, struct lm_err *err) MUST_CHECK;

@@ -26,7 +26,7 @@ struct known {
 	bool asking; /* some thread is asking */
 	unsigned pins;
 	int64_t answered_ms;
-	char *path, *lean, *note, *reason;
+	char *path, *lean, *opaque, *note, *reason;
 };
 
 struct lm_policy {
@@ -134,6 +134,7 @@ static void entry_free(void *p)
 		return;
 	free(entry->path);
 	free(entry->lean);
+	free(entry->opaque);
 	free(entry->note);
 	free(entry->reason);
 	free(entry);
@@ -212,10 +213,12 @@ static void set_answer(struct known *entry, enum state state, const char *path, 
 {
 	free(entry->path);
 	free(entry->lean);
+	free(entry->opaque);
 	free(entry->note);
 	free(entry->reason);
 	entry->path = path ? strdup(path) : NULL;
 	entry->lean = NULL;
+	entry->opaque = NULL;
 	entry->note = note && *note ? lm_str_printf("%.*s", REASON_MAX, note) : NULL;
 	entry->reason = reason && *reason ? lm_str_printf("%.*s", REASON_MAX, reason) : NULL;
 	entry->state = state == SERVED && !entry->path ? UNAVAILABLE : state;
@@ -228,6 +231,16 @@ static void set_answer(struct known *entry, enum state state, const char *path, 
 static bool is_usable(const char *path)
 {
 	return path[0] == '/' && strlen(path) < PATH_MAX;
+}
+
+/* lock held; if memory is short, the other path will do */
+static void take_lean(struct known *entry, const Lamella__Fetcher__V1__LayerAnswer *answer)
+{
+	bool opaque = *answer->opaque_path;
+	if (!is_usable(answer->lean_path) || (opaque && !is_usable(answer->opaque_path)))
+		return;
+	entry->opaque = opaque ? strdup(answer->opaque_path) : NULL;
+	entry->lean = !opaque || entry->opaque ? strdup(answer->lean_path) : NULL;
 }
 
 /* lock held */
@@ -246,8 +259,8 @@ static void take_answer(struct known *entry, const Lamella__Fetcher__V1__LayerAn
 			set_answer(entry, SERVED, answer->path, NULL, NULL);
 		else
 			set_answer(entry, SERVED, answer->path, *answer->reason ? answer->reason : "lossy", NULL);
-		if (entry->state == SERVED && is_usable(answer->lean_path))
-			entry->lean = strdup(answer->lean_path); /* if memory is short, the other one will do */
+		if (entry->state == SERVED)
+			take_lean(entry, answer);
 		break;
 	case LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_ABSENT:
 		set_answer(entry, ABSENT, NULL, NULL, *answer->reason ? answer->reason : "in no configured repository");
@@ -381,7 +394,8 @@ static int read_answer(const struct known *entry, struct lm_layer *ret, struct l
 		return lm_err_set(err, -EAGAIN, "%s: the fetcher does not answer in time", entry->digest);
 	if (entry->state == SERVED) {
 		ret->path = strdup(entry->path);
-		ret->lean = entry->lean ? strdup(entry->lean) : NULL;
+		ret->opaque = entry->opaque ? strdup(entry->opaque) : NULL;
+		ret->lean = entry->lean && (ret->opaque || !entry->opaque) ? strdup(entry->lean) : NULL;
 		ret->note = entry->note ? strdup(entry->note) : NULL;
 		return ret->path && (ret->note || !entry->note) ? 0 : lm_err_oom(err);
 	}
@@ -416,6 +430,7 @@ void lm_layer_done(struct lm_layer *layer)
 {
 	free(layer->path);
 	free(layer->lean);
+	free(layer->opaque);
 	free(layer->note);
 	*layer = (struct lm_layer){0};
 }

@@ -41,10 +41,11 @@ LM_DEFINE_CLEANUP(struct lm_policy, lm_policy_free, lm_policy_freep)
 const char *lm_policy_wanted(const struct lm_labels *labels);
 
 struct lm_layer {
-	char *path; /* of the directory to use */
-	char *lean; /* the same by a mount on which nobody asks for attributes, for overlays all of whose layers have
-		       one; or NULL */
-	char *note; /* what the publisher lost; NULL for a faithful layer */
+	char *path;   /* of the directory to use */
+	char *lean;   /* the same by a mount on which nobody asks for attributes, for overlays all of whose layers have
+			 one; or NULL */
+	char *opaque; /* what belongs right below `lean`, where opaque directories have no attributes; or NULL */
+	char *note;   /* what the publisher lost; NULL for a faithful layer */
 };
 void lm_layer_done(struct lm_layer *layer);
 

@@ -197,20 +197,33 @@ static bool all_lean(const struct remote_layers *layers)
 	return true;
 }
 
-static int link_lean(
-	struct lm_snapshots *s, const struct lm_snapshot *top, const struct remote_layers *layers, struct lm_err *err)
+/* *ret_lean: each remote layer has its lean link now, and what belongs below it. */
+static int link_lean(struct lm_snapshots *s, const struct lm_snapshot *top, const struct remote_layers *layers,
+	bool *ret_lean, struct lm_err *err)
 {
-	int r = 0;
-	for (const struct lm_snapshot *at = top; at && r == 0; at = at->parent)
-		if (at->layer_digest)
-			r = lm_layout_relink_lean(
-				s->layout, at->id, layers->found[index_of(layers, at->layer_digest)].lean, err);
-	return r;
+	for (const struct lm_snapshot *at = top; at; at = at->parent) {
+		if (!at->layer_digest)
+			continue;
+		struct lm_err why = LM_ERR_INIT;
+		const struct lm_layer *layer = &layers->found[index_of(layers, at->layer_digest)];
+		int r = lm_layout_relink_lean(s->layout, at->id, layer->lean, err);
+		if (r < 0)
+			return r;
+		if (layer->opaque && at->parent)
+			r = lm_layout_copy_opaque(s->layout, at->id, layer->opaque, &why);
+		if (r < 0) {
+			lm_log(LM_LOG_WARN, "layers are used with their attributes",
+				LM_KV("layer", "%s", at->layer_digest), LM_KV("reason", "%s", lm_err_text(&why)));
+			return 0;
+		}
+	}
+	*ret_lean = true;
+	return 0;
 }
 
 /*
  * Everything below must be served before a mount of it is handed out: a container that only gets EIO is worse than
- * none. *ret_lean: each remote layer has its lean link now.
+ * none. *ret_lean as of link_lean().
  */
 static int check_served(
 	struct lm_snapshots *s, const struct lm_snapshot *top, unsigned timeout_ms, bool *ret_lean, struct lm_err *err)
@@ -225,9 +238,8 @@ static int check_served(
 	struct lm_err reason = LM_ERR_INIT;
 	r = lm_policy_check(s->policy, layers->digests, layers->count, timeout_ms, layers->found, &reason);
 	if (r == 0) {
-		*ret_lean = all_lean(layers);
 		r = follow_moves(s, top, layers, err);
-		return r == 0 && *ret_lean ? link_lean(s, top, layers, err) : r;
+		return r == 0 && all_lean(layers) ? link_lean(s, top, layers, ret_lean, err) : r;
 	}
 	count(s, LM_COUNT_STARTS_REFUSED);
 	lm_log(LM_LOG_WARN, "mount refused", LM_KV("snapshot", "%s", top->key),

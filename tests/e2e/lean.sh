@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Images without extended attributes come from a second mount, on which the kernel does not ask for them; other ones do not,
-# not even in part, since an overlay over two of our file systems would not keep the inode number of a file that it copies up.
+# Images without extended attributes come from a second mount, on which the kernel does not ask for them; opaque directories
+# are no reason not to, since a directory of whiteouts below their layer does the same. Other images do not, not even in part, since an overlay over two of our file systems would not keep the inode number of a file that it copies up.
 # time limit: 240 s
 # also sanitized
 # shellcheck source=tests/e2e/lib.sh
@@ -42,7 +42,8 @@ asked() { # KIND: how many such requests the kernel made
 	"$LAMELLA" status --socket "$FETCHER_SOCKET" --json | jq ".repositories[0].kernel_requests[] | select(.kind == \"$1\").answered"
 }
 LEAN=$MOUNT_BASE/.lean/$FQRN WHOLE=$MOUNT_BASE/$FQRN
-lean_of() { "$CONTROL" "$FETCHER_SOCKET" lean "$1"; } # DIGEST
+lean_of() { "$CONTROL" "$FETCHER_SOCKET" lean "$1" | cut -d' ' -f1; } # DIGEST
+opaque_of() { "$CONTROL" "$FETCHER_SOCKET" lean "$1" | cut -d' ' -f2; } # DIGEST
 has_none() { [[ $(lean_of "$1") == - ]]; } # DIGEST
 is_mounted() { [ "$(findmnt -no SOURCE "$1")" = "$2" ]; } # DIR SOURCE
 
@@ -90,13 +91,22 @@ more=$(image more)
 [ "$(cat "$(lean_of "$more")/new")" = new ] || fail "the lean mount shows another revision"
 [ "$(cat "$(path_of "$more")/new")" = new ] || fail "the whole mount shows another revision"
 
-say "containers: one of lean layers only, one that shares them and adds one with an attribute"
+say "containers: one of lean layers only, two with opaque directories, two with an attribute besides"
 registry_start
 push_pause
 base_and "$WORK/oci-lean"
 base_and "$WORK/oci-mixed" "$WORK/with"
-for image in lean mixed; do
-	push "$WORK/oci-$image:latest" $image:latest
+# Hides a directory of the layer below, a file, and what is not there; inside of what hides already; where nothing hides beside it.
+mkdir -p "$WORK"/opaque/{usr/share/doc/{new,apt},etc/issue,only/here/below,usr/bin}
+for dir in usr/share/doc usr/share/doc/apt etc/issue only/here only/here/below; do : >"$WORK/opaque/$dir/.wh..wh..opq"; done
+echo new | tee "$WORK"/opaque/{usr/share/doc/new/f,usr/share/doc/apt/f,etc/issue/f,only/here/below/f,usr/bin/new} >/dev/null
+base_and "$WORK/oci-opaque" "$WORK/opaque"
+cp -r "$WORK/opaque" "$WORK/both" && setfattr -n user.colour -v blue "$WORK/both/usr/bin/new"
+base_and "$WORK/oci-both" "$WORK/both"
+cp -r "$LM_IMAGES/oci-tiny" "$WORK/oci-tiny"
+IMAGES=(lean opaque tiny mixed both)
+for image in "${IMAGES[@]}"; do
+	push "$WORK/oci-$image:latest" "$image:latest"
 	convert "docker://$REGISTRY/$image:latest"
 done
 "$LAMELLA" update --socket "$FETCHER_SOCKET" >/dev/null
@@ -105,7 +115,7 @@ containerd_start lamella
 lower_of() { # ID: where the layers of a container come from, each kind once
 	local links
 	links=$(sed -n 's/.* - overlay overlay .*lowerdir=\([^, ]*\).*/\1/p' "/proc/$(cri lamella pid "$1")/mountinfo" | head -n 1 | tr ':' '\n')
-	xargs -n 1 readlink <<<"$links" | sed "s,/.layers/.*,," | sort -u
+	grep -v '/opaque$' <<<"$links" | xargs -n 1 readlink | sed "s,/.layers/.*,," | sort -u
 }
 # A name that a container makes of a file below is the same file.
 check_link() { # ID
@@ -113,15 +123,44 @@ check_link() { # ID
 	cri lamella exec "$1" sh -c 'ln /usr/bin/wc /usr/bin/wc2; set -- $(stat -c %i /usr/bin/wc /usr/bin/wc2); [ $1 = $2 ]' ||
 		fail "two inode numbers of one file"
 }
-for image in lean mixed; do
+root_of() { echo "/proc/$(cri lamella pid "$1")/root"; } # ID
+# All names of a container but those that it was given, with what their layers say of them.
+listing() { # ID
+	(cd "$(root_of "$1")" && find . -xdev -printf '%p %y %m %U %G %n %s %T@ %l\n') |
+		grep -Ev '^\.(/dev|/etc|/proc|/sys|/etc/hostname|/etc/hosts|/etc/resolv.conf)? ' | LC_ALL=C sort
+}
+first() { manifest "$WORK/oci-$1" latest | jq -r ".layers[$2].digest"; } # IMAGE LAYER
+for image in "${IMAGES[@]}"; do
 	id=$(pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/$image:latest" sleep 3600)
 	expected=$LEAN
-	[ $image = lean ] || expected=$WHOLE
+	[[ $image != mixed && $image != both ]] || expected=$WHOLE
 	[ "$(lower_of "$id")" = "$expected" ] || fail "$image: from $(lower_of "$id")"
+	[ "$image" != tiny ] || listing "$id" >"$WORK/tmp/lean.tiny"
 	check_link "$id"
-	[ $image = lean ] || cri lamella exec "$id" sh -c 'test -e /d/f7' || fail "the layer is not there"
+	case $image in
+	mixed) cri lamella exec "$id" sh -c 'test -e /d/f7' || fail "the layer is not there" ;;
+	opaque | both)
+		# shellcheck disable=SC2016
+		cri lamella exec "$id" sh -c 'set -e
+			test "$(echo $(ls /usr/share/doc /usr/share/doc/apt))" = "/usr/share/doc: apt new /usr/share/doc/apt: f"
+			test "$(ls /etc/issue)" = f; test "$(ls /only/here)" = below; test "$(cat /usr/bin/new)" = new
+			rm -r /usr/share/doc && mkdir /usr/share/doc && test -z "$(ls /usr/share/doc)"' || fail "$image: other content"
+		;;
+	esac
 	cri lamella rm "$id"
 done
+[[ $(opaque_of "$(first tiny 1)") == "$LEAN/.layers/"*/opaque ]] || fail "tiny: $(opaque_of "$(first tiny 1)")"
+[ "$(opaque_of "$(first tiny 0)")" = - ] || fail "tiny: $(opaque_of "$(first tiny 0)")"
+has_none "$(first both 1)" || fail "both: $(lean_of "$(first both 1)")"
+
+say "the same without what belongs below, which is made again"
+find "$WORK/snapshotter/snapshots" -mindepth 2 -maxdepth 2 -name opaque -type d -print -exec rm -r {} + >"$WORK/tmp/removed" || true
+grep -q . "$WORK/tmp/removed" || fail "nothing belongs below"
+id=$(pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/opaque:latest" sleep 3600)
+[ "$(lower_of "$id")" = "$LEAN" ] || fail "from $(lower_of "$id")"
+# shellcheck disable=SC2016
+cri lamella exec "$id" sh -c 'test "$(ls /only/here)" = below && test "$(ls /etc/issue)" = f' || fail "other content"
+cri lamella rm "$id"
 
 say "taken away from outside, the whole one serves"
 umount "$LEAN"
@@ -130,6 +169,12 @@ cmp "$WORK/without/d/f1" "$(path_of "$without")/d/f1" || fail "wrong bytes"
 sleep 3.5 # answers are kept for 3 s where containers start
 id=$(pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/lean:latest" sleep 3600)
 [ "$(lower_of "$id")" = "$WHOLE" ] || fail "lean: from $(lower_of "$id")"
+cri lamella rm "$id"
+id=$(pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/tiny:latest" sleep 3600)
+[ "$(lower_of "$id")" = "$WHOLE" ] || fail "tiny: from $(lower_of "$id")"
+listing "$id" >"$WORK/tmp/whole.tiny"
+diff "$WORK/tmp/lean.tiny" "$WORK/tmp/whole.tiny" || fail "tiny: another tree without attributes than with them"
+[ "$(wc -l <"$WORK/tmp/lean.tiny")" -gt 8000 ] || fail "tiny: $(wc -l <"$WORK/tmp/lean.tiny") names"
 cri lamella rm "$id"
 stop containerd-lamella
 stop snapshotter

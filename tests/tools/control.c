@@ -4,8 +4,8 @@
  *   control SOCKET status | update [NAME] | resolve DIGEST... | lean DIGEST...
  *
  * Prints a line per repository (`NAME MOUNTPOINT REVISION online|offline files=N catalogs=N bytes=N requests=N
- * [fixed=WHAT]`) or per layer (`DIGEST STATE PATH REASON`, "-" for what is empty; of lean only the lean path). Exit
- * code: 0, 1 when the call failed (said).
+ * [fixed=WHAT]`) or per layer (`DIGEST STATE PATH REASON`, "-" for what is empty; of lean only the lean path and what
+ * belongs below it). Exit code: 0, 1 when the call failed (said).
  */
 #include "base/macros.h"
 #include "lamella/fetcher.pb-c.h"
@@ -47,7 +47,7 @@ static void print_layers(const Lamella__Fetcher__V1__ResolveResponse *response)
 static void print_lean_paths(const Lamella__Fetcher__V1__ResolveResponse *response)
 {
 	for (size_t i = 0; i < response->n_layers; i++)
-		puts(or_dash(response->layers[i]->lean_path));
+		printf("%s %s\n", or_dash(response->layers[i]->lean_path), or_dash(response->layers[i]->opaque_path));
 }
 
 static ProtobufCMessage *call(struct lm_rpc_client *client, const char *path, const ProtobufCMessage *request,

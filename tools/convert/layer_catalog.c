@@ -1,6 +1,7 @@
 #include "convert/layer_catalog.h"
 
 #include "base/str.h"
+#include "convert/layer_opaque.h"
 #include "repo/xattr.h"
 
 #include <stdio.h>
@@ -265,6 +266,36 @@ static int finish(struct writing *w, int64_t time_s, struct lm_counters *ret_sel
 	return lm_catalog_writer_finish(writer, &props, ret_self, ret_subtree, err);
 }
 
+/* In the place of the layer's opaque directories (layer_opaque.h); nothing where that can't be all of its attributes.
+ */
+static int write_opaque(struct writing *w, struct lm_err *err)
+{
+	const struct lm_layer_content *content = w->content;
+	const struct lm_row dir = {.mode = S_IFDIR | 0755, .size = 4096, .mtime_s = content->time_s, .link_count = 1};
+	const struct lm_row whiteout = {.mode = S_IFCHR, .mtime_s = content->time_s, .link_count = 1};
+	CLEANUP(lm_layer_opaque_done) struct lm_layer_opaque opaque;
+	int r = lm_layer_opaque(content->tree, &opaque, err);
+	if (r < 0 || opaque.count == 0)
+		return r;
+	cut_path(w, 0);
+	if (lm_buf_printf(&w->path, "%s/" LM_LAYER_OPAQUE, content->mountpoint) < 0)
+		return lm_err_oom(err);
+	size_t len = w->path.len;
+	r = lm_catalog_insert(w->writer, lm_buf_cstr(&w->path), &dir, NULL, 0, err);
+	for (size_t i = 0; i < opaque.count && r == 0; i++) {
+		const struct lm_layer_node *node = opaque.nodes[i];
+		cut_path(w, len);
+		r = append_node_path(w, node, err);
+		if (r == 0)
+			r = lm_catalog_insert(w->writer, lm_buf_cstr(&w->path),
+				lm_layer_is_opaque(node->inode) ? &whiteout : &dir, NULL, 0, err);
+	}
+	cut_path(w, 0);
+	if (lm_buf_printf(&w->path, "%s/" LM_LAYER_ROOT, content->mountpoint) < 0)
+		return lm_err_oom(err);
+	return r;
+}
+
 /* What is above the root of the layer's tree, and that. */
 static int begin_layer(struct writing *w, const char *db_path, struct lm_err *err)
 {
@@ -273,6 +304,8 @@ static int begin_layer(struct writing *w, const char *db_path, struct lm_err *er
 	int r = lm_catalog_create(db_path, content->mountpoint, &root, &w->writer, err);
 	for (size_t i = 0; i < content->extra_count && r == 0; i++)
 		r = write_extra(w, &content->extras[i], err);
+	if (r == 0)
+		r = write_opaque(w, err);
 	cut_path(w, w->layer_at);
 	return r < 0 ? r : write_inode(w, lm_layer_tree_root(content->tree)->inode, err);
 }

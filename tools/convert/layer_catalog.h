@@ -4,6 +4,7 @@
  *
  *   .cvmfscatalog      the marker that every nested catalog has
  *   .metadata/…        the extra files
+ *   opaque/…           where the layer has opaque directories and no other attributes: see layer_opaque.h
  *   layerfs/…          the tree, breadth first: the children of a directory have neighbouring row ids
  *
  * Or, of an image's flat tree (flat.h), the nested catalog at /.flat/xx/DIGEST that is the tree itself, and those

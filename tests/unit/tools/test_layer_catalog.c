@@ -2,6 +2,7 @@
 #include "base/str.h"
 #include "convert/image_json.h"
 #include "convert/layer_catalog.h"
+#include "convert/layer_opaque.h"
 #include "convert/layer_tar.h"
 #include "convert_test.h"
 #include "repo/object_store.h"
@@ -537,6 +538,103 @@ static void test_manifest_json(void **state)
 		"\"Digest\":\"" A "\"},\"Layers\":[{\"MediaType\":\"layer/type\",\"Size\":7,\"Digest\":\"" B "\"}]}");
 }
 
+static bool is_there(struct fixture *f, const char *path)
+{
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	struct lm_err err = LM_ERR_INIT;
+	int r = lm_catalog_lookup(f->catalog, lm_path_hash(path, strlen(path)), &row, &err);
+	assert_true(r == 0 || r == -ENOENT);
+	return r == 0;
+}
+
+static int count_whiteout(void *arg, struct lm_row *row)
+{
+	unsigned *counts = arg;
+	assert_true(row->rdev == 0);
+	counts[row->mode == S_IFCHR]++;
+	assert_true(row->mode == S_IFCHR || row->mode == (S_IFDIR | 0755));
+	return 0;
+}
+
+/* What is in a directory below the opaque tree: directories and whiteouts. */
+static void expect_opaque(struct fixture *f, const char *path, unsigned dirs, unsigned whiteouts)
+{
+	unsigned counts[2] = {0};
+	assert_int_equal(
+		lm_catalog_list(f->catalog, lm_path_hash(path, strlen(path)), 0, count_whiteout, counts, &f->err), 0);
+	assert_int_equal(counts[false], dirs);
+	assert_int_equal(counts[true], whiteouts);
+}
+
+#define OPAQUE MOUNTPOINT "/opaque"
+
+static void test_opaque_tree(void **state)
+{
+	struct fixture *f = *state;
+	static const char *const marked[] = {"", "z/", "a/b/c/", "a/b/d/", "a/b/c/inside/", "a/e/", "f/"};
+	char name[64];
+	tm_block(&f->tar, (struct tm_header){.name = "a/b/file"});
+	for (size_t i = 0; i < ARRAY_LEN(marked); i++) {
+		snprintf(name, sizeof(name), "%s.wh..wh..opq", marked[i]);
+		tm_block(&f->tar, (struct tm_header){.name = name});
+	}
+	tm_block(&f->tar, (struct tm_header){.name = "g/plain"});
+	convert(f);
+	expect_opaque(f, OPAQUE, 1, 2);
+	expect_opaque(f, OPAQUE "/a", 1, 1);
+	expect_opaque(f, OPAQUE "/a/b", 0, 2);
+	static const char *const whiteouts[] = {"/z", "/f", "/a/e", "/a/b/c", "/a/b/d"};
+	for (size_t i = 0; i < ARRAY_LEN(whiteouts); i++) {
+		snprintf(name, sizeof(name), OPAQUE "%s", whiteouts[i]);
+		CLEANUP(lm_row_done) struct lm_row row = row_at(f, name);
+		assert_int_equal(row.mode, S_IFCHR);
+	}
+	/* The layer itself is as it would be without. */
+	struct lm_xattr x;
+	CLEANUP(lm_row_done) struct lm_row row = row_at(f, LAYER "/a/b/c/inside");
+	assert_int_equal(lm_xattr_find(row.xattr, row.xattr_len, LM_OVERLAY_OPAQUE, &x), 0);
+}
+
+/* Attributes beside the mark, of the same directory and of another name. */
+static void test_no_opaque_tree(void **state)
+{
+	for (int k = 0; k < 3; k++) {
+		void *own;
+		assert_int_equal(setup(&own), 0);
+		struct fixture *f = own;
+		CLEANUP(lm_buf_done) struct lm_buf pax = LM_BUF(1 << 20);
+		tm_record(&pax, "SCHILY.xattr.user.k", "v", 1);
+		if (k > 0)
+			tm_extension(&f->tar, 'x', &pax);
+		tm_block(&f->tar, (struct tm_header){.name = k == 1 ? "d" : "e", .type = '5'});
+		if (k > 0)
+			tm_block(&f->tar, (struct tm_header){.name = "d/.wh..wh..opq"});
+		convert(f);
+		assert_false(is_there(f, OPAQUE));
+		assert_int_equal(teardown(&own), 0);
+	}
+}
+
+static void test_large_opaque_tree(void **state)
+{
+	for (int more = 0; more < 2; more++) {
+		void *own;
+		assert_int_equal(setup(&own), 0);
+		struct fixture *f = own;
+		char name[64];
+		/* The directory above them is one row, too. */
+		for (int i = 1; i < LM_LAYER_OPAQUE_MAX + more; i++) {
+			snprintf(name, sizeof(name), "above/d%d/.wh..wh..opq", i);
+			tm_block(&f->tar, (struct tm_header){.name = name});
+		}
+		convert(f);
+		assert_int_equal(is_there(f, OPAQUE), !more);
+		if (!more)
+			expect_opaque(f, OPAQUE "/above", 0, LM_LAYER_OPAQUE_MAX - 1);
+		assert_int_equal(teardown(&own), 0);
+	}
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -549,6 +647,9 @@ int main(void)
 		TEST(test_catalogs_inside),
 		TEST(test_catalogs_inside_repeat),
 		TEST(test_catalogs_inside_fail),
+		TEST(test_opaque_tree),
+		cmocka_unit_test(test_no_opaque_tree),
+		cmocka_unit_test(test_large_opaque_tree),
 		cmocka_unit_test(test_layers_json),
 		cmocka_unit_test(test_origin_json),
 		cmocka_unit_test(test_manifest_json),
