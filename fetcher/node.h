@@ -5,10 +5,11 @@
  *
  * A repository may be mounted twice, by the same tree and with the same node numbers: whole, as it is, and lean, where
  * the kernel is told that extended attributes can't be asked for. overlayfs asks for one with each look-up, and FUSE
- * keeps no answer, so layers that have none cost half the requests by the lean mount. The snapshotter takes it for
- * chains of such layers only: over two lower file systems without a UUID, overlayfs no longer finds where a copied-up
- * file came from, and a hard link made to it in a container shows another inode number than the file. Not by default,
- * since few images have no layer that replaces a directory of one below, which is marked by an attribute.
+ * keeps no answer, so layers that have none cost half the requests by the lean mount. So do layers with none but the
+ * marks of opaque directories, beside which the converter publishes a directory of whiteouts that does the same. The
+ * snapshotter takes the lean mount for chains of such layers only: over two lower file systems without a UUID,
+ * overlayfs no longer finds where a copied-up file came from, and a hard link made to it in a container shows another
+ * inode number than the file.
  *
  * Repositories take their first looks at the same time; each is mounted when it has a root. One that has none then is
  * mounted as soon as a later look succeeds; until then the control service says why it is not.

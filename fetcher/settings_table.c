@@ -118,7 +118,7 @@ const struct lm_setting lm_settings_table[] = {
 		.help = "the same, where LAMELLA_MOUNT_BASE is not set"},
 	{"LAMELLA_MOUNTPOINT", OF_REPOSITORY(wanted_mountpoint), PATH, .fallback = "",
 		.help = "the directory itself; one repository only"},
-	{"LAMELLA_LEAN_MOUNTS", OF_NODE(lean_mounts), YES_NO, .fallback = "no",
+	{"LAMELLA_LEAN_MOUNTS", OF_NODE(lean_mounts), YES_NO, .fallback = "yes",
 		.help = "mount repositories at BASE/.lean/NAME, too, where images without extended attributes cost "
 			"half the requests; as root, with LAMELLA_SOCKET"},
 	{"LAMELLA_SOCKET", OF_NODE(socket), PATH, .fallback = "/run/lamella/fetcher.sock",

@@ -58,7 +58,7 @@ setfattr -n user.colour -v red "$WORK/deep/d/n7"
 repo_init
 without=$(image without) with=$(image with) deep=$(image deep)
 serve_start
-fetcher_start LAMELLA_LEAN_MOUNTS=yes
+fetcher_start
 
 say "which layer comes from where"
 is_mounted "$WHOLE" cvmfs2 || fail "$(findmnt)"
@@ -180,8 +180,8 @@ stop containerd-lamella
 stop snapshotter
 stop fetcher
 
-say "not unless it is asked for"
-fetcher_start
+say "not where it is turned off"
+fetcher_start LAMELLA_LEAN_MOUNTS=no
 ! findmnt "$LEAN" >/dev/null || fail "mounted all the same"
 has_none "$without" || fail "$(lean_of "$without")"
 stop fetcher
