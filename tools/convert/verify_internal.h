@@ -1,5 +1,5 @@
-/* What the parts of the comparison share: verify.c (an image), verify_tree.c (a layer), verify_content.c (its files).
- */
+/* What the parts of the comparison share: verify.c (an image), verify_tree.c (a layer), verify_opaque.c (what stands
+ * beside it), verify_content.c (its files). */
 #ifndef LM_TOOLS_VERIFY_INTERNAL_H
 #define LM_TOOLS_VERIFY_INTERNAL_H
 
@@ -34,6 +34,10 @@ void lm_verify_note(struct lm_comparison *c, bool loss, const char *path, const 
  * jobs; they are over when this returns. */
 int lm_verify_tree(struct lm_comparison *c, struct lm_layer_tree *tree, const struct lm_published_top *top,
 	struct lm_err *err) MUST_CHECK;
+
+/* In the layer's catalog, beside the layer: the tree of its opaque directories, if there is one. */
+int lm_verify_opaque(struct lm_comparison *c, struct lm_catalog *catalog, struct lm_layer_tree *tree,
+	const char *mountpoint, struct lm_err *err) MUST_CHECK;
 
 /*
  * Queues the comparison of a file's content: of the object that the row names, or of its chunks, which lie without

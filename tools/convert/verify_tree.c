@@ -379,6 +379,8 @@ static int compare_catalog(struct walk *w, const struct mount *mount, struct lm_
 	w->catalog = catalog;
 	w->catalog_number++;
 	r = compare_first(w, mount->dir, err);
+	if (r == 0 && mount->dir == lm_layer_tree_root(w->tree))
+		r = lm_verify_opaque(w->comparison, catalog, w->tree, mount->top.path, err);
 	while (r == 0 && w->dir_count > 0)
 		r = compare_dir(w, w->dirs[--w->dir_count], err);
 	w->dir_count = 0;

@@ -1,6 +1,8 @@
 /* Mounts, word for word as containerd gets them. */
 #include "snapshotter/overlay.h"
 
+#include "base/file.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -70,6 +72,34 @@ static void lean(void **state)
 	EXPECT_OF(&plain, &s, true, "bind /r/snapshots/1/fs ro rbind");
 }
 
+/* What belongs right below a lean layer is taken where it is, but for the lowest layer, which has nothing to hide. */
+static void opaque(void **state)
+{
+	char dir[] = "/tmp/lamella-test-XXXXXX", path[64], expected[256];
+	struct lm_snapshot one = {.id = 1, .kind = LM_COMMITTED, .layer_path = (char *)"/m"},
+			   two = {.id = 2, .kind = LM_COMMITTED, .parent = &one, .layer_path = (char *)"/n"},
+			   three = {.id = 3, .kind = LM_COMMITTED, .parent = &two, .layer_path = (char *)"/o"};
+	struct lm_snapshot s = {.id = 9, .kind = LM_VIEW, .parent = &three};
+	assert_non_null(mkdtemp(dir));
+	for (int id = 1; id <= 3; id += 2) {
+		snprintf(path, sizeof(path), "%s/%d/opaque", dir, id);
+		assert_int_equal(lm_mkdir_p(AT_FDCWD, path, 0700, NULL), 0);
+	}
+	for (int lean = 0; lean < 2; lean++) {
+		struct lm_mount mount = {0};
+		assert_int_equal(lm_overlay_mount(dir, &plain, &s, lean, &mount, NULL), 0);
+		if (lean)
+			snprintf(expected, sizeof(expected), "lowerdir=%s/3/lean:%s/3/opaque:%s/2/lean:%s/1/lean", dir,
+				dir, dir, dir);
+		else
+			snprintf(expected, sizeof(expected), "lowerdir=%s/3/fs:%s/2/fs:%s/1/fs", dir, dir, dir);
+		assert_int_equal(mount.n_options, 1);
+		assert_string_equal(mount.options[0], expected);
+		lm_mount_done(&mount);
+	}
+	assert_int_equal(lm_remove_tree(AT_FDCWD, dir, NULL), 0);
+}
+
 static void options(void **state)
 {
 	struct lm_snapshot one = {.id = 1, .kind = LM_COMMITTED}, s = {.id = 9, .kind = LM_ACTIVE, .parent = &one};
@@ -107,7 +137,7 @@ static void many_layers(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(shapes), cmocka_unit_test(lean), cmocka_unit_test(options),
-		cmocka_unit_test(many_layers)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(shapes), cmocka_unit_test(lean), cmocka_unit_test(opaque),
+		cmocka_unit_test(options), cmocka_unit_test(many_layers)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

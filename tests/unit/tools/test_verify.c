@@ -422,6 +422,49 @@ static void test_nested(void **state)
 	}
 }
 
+static void mark(struct fixture *f, const char *dir)
+{
+	char name[64];
+	snprintf(name, sizeof(name), "%s/.wh..wh..opq", dir);
+	tm_block(&f->tar, (struct tm_header){.name = name});
+}
+
+/* What stands beside the layer for its opaque directories. */
+static void test_opaque(void **state)
+{
+	struct fixture *f = *state;
+	mark(f, "a/b");
+	mark(f, "c");
+	publish(f);
+	mark(f, "a/b");
+	mark(f, "c");
+	expect_equal(f, 3);
+
+	/* Elsewhere: the mark and the tree, each for itself; e is not published either. */
+	mark(f, "a/b");
+	mark(f, "e");
+	assert_int_equal(compare(f), 0);
+	assert_true(found(f, "/e", "the tree of opaque directories beside the layer lacks it"));
+	assert_false(found(f, "/a/b", "the tree of"));
+	assert_false(found(f, "/", "entries instead of"));
+
+	/* One too many. */
+	mark(f, "a/b");
+	tm_block(&f->tar, (struct tm_header){.name = "c", .type = '5', .mode = 0755});
+	assert_int_equal(compare(f), 0);
+	assert_true(found(f, "/", "has 3 entries instead of 2"));
+
+	/* None at all where there must be none, since there is another attribute. */
+	tm_pax(&f->tar, "SCHILY.xattr.user.k", "v");
+	tm_block(&f->tar, (struct tm_header){.name = "f"});
+	mark(f, "a/b");
+	publish(f);
+	tm_pax(&f->tar, "SCHILY.xattr.user.k", "v");
+	tm_block(&f->tar, (struct tm_header){.name = "f"});
+	mark(f, "a/b");
+	expect_equal(f, 3);
+}
+
 /* All are counted, the first ones kept. */
 static void test_many(void **state)
 {
@@ -450,6 +493,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_contents, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damaged_objects, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nested, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_opaque, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_many, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
