@@ -248,6 +248,20 @@ int lm_layout_open_fs(struct lm_layout *layout, int64_t id, struct lm_err *err)
 	return fd < 0 ? lm_err_sys(err, -errno, "open %s/%s", layout->prefix, fs.text) : fd;
 }
 
+bool lm_layout_is_unwritten(struct lm_layout *layout, int64_t id)
+{
+	CLEANUP(lm_closep) int fd = lm_layout_open_fs(layout, id, NULL);
+	CLEANUP(close_dir) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir)
+		return false;
+	fd = -1;
+	struct dirent *entry;
+	errno = 0;
+	while ((entry = readdir(dir)) && (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0))
+		;
+	return !entry && errno == 0;
+}
+
 struct ids {
 	int64_t *items;
 	size_t count, cap;

@@ -51,6 +51,9 @@ int lm_layout_copy_opaque(struct lm_layout *layout, int64_t id, const char *tree
 int lm_layout_root_attributes(
 	struct lm_layout *layout, int64_t id, struct lm_root_attributes *ret, struct lm_err *err) MUST_CHECK;
 
+/* Whether an ordinary snapshot's fs is there and empty. */
+bool lm_layout_is_unwritten(struct lm_layout *layout, int64_t id);
+
 int lm_layout_remove(struct lm_layout *layout, int64_t id, struct lm_err *err) MUST_CHECK; /* absent is success */
 
 /* The ids that have directories, in no order; other names are passed over. */

@@ -66,9 +66,11 @@ static int add_lean(struct lm_buf *lower, const char *prefix, const struct lm_sn
 {
 	CLEANUP(lm_freep) char *opaque = path_of(prefix, at, "opaque");
 	int r = opaque ? add_directory(lower, prefix, at, "lean") : -ENOMEM;
-	if (r == 0 && at->parent && access(opaque, F_OK) == 0)
-		r = add_directory(lower, prefix, at, "opaque");
-	return r;
+	if (r < 0 || !at->parent)
+		return r;
+	if (access(opaque, F_OK) < 0)
+		return errno == ENOENT ? 0 : -errno;
+	return add_directory(lower, prefix, at, "opaque");
 }
 
 static int add_lower(

@@ -223,10 +223,10 @@ static int link_lean(struct lm_snapshots *s, const struct lm_snapshot *top, cons
 
 /*
  * Everything below must be served before a mount of it is handed out: a container that only gets EIO is worse than
- * none. *ret_lean as of link_lean().
+ * none. *ret_lean as of link_lean(), if want_lean.
  */
-static int check_served(
-	struct lm_snapshots *s, const struct lm_snapshot *top, unsigned timeout_ms, bool *ret_lean, struct lm_err *err)
+static int check_served(struct lm_snapshots *s, const struct lm_snapshot *top, unsigned timeout_ms, bool want_lean,
+	bool *ret_lean, struct lm_err *err)
 {
 	*ret_lean = false;
 	CLEANUP(remote_layers_freep) struct remote_layers *layers = calloc(1, sizeof(*layers));
@@ -239,7 +239,7 @@ static int check_served(
 	r = lm_policy_check(s->policy, layers->digests, layers->count, timeout_ms, layers->found, &reason);
 	if (r == 0) {
 		r = follow_moves(s, top, layers, err);
-		return r == 0 && all_lean(layers) ? link_lean(s, top, layers, ret_lean, err) : r;
+		return r == 0 && want_lean && all_lean(layers) ? link_lean(s, top, layers, ret_lean, err) : r;
 	}
 	count(s, LM_COUNT_STARTS_REFUSED);
 	lm_log(LM_LOG_WARN, "mount refused", LM_KV("snapshot", "%s", top->key),
@@ -255,8 +255,10 @@ int lm_snapshots_mount(struct lm_snapshots *s, const char *plugin, const char *k
 		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", key);
 	if (snapshot->kind == LM_COMMITTED)
 		return lm_err_set(err, -EBUSY, "snapshot %s is committed", key);
-	bool lean;
-	int r = check_served(s, snapshot->parent, timeout_ms, &lean, err);
+	/* A client that compares a snapshot with its parent takes "no attributes here" for an error, so the lean layers
+	 * are for what will be a container's root: not for views, nor for what one has written to. */
+	bool lean, fresh = snapshot->kind == LM_ACTIVE && lm_layout_is_unwritten(s->layout, snapshot->id);
+	int r = check_served(s, snapshot->parent, timeout_ms, fresh, &lean, err);
 	return r < 0 ? r : lm_overlay_mount(lm_layout_prefix(s->layout), &s->mount_options, snapshot, lean, ret, err);
 }
 
@@ -509,7 +511,7 @@ int lm_snapshots_make(struct lm_snapshots *s, struct lm_make_request *request, s
 		r = offer_layer(s, request, ref, ret_provided, err);
 	bool lean = false;
 	if (r == 0)
-		r = check_served(s, parent, request->timeout_ms, &lean, err);
+		r = check_served(s, parent, request->timeout_ms, request->kind == LM_ACTIVE, &lean, err);
 	return r < 0 ? r : make_ordinary(s, request, parent, lean, ret, err);
 }
 

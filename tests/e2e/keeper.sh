@@ -207,7 +207,8 @@ readers_start
 for i in 1 2 3; do
 	pause_ms $((RANDOM % 600 + 200))
 	kill -USR1 "$(keeper)" # kills the program
-	wait_for 20 "the next keeper" eval "[ \$(grep -c 'started again with 3 descriptors' '$WORK/log/manager.log') = $i ]"
+	# The settings, and a device and a journal of both mounts.
+	wait_for 20 "the next keeper" eval "[ \$(grep -c 'started again with 5 descriptors' '$WORK/log/manager.log') = $i ]"
 	wait_for 20 "the mounts" eval "[ \$(count_said 'mounts came back') -ge $i ]"
 	# The last one, with files that are wrong.
 	[ $i != 2 ] || echo CVMFS_MAX_RETRIES=many >>"$WORK/fetcher.conf"

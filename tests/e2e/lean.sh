@@ -20,7 +20,7 @@ image() { # NAME
 	convert "oci:$WORK/oci-$1:latest"
 	manifest "$WORK/oci-$1" latest | jq -r '.layers[0].digest'
 }
-# The lowest layer of tiny, which has programs; with DIR, its content above that.
+# The lowest layer of tiny, which has programs, and a volume; with DIR, its content above that.
 base_and() { # LAYOUT [DIR]
 	local layout=$1 t=application/vnd.oci.image id='' layer='' config
 	cp -r "$LM_IMAGES/oci-tiny" "$layout"
@@ -30,7 +30,7 @@ base_and() { # LAYOUT [DIR]
 		layer=$(blob "$layout" "$WORK/tmp/layer.tar" $t.layer.v1.tar)
 	fi
 	manifest "$layout" latest >"$WORK/tmp/manifest"
-	jq -c --arg id "$id" '.rootfs.diff_ids |= [.[0], $id | select(. != "")] | del(.history)' \
+	jq -c --arg id "$id" '.rootfs.diff_ids |= [.[0], $id | select(. != "")] | del(.history) | .config.Volumes = {"/etc/apt": {}}' \
 		"$layout/blobs/sha256/$(jq -r '.config.digest | ltrimstr("sha256:")' "$WORK/tmp/manifest")" >"$WORK/tmp/config"
 	config=$(blob "$layout" "$WORK/tmp/config" $t.config.v1+json)
 	jq -c --argjson c "$config" --argjson l "[$layer]" '.config = $c | .layers |= .[:1] + $l' "$WORK/tmp/manifest" >"$WORK/tmp/new"
@@ -137,6 +137,8 @@ for image in "${IMAGES[@]}"; do
 	[ "$(lower_of "$id")" = "$expected" ] || fail "$image: from $(lower_of "$id")"
 	[ "$image" != tiny ] || listing "$id" >"$WORK/tmp/lean.tiny"
 	check_link "$id"
+	# What the image has there is copied when the container is made.
+	[ "$image" = tiny ] || cri lamella exec "$id" sh -c 'grep -q " /etc/apt " /proc/mounts && test -d /etc/apt/sources.list.d' || fail "$image: no volume"
 	case $image in
 	mixed) cri lamella exec "$id" sh -c 'test -e /d/f7' || fail "the layer is not there" ;;
 	opaque | both)
@@ -152,6 +154,15 @@ done
 [[ $(opaque_of "$(first tiny 1)") == "$LEAN/.layers/"*/opaque ]] || fail "tiny: $(opaque_of "$(first tiny 1)")"
 [ "$(opaque_of "$(first tiny 0)")" = - ] || fail "tiny: $(opaque_of "$(first tiny 0)")"
 has_none "$(first both 1)" || fail "both: $(lean_of "$(first both 1)")"
+
+say "what a container has written can be told from its image"
+id=$(pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/tiny:latest" sleep 3600)
+[ "$(lower_of "$id")" = "$LEAN" ] || fail "from $(lower_of "$id")"
+cri lamella exec "$id" sh -c 'echo written >/usr/written && touch /usr/bin/wc'
+ctr_ lamella snapshots --snapshotter lamella diff "$id" | gzip -dc >"$WORK/tmp/diff.tar" || fail "no difference can be made"
+tar -tf "$WORK/tmp/diff.tar" | LC_ALL=C sort | tr '\n' ' ' >"$WORK/tmp/changed"
+grep -q 'usr/ usr/bin/ usr/bin/wc usr/written' "$WORK/tmp/changed" || fail "changed: $(cat "$WORK/tmp/changed")"
+cri lamella rm "$id"
 
 say "the same without what belongs below, which is made again"
 find "$WORK/snapshotter/snapshots" -mindepth 2 -maxdepth 2 -name opaque -type d -print -exec rm -r {} + >"$WORK/tmp/removed" || true

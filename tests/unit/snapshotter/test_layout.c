@@ -13,7 +13,7 @@
 #include <cmocka.h>
 
 struct fixture {
-	char dir[64], tree[80], copy[96];
+	char dir[64], tree[96], copy[96];
 	struct lm_layout *layout;
 	struct lm_err err;
 };
@@ -119,6 +119,18 @@ static void test_deep(void **state)
 	assert_int_equal(copied(f, ""), 0);
 }
 
+static void test_unwritten(void **state)
+{
+	struct fixture *f = *state;
+	assert_int_equal(lm_layout_make(f->layout, 8, &LM_ROOT_ATTRIBUTES_DEFAULT, &f->err), 0);
+	assert_true(lm_layout_is_unwritten(f->layout, 8));
+	snprintf(f->tree, sizeof(f->tree), "%s/snapshots/8/fs", f->dir);
+	make(f, "/.hidden", S_IFREG);
+	assert_false(lm_layout_is_unwritten(f->layout, 8));
+	assert_false(lm_layout_is_unwritten(f->layout, 7));
+	assert_false(lm_layout_is_unwritten(f->layout, 9));
+}
+
 static void test_absent(void **state)
 {
 	struct fixture *f = *state;
@@ -132,6 +144,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_copied, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_deep, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_unwritten, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_absent, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
