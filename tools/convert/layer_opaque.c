@@ -1,7 +1,6 @@
 #include "convert/layer_opaque.h"
 
-#include "base/buf.h"
-
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
