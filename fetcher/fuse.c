@@ -59,8 +59,10 @@ struct lm_fuse {
 	struct lm_reader *reader;
 
 	struct lm_lock lock;
-	struct lm_cond wake;
-	STAILQ_HEAD(, change) changes; /* under lock */
+	struct lm_cond wake; /* changes, told or stopping is another */
+	/* under lock */
+	STAILQ_HEAD(, change) changes;
+	uint64_t changed, told; /* changes so far; those that the kernel was told of */
 };
 
 static struct lm_fuse *fuse_of(fuse_req_t req)
@@ -699,6 +701,9 @@ static void *notify(void *arg)
 		if (!atomic_load(&fuse->stopping))
 			forget_changes(fuse, change);
 		free(change);
+		LM_LOCKED(&fuse->lock);
+		fuse->told++;
+		lm_cond_broadcast(&fuse->wake);
 	}
 	return NULL;
 }
@@ -712,7 +717,18 @@ void lm_fuse_root_changed(struct lm_fuse *fuse, uint32_t from, uint32_t to, uint
 	*change = (struct change){.from = from, .to = to};
 	LM_LOCKED(&fuse->lock);
 	STAILQ_INSERT_TAIL(&fuse->changes, change, entry);
-	lm_cond_signal(&fuse->wake);
+	fuse->changed++;
+	lm_cond_broadcast(&fuse->wake);
+}
+
+int lm_fuse_wait_told(struct lm_fuse *fuse, int64_t ms)
+{
+	int64_t end = lm_now_ms() + ms, left;
+	LM_LOCKED(&fuse->lock);
+	uint64_t changed = fuse->changed;
+	while (fuse->told < changed && !atomic_load(&fuse->stopping) && (left = end - lm_now_ms()) > 0)
+		lm_cond_wait_ms(&fuse->wake, &fuse->lock, left);
+	return fuse->told >= changed ? 0 : atomic_load(&fuse->stopping) ? -ECANCELED : -ETIMEDOUT;
 }
 
 static void log_libfuse(enum fuse_log_level level, const char *fmt, va_list args)
@@ -779,18 +795,24 @@ int lm_fuse_new(const struct lm_fuse_config *config, struct lm_fuse **ret, struc
 	return 0;
 }
 
+/* False when that was said before. */
+static bool begin_stop(struct lm_fuse *fuse)
+{
+	LM_LOCKED(&fuse->lock);
+	lm_cond_broadcast(&fuse->wake);
+	return !atomic_exchange(&fuse->stopping, true);
+}
+
 void lm_fuse_stop(struct lm_fuse *fuse)
 {
-	if (!fuse || atomic_exchange(&fuse->stopping, true))
-		return;
-	lm_session_stop(fuse->session);
+	if (fuse && begin_stop(fuse))
+		lm_session_stop(fuse->session);
 }
 
 void lm_fuse_leave(struct lm_fuse *fuse)
 {
-	if (!fuse || atomic_exchange(&fuse->stopping, true))
-		return;
-	lm_session_leave(fuse->session);
+	if (fuse && begin_stop(fuse))
+		lm_session_leave(fuse->session);
 }
 
 const char *lm_request_name(enum lm_request_kind kind)
@@ -843,9 +865,6 @@ void lm_fuse_session_stats_add(struct lm_fuse *fuse, struct lm_session_stats *su
 /* The kernel may hold the notifying thread up until a parked look-up is answered: not before downloads have ended. */
 static void join_notifier(struct lm_fuse *fuse)
 {
-	lm_lock_take(&fuse->lock);
-	lm_cond_broadcast(&fuse->wake);
-	lm_lock_release(&fuse->lock);
 	if (fuse->notifier_runs)
 		pthread_join(fuse->notifier, NULL);
 }
@@ -854,7 +873,7 @@ void lm_fuse_free(struct lm_fuse *fuse)
 {
 	if (!fuse)
 		return;
-	atomic_store(&fuse->stopping, true);
+	(void)begin_stop(fuse);
 	join_notifier(fuse);
 	lm_session_free(fuse->session);
 	lm_reader_free(fuse->reader);

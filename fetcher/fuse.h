@@ -70,6 +70,12 @@ int lm_fuse_new(const struct lm_fuse_config *config, struct lm_fuse **ret, struc
 /* The root catalog `from` gave way to `to`. Never waits: a thread of its own tells the kernel. */
 void lm_fuse_root_changed(struct lm_fuse *fuse, uint32_t from, uint32_t to, uint64_t root_ttl_s);
 
+/*
+ * Waits until the kernel was told of all changes so far. -ETIMEDOUT: not within ms, since it holds a directory for a
+ * look-up that waits for its catalog. -ECANCELED: the mount is being stopped.
+ */
+int lm_fuse_wait_told(struct lm_fuse *fuse, int64_t ms) MUST_CHECK;
+
 /* Unmounts (lazily, and cutting off its users, where it is in use), joins the threads. Parked requests remain. */
 void lm_fuse_stop(struct lm_fuse *fuse);
 

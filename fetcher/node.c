@@ -16,7 +16,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
-enum { FUSE_THREADS = 4, WORKERS_MIN = 4, QUEUE_MAX = 4096, ROOTLESS_TTL_S = 5 };
+enum { FUSE_THREADS = 4, WORKERS_MIN = 4, QUEUE_MAX = 4096, ROOTLESS_TTL_S = 5, TELL_MS = 5000 };
 
 enum { WHOLE, LEAN, FACES };
 
@@ -110,42 +110,65 @@ static int mount_it(struct mount *m, uint64_t ttl_s, struct lm_err *err)
 	return r;
 }
 
-static void log_ready(const struct mount *m)
+static void log_ready(const struct mount *m, const struct lm_repository_root *root)
 {
 	struct lm_repository_status status;
 	lm_repository_status(m->repository, &status);
 	lm_log(LM_LOG_INFO, "ready", LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
 		LM_KV("mountpoint", "%s", m->faces[WHOLE].mountpoint),
-		LM_KV("revision", "%llu", (unsigned long long)status.revision),
-		LM_KV("root", "%s", lm_hash_text(&status.root).s),
+		LM_KV("revision", "%llu", (unsigned long long)root->revision),
+		LM_KV("root", "%s", lm_hash_text(&root->hash).s),
 		LM_KV("fixed", "%s", status.pin[0] ? status.pin : "no"));
 }
 
-/* On the repository's thread. */
-static void on_root(void *arg, uint32_t from, uint32_t to, uint64_t ttl_s)
+/* What is to be told of a new root: each is there to the end, once it is there. */
+struct told {
+	struct lm_fuse *fuses[FACES];
+	size_t count;
+};
+
+/* Mounts where that was not done yet. */
+static struct told begin_telling(struct mount *m, uint32_t from, const struct lm_repository_root *root)
+{
+	struct told told = {0};
+	LM_LOCKED(&m->lock);
+	if (m->stopping || m->faces[WHOLE].ended)
+		return told;
+	if (!m->faces[WHOLE].fuse) {
+		int r = mount_it(m, root->ttl_s, &m->err);
+		if (r < 0)
+			lm_log(LM_LOG_ERROR, "can't be mounted",
+				LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
+				LM_KV("cause", "%s", lm_err_text(&m->err)));
+		else
+			log_ready(m, root);
+		return told;
+	}
+	for (struct face *face = m->faces; face < m->faces + FACES; face++) {
+		if (!face->fuse || face->ended)
+			continue;
+		lm_fuse_root_changed(face->fuse, from, root->catalog, root->ttl_s);
+		told.fuses[told.count++] = face->fuse;
+	}
+	return told;
+}
+
+/* On the repository's thread: the revision is announced when this returns, and then is to be seen in the mounts. */
+static void on_root(void *arg, uint32_t from, const struct lm_repository_root *root)
 {
 	struct mount *m = arg;
 	lm_pins_root_changed(m->node->pins, lm_repository_fqrn(m->repository));
-	LM_LOCKED(&m->lock);
-	if (m->stopping || m->faces[WHOLE].ended)
-		return;
-	if (m->faces[WHOLE].fuse) {
-		for (struct face *face = m->faces; face < m->faces + FACES; face++)
-			if (face->fuse && !face->ended)
-				lm_fuse_root_changed(face->fuse, from, to, ttl_s);
-		struct lm_repository_status status;
-		lm_repository_status(m->repository, &status);
+	struct told told = begin_telling(m, from, root);
+	int64_t end = lm_now_ms() + TELL_MS;
+	for (size_t i = 0; i < told.count; i++)
+		if (lm_fuse_wait_told(told.fuses[i], LM_MAX(end - lm_now_ms(), 0)) == -ETIMEDOUT)
+			lm_log(LM_LOG_WARN, "the kernel does not take note of a new revision yet",
+				LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
+				LM_KV("waited_s", "%d", TELL_MS / 1000));
+	if (told.count)
 		lm_log(LM_LOG_INFO, "new revision", LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
-			LM_KV("revision", "%llu", (unsigned long long)status.revision),
-			LM_KV("root", "%s", lm_hash_text(&status.root).s));
-		return;
-	}
-	int r = mount_it(m, ttl_s, &m->err);
-	if (r < 0)
-		lm_log(LM_LOG_ERROR, "can't be mounted", LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
-			LM_KV("cause", "%s", lm_err_text(&m->err)));
-	else
-		log_ready(m);
+			LM_KV("revision", "%llu", (unsigned long long)root->revision),
+			LM_KV("root", "%s", lm_hash_text(&root->hash).s));
 }
 
 /* A session that was kept has users waiting: without a root they get answers, too, though most are errors. */
@@ -154,7 +177,7 @@ static void resume_without_root(struct mount *m)
 	LM_LOCKED(&m->lock);
 	if (!m->faces[WHOLE].fuse && lm_keeper_has(m->node->keeper, m->faces[WHOLE].mountpoint) &&
 		mount_it(m, ROOTLESS_TTL_S, &m->err) == 0)
-		log_ready(m);
+		log_ready(m, &(struct lm_repository_root){0});
 }
 
 static const char *mounted_at(void *arg, size_t index, bool lean)

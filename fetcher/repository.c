@@ -57,6 +57,7 @@ struct lm_repository {
 	struct lm_repository_status status;
 
 	_Atomic(bool) hopes; /* whether that is of interest: not online */
+	_Atomic(uint64_t) node;
 };
 
 static bool is_pinned(const struct lm_repository *repository)
@@ -461,24 +462,28 @@ static int adopt_root(struct lm_repository *repository, const struct root *root,
 	if (r < 0)
 		return lm_err_prefix(
 			err, r, "%s: root catalog %s", repository->config.fqrn, lm_hash_text(&root->catalog).s);
-	uint64_t ttl_s = LM_MAX(lm_catalog_ttl(open->catalog), (uint64_t)TTL_MIN_S);
-	uint64_t revision = root->revision ? root->revision : lm_catalog_revision(open->catalog);
+	struct lm_repository_root new = {
+		.catalog = number,
+		.hash = root->catalog,
+		.revision = root->revision ? root->revision : lm_catalog_revision(open->catalog),
+		.ttl_s = LM_MAX(lm_catalog_ttl(open->catalog), (uint64_t)TTL_MIN_S),
+	};
 	lm_catalogs_put(repository->catalogs, open);
 	if (repository->settings->max_ttl_s)
-		ttl_s = LM_MIN(ttl_s, repository->settings->max_ttl_s);
-	r = lm_trust_revision(&trust, revision, err);
+		new.ttl_s = LM_MIN(new.ttl_s, repository->settings->max_ttl_s);
+	r = lm_trust_revision(&trust, new.revision, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "%s", repository->config.fqrn);
 
 	uint32_t before = lm_tree_root(repository->tree);
 	lm_tree_set_root(repository->tree, number);
-	lm_lock_take(&repository->lock);
-	repository->status.root = root->catalog;
-	repository->status.revision = revision;
-	repository->status.ttl_s = ttl_s;
-	lm_lock_release(&repository->lock);
 	if (before != number)
-		repository->config.on_root(repository->config.arg, before, number, ttl_s);
+		repository->config.on_root(repository->config.arg, before, &new);
+	atomic_store(&repository->node, lm_tree_node(number, 1));
+	LM_LOCKED(&repository->lock);
+	repository->status.root = new.hash;
+	repository->status.revision = new.revision;
+	repository->status.ttl_s = new.ttl_s;
 	return 0;
 }
 
@@ -798,6 +803,7 @@ int lm_repository_new(const struct lm_repository_config *config, struct lm_repos
 	STAILQ_INIT(&repository->wishes);
 	STAILQ_INIT(&repository->current);
 	repository->status.state_since_ms = lm_now_ms();
+	atomic_store(&repository->node, LM_NODE_ROOT);
 	repository->certificate = LM_BUF(CERTIFICATE_MAX);
 	repository->config = *config;
 	repository->config.settings = lm_settings_ref(config->settings);
@@ -919,6 +925,11 @@ int lm_repository_reconfigure(struct lm_repository *repository, struct lm_settin
 	repository->look_now = true;
 	lm_cond_broadcast(&repository->changed);
 	return 0;
+}
+
+uint64_t lm_repository_node(const struct lm_repository *repository)
+{
+	return atomic_load(&repository->node);
 }
 
 const char *lm_repository_fqrn(const struct lm_repository *repository)

@@ -3,7 +3,8 @@
  *
  * A thread of its own does what may wait: manifest, certificate and whitelist by network, their signatures
  * (repo/trust.h), then the root catalog; only a root that passed everything and whose catalog is open becomes the
- * tree's root, at once and whole. It does so at start, when the TTL has passed, and when asked.
+ * tree's root, at once and whole, and is announced when the mounts know of it. It does so at start, when the TTL has
+ * passed, and when asked.
  *
  * States:
  *   starting   no root yet; the first look is under way
@@ -38,6 +39,12 @@ enum { LM_REPOSITORY_RETRY_S = 180, LM_REPOSITORY_OPEN_CATALOGS = 256 };
 
 struct lm_repository;
 
+struct lm_repository_root {
+	uint32_t catalog; /* number of the root catalog */
+	struct lm_hash hash;
+	uint64_t revision, ttl_s;
+};
+
 struct lm_repository_config { /* everything must outlive the repository */
 	const char *fqrn;
 	struct lm_settings *settings; /* that name it; counted */
@@ -46,8 +53,11 @@ struct lm_repository_config { /* everything must outlive the repository */
 	struct lm_work *work;
 	const char *dir; /* made where missing; copied */
 	bool resume;	 /* first of all goes on with the newest root accepted, if it is in the cache, without a look */
-	/* A root catalog became the tree's (from: 0 the first time). On the repository's thread, no lock held. */
-	void (*on_root)(void *arg, uint32_t from, uint32_t to, uint64_t ttl_s);
+	/*
+	 * A root catalog became the tree's in place of `from` (0 the first time). On the repository's thread, no lock
+	 * held. Announced, by status, by lm_repository_node() and to those who wait for a look, when this has returned.
+	 */
+	void (*on_root)(void *arg, uint32_t from, const struct lm_repository_root *root);
 	void *arg;
 };
 
@@ -76,6 +86,12 @@ int lm_repository_look(struct lm_repository *repository, bool past_caches, void 
  */
 int lm_repository_reconfigure(
 	struct lm_repository *repository, struct lm_settings *settings, struct lm_err *err) MUST_CHECK;
+
+/*
+ * The tree's node of the root that was announced last: what is found from there can be found in the mounts, too. The
+ * tree's own LM_NODE_ROOT may be that of a newer root, for as long as the kernel goes by the old one.
+ */
+uint64_t lm_repository_node(const struct lm_repository *repository);
 
 const char *lm_repository_fqrn(const struct lm_repository *repository);
 struct lm_tree *lm_repository_tree(struct lm_repository *repository);

@@ -238,7 +238,7 @@ static bool enter_repository(struct walk *walk)
 	for (; walk->repository < resolver->config->repository_count; walk->repository++) {
 		walk->step = 0;
 		walk->lean = NOT_LEAN;
-		walk->node = LM_NODE_ROOT;
+		walk->node = lm_repository_node(repository_of(walk));
 		if (resolver->config->mounted_at(resolver->config->arg, walk->repository, false))
 			return true;
 		struct lm_repository_status status;

@@ -78,7 +78,7 @@ static void place_done(struct place *place)
 		lm_catalogs_put(place->tree->catalogs, place->open);
 }
 
-static uint64_t make_node(uint32_t catalog, uint64_t rowid)
+uint64_t lm_tree_node(uint32_t catalog, uint64_t rowid)
 {
 	return (uint64_t)catalog << ROW_BITS | rowid;
 }
@@ -196,7 +196,7 @@ static int path_of(const struct place *place, struct lm_buf *ret, struct lm_err 
 		return r < 0 ? lm_err_oom(err) : 0;
 	}
 	int r;
-	uint64_t node = make_node(place->open->number, place->rowid);
+	uint64_t node = lm_tree_node(place->open->number, place->rowid);
 	if (recall_path(place->tree, node, ret, &r))
 		return r < 0 ? lm_err_oom(err) : 0;
 	r = lm_catalog_path_of(place->catalog, place->rowid, ret, err);
@@ -319,7 +319,7 @@ static int cross_mountpoint(
 	r = lm_catalogs_number(
 		place->tree->catalogs, &nested.hash, lm_buf_cstr(&outer), prefix_len, place->open->view, &number, err);
 	if (r == 0)
-		*ret = make_node(number, 1);
+		*ret = lm_tree_node(number, 1);
 	return r;
 }
 
@@ -338,7 +338,7 @@ static int make_entry(
 	int r = find_inode(place, row, &rowid, &links, err);
 	if (r < 0)
 		return r;
-	ret->node = make_node(place->open->number, rowid);
+	ret->node = lm_tree_node(place->open->number, rowid);
 	if (!row->xattr && !(place->open->view == LM_VIEW_LAYERS && S_ISDIR(row->mode)))
 		note_bare(place->tree, ret->node);
 	return fill_attr(row, ret->node, links, &ret->attr, err);
@@ -404,7 +404,7 @@ static int layers_root(struct lm_tree *tree, uint64_t *ret, struct lm_err *err)
 		return lm_err_set(err, -EIO, "there is no root catalog");
 	r = lm_catalogs_number(tree->catalogs, &hash, mountpoint, 0, LM_VIEW_LAYERS, &number, err);
 	if (r == 0)
-		*ret = make_node(number, 1);
+		*ret = lm_tree_node(number, 1);
 	return r;
 }
 
@@ -571,7 +571,7 @@ static int list_dots(struct listing *l, uint64_t node, struct lm_err *err)
 		CLEANUP(lm_row_done) struct lm_row up = {0};
 		r = lm_catalog_lookup(l->place->catalog, row.parent, &up, err);
 		if (r == 0 && !(up.rowid == 1 && l->place->open->number == lm_tree_root(l->place->tree)))
-			parent.node = make_node(l->place->open->number, up.rowid);
+			parent.node = lm_tree_node(l->place->open->number, up.rowid);
 		r = r == -ENOENT ? 0 : r;
 	}
 	if (r < 0)
@@ -628,7 +628,7 @@ static uint64_t root_child(struct lm_tree *tree, uint32_t number, const char *na
 {
 	struct lm_object_ref need;
 	struct lm_entry entry;
-	return lm_tree_lookup(tree, make_node(number, 1), name, &entry, &need, NULL) == 0 ? entry.node : 0;
+	return lm_tree_lookup(tree, lm_tree_node(number, 1), name, &entry, &need, NULL) == 0 ? entry.node : 0;
 }
 
 static int compare_name(void *arg, struct lm_row *row)
@@ -646,7 +646,7 @@ static int compare_name(void *arg, struct lm_row *row)
 static int each_root_name(struct root_names *names, uint32_t number, struct lm_object_ref *need, struct lm_err *err)
 {
 	CLEANUP(place_done) struct place place = {0};
-	int r = enter(names->tree, make_node(number, 1), &place, need, err);
+	int r = enter(names->tree, lm_tree_node(number, 1), &place, need, err);
 	return r ? r : lm_catalog_list(place.catalog, lm_path_hash("", 0), 0, compare_name, names, err);
 }
 

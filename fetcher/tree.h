@@ -41,6 +41,9 @@ LM_DEFINE_CLEANUP(struct lm_tree, lm_tree_free, lm_tree_freep)
 void lm_tree_set_root(struct lm_tree *tree, uint32_t catalog_number);
 uint32_t lm_tree_root(struct lm_tree *tree);
 
+/* The node of a row. */
+uint64_t lm_tree_node(uint32_t catalog_number, uint64_t rowid);
+
 struct lm_entry {
 	uint64_t node;
 	struct stat attr; /* st_ino is the node */

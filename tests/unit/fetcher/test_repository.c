@@ -18,11 +18,17 @@ struct rig {
 	uint32_t from, to; /* of the last root */
 };
 
-static void on_root(void *arg, uint32_t from, uint32_t to, uint64_t ttl_s)
+/* A root is announced after this. */
+static void on_root(void *arg, uint32_t from, const struct lm_repository_root *root)
 {
 	struct rig *rig = arg;
+	struct lm_repository_status status;
+	lm_repository_status(rig->repository, &status);
+	assert_int_equal(lm_tree_root(lm_repository_tree(rig->repository)), root->catalog);
+	assert_int_equal(lm_repository_node(rig->repository), from ? lm_tree_node(from, 1) : LM_NODE_ROOT);
+	assert_false(status.root.set && lm_hash_equal(&status.root, &root->hash));
 	rig->from = from;
-	rig->to = to;
+	rig->to = root->catalog;
 	latch_add(&rig->roots);
 }
 
@@ -172,6 +178,7 @@ static void test_first_look(void **state)
 	assert_int_equal(status.fetch.catalogs, 1);
 	assert_int_equal(rig.roots.count, 1);
 	assert_int_equal(rig.from, 0);
+	assert_int_equal(lm_repository_node(rig.repository), lm_tree_node(rig.to, 1));
 	struct lm_entry entry;
 	struct lm_object_ref need;
 	struct lm_tree *tree = lm_repository_tree(rig.repository);
