@@ -154,6 +154,9 @@ wait_for() { # SECONDS WHAT COMMAND...: until COMMAND succeeds
 
 port_open() { (: <>"/dev/tcp/${1%:*}/${1##*:}") 2>/dev/null; }
 
+# The file alone says nothing: a server that was killed leaves it behind.
+socket_open() { perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) && connect(S, sockaddr_un($ARGV[0])) or exit 1' "$1"; } # SOCKET
+
 start_listening() { # NAME HOST:PORT COMMAND...
 	local name=$1 address=$2
 	shift 2
@@ -165,7 +168,7 @@ start_socket() { # NAME SOCKET COMMAND...
 	local name=$1 socket=$2
 	shift 2
 	start "$name" "$@"
-	wait_for 30 "$name on $socket" started "$name" test -S "$socket"
+	wait_for 30 "$name on $socket" started "$name" socket_open "$socket"
 }
 
 started() { # NAME CHECK...: fails at once when the daemon has ended
