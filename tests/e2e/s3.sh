@@ -63,6 +63,15 @@ make_image a 120
 make_image b 60
 make_image c 150
 make_image d 30
+# All of a, and some of its own.
+cp -r "$WORK/a" "$WORK/tmp/more"
+make_image e 10
+for i in "$WORK"/e/*; do mv "$i" "$WORK/tmp/more/own-${i##*/}"; done
+rmdir "$WORK/e"
+mv "$WORK/tmp/more" "$WORK/e"
+tar -C "$WORK/e" --owner=0 --group=0 -cf "$WORK/tmp/e.tar" .
+rm -r "$WORK/oci-e"
+make_layout "$WORK/oci-e" "$WORK/tmp/e.tar" /1
 
 # --- who may, and when ------------------------------------------------------------------------------------------------
 
@@ -104,6 +113,15 @@ fine repo tag add "$FQRN" first
 fine repo sign "$FQRN" --manifest
 AWS_ACCESS_KEY_ID=$ACCESS AWS_SECRET_ACCESS_KEY=$SECRET AWS_ENDPOINT_URL=http://$S3 fine repo check "$BASE" --key "$WORK/keys/$FQRN.pub"
 fine repo info "http://$S3/$BUCKET/$KEY" --key "$WORK/keys/$FQRN.pub" # a web server to everybody
+
+# What another image brought is neither packed nor sent again.
+mark
+fine convert "oci:$WORK/oci-e" --repo "$FQRN"
+grep -q ' of content was known from before' "$WORK/log/lamella.log" || fail "nothing was known from before"
+puts=$(count '^PUT .*/data/') heads=$(count '^HEAD .*/data/')
+if [ "$puts" -lt 10 ] || [ "$puts" -gt 30 ]; then fail "$puts objects were put for 10 files"; fi
+say "$puts objects put, $heads asked for, for 10 files beside 120 known ones"
+valid
 
 # --- a server that has a bad day --------------------------------------------------------------------------------------
 
@@ -184,7 +202,7 @@ if [ -x "$LM_BUILD/fetcher/lamella-fetcher" ] && [ -c /dev/fuse ]; then
 	mkdir "$WORK/storage"
 	fetcher_start "CVMFS_SERVER_URL=http://$S3/$BUCKET/www/cvmfs/@fqrn@" "CVMFS_REPOSITORIES=$FQRN"
 	n=0
-	for image in a b c; do
+	for image in a b c e; do
 		digest=$(manifest "$WORK/oci-$image" latest | jq -r '.layers[0].digest' | cut -d: -f2)
 		diff -r "$WORK/$image" "$MOUNT_BASE/$FQRN/.layers/${digest:0:2}/$digest/layerfs" || fail "image $image reads as something else"
 		n=$((n + $(find "$WORK/$image" -type f | wc -l)))
