@@ -173,6 +173,23 @@ id=$(pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/opaque:latest" sleep 360
 cri lamella exec "$id" sh -c 'test "$(ls /only/here)" = below && test "$(ls /etc/issue)" = f' || fail "other content"
 cri lamella rm "$id"
 
+say "where that can't be made, the whole one serves"
+while read -r dir; do
+	rm -rf "$dir"
+	mkdir "$dir.new"
+	mount -t tmpfs none "$dir.new" # in the way, and can't be removed
+done <"$WORK/tmp/removed"
+id=$(pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/opaque:latest" sleep 3600)
+[ "$(lower_of "$id")" = "$WHOLE" ] || fail "from $(lower_of "$id")"
+# shellcheck disable=SC2016
+cri lamella exec "$id" sh -c 'test "$(ls /only/here)" = below && test "$(ls /etc/issue)" = f' || fail "other content"
+grep -q 'layers are used with their attributes' "$WORK/log/snapshotter.log" || fail "nothing was said"
+cri lamella rm "$id"
+while read -r dir; do umount "$dir.new"; done <"$WORK/tmp/removed"
+id=$(pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/opaque:latest" sleep 3600)
+[ "$(lower_of "$id")" = "$LEAN" ] || fail "afterwards from $(lower_of "$id")"
+cri lamella rm "$id"
+
 say "taken away from outside, the whole one serves"
 umount "$LEAN"
 wait_for 10 "its end" has_none "$without"
