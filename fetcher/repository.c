@@ -56,8 +56,8 @@ struct lm_repository {
 	struct wishes wishes;
 	struct lm_repository_status status;
 
-	_Atomic(bool) hopes; /* whether that is of interest: not online */
-	_Atomic(uint64_t) node;
+	_Atomic(bool) hopes;	/* whether that is of interest: not online */
+	_Atomic(uint64_t) node; /* of the root announced last */
 };
 
 static bool is_pinned(const struct lm_repository *repository)
