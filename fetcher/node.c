@@ -468,10 +468,24 @@ static void on_engine(void *arg)
 	atomic_fetch_add(&node->engine_answered, 1);
 }
 
+/* Whether the kernel has requests without an answer. */
+static bool is_waited_for(struct lm_node *node)
+{
+	uint64_t waiting = 0;
+	for (size_t i = 0; i < node->count && waiting == 0; i++) {
+		struct lm_fuse_stats stats;
+		struct lm_session_stats session;
+		fuse_stats(node, i, &stats, &session);
+		waiting = stats.waiting;
+	}
+	return waiting > 0;
+}
+
 bool lm_node_progress(struct lm_node *node)
 {
 	bool progress = atomic_load(&node->engine_answered) == node->engine_asked;
-	if (progress && lm_http_call(node->http, 0, on_engine, node) == 0)
+	/* An idle engine is left asleep. */
+	if (progress && is_waited_for(node) && lm_http_call(node->http, 0, on_engine, node) == 0)
 		node->engine_asked++;
 	for (size_t i = 0; i < node->count; i++) {
 		struct mount *m = &node->mounts[i];

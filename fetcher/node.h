@@ -43,7 +43,10 @@ void lm_node_leave(struct lm_node *node);
  */
 int lm_node_reload(struct lm_node *node, struct lm_settings *settings, bool *ret_worker, struct lm_err *err) MUST_CHECK;
 
-/* Whether threads that must not hang have done something, or had nothing to do, since the last call. Main thread. */
+/*
+ * Whether threads that must not hang have done something, or had nothing to do, since the last call. The engine is only
+ * asked for a sign of life while requests of the kernel wait for an answer. Main thread.
+ */
 bool lm_node_progress(struct lm_node *node);
 
 /* A descriptor that becomes readable when the last mount was taken away from outside. */
