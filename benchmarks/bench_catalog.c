@@ -7,9 +7,9 @@
  * what disturbs the machine disturbs all. Memory is measured in a process per size, so its figures are of that catalog
  * alone.
  *
- * A small catalog asked again and again is in the processor's caches, whole; a large one can't be. What a catalog's
- * size costs is seen where both ask as many bytes: "of all copies" goes round copies of the catalog, as many as have
- * the rows of the largest size together.
+ * A small catalog asked again and again may be in the processor's caches, whole; a large one can't be. So that as many
+ * bytes are asked for at each size, "of all copies" goes round copies of the catalog, as many as have the rows of the
+ * largest size together; each has a page cache of its own, which is a cost that one large catalog has not.
  */
 #include "base/clock.h"
 #include "base/file.h"
