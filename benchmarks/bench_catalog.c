@@ -9,9 +9,9 @@
  * what disturbs the machine disturbs all. Memory is measured in a process per size, so its figures are of that catalog
  * alone.
  *
- * A small catalog asked again and again lies in the processor's caches, whole; a large one can't. How much of the growth
- * that is, time does not tell: the second and third form make a catalog and ask it, for benchmarks/catalog to count
- * instructions and cache misses.
+ * A small catalog asked again and again lies in the processor's caches, whole; a large one can't. How much of the
+ * growth that is, time does not tell: the second and third form make a catalog and ask it, for benchmarks/catalog to
+ * count instructions and cache misses.
  */
 #include "base/clock.h"
 #include "base/file.h"
@@ -943,6 +943,39 @@ static void write_json(const char *file, const struct figures *sizes, size_t cou
  * One kind of question alone
  */
 
+/* The samples beside the catalog: choosing them costs more than asking. */
+static FILE *samples_file(const char *file, const char *mode)
+{
+	CLEANUP(lm_freep) char *path = checked(lm_str_printf("%s.samples", file));
+	FILE *f = fopen(path, mode);
+	if (!f)
+		die(path, NULL);
+	return f;
+}
+
+static int make_samples(const char *file)
+{
+	struct samples *s = samples_make(file);
+	FILE *f = samples_file(file, "we");
+	for (size_t i = 0; i < SAMPLES; i++)
+		fprintf(f, "%s %s %" PRIu64 "\n", s->paths[i], s->absent[i], s->rowids[i]);
+	if (fclose(f) != 0)
+		die(file, NULL);
+	samples_free(s);
+	return 0;
+}
+
+static struct samples *read_samples(const char *file)
+{
+	struct samples *s = checked(calloc(1, sizeof(*s)));
+	FILE *f = samples_file(file, "re");
+	for (size_t i = 0; i < SAMPLES; i++)
+		if (fscanf(f, "%ms %ms %" SCNu64, &s->paths[i], &s->absent[i], &s->rowids[i]) != 3)
+			die(file, &(struct lm_err){.msg = "its samples can't be read"});
+	fclose(f);
+	return s;
+}
+
 /* Asks all samples once, and then as often again as is said: the difference between runs is that of the questions. */
 static int ask(const char *file, const char *question, unsigned rounds)
 {
@@ -950,11 +983,12 @@ static int ask(const char *file, const char *question, unsigned rounds)
 		const char *name;
 		measure_fn *run;
 	} questions[] = {{"found", lookup_hit}, {"absent", lookup_miss}, {"row", row}};
-	struct samples *s = samples_make(file);
+	struct samples *s = read_samples(file);
 	void *handle = lamella_open(file);
 	bool known = false;
 	for (size_t i = 0; i < ARRAY_LEN(questions); i++)
-		for (unsigned round = 0; strcmp(questions[i].name, question) == 0 && round <= rounds; round++, known = true)
+		for (unsigned round = 0; strcmp(questions[i].name, question) == 0 && round <= rounds;
+			round++, known = true)
 			questions[i].run(&readers[LAMELLA], handle, s);
 	lamella_close(handle);
 	samples_free(s);
@@ -1021,7 +1055,8 @@ static void parse_options(int argc, char **argv, struct options *o)
 		else
 			usage();
 	}
-	if (!o->dir + !o->make + !o->ask != 2 || !o->ask != !o->question || (o->make && o->count != 1) || optind != argc)
+	if (!o->dir + !o->make + !o->ask != 2 || !o->ask != !o->question || (o->make && o->count != 1) ||
+		optind != argc)
 		usage();
 }
 
@@ -1033,7 +1068,7 @@ int main(int argc, char **argv)
 	if (o.make)
 		make_catalog(o.make, o.rows[0]);
 	if (o.make || o.ask)
-		return o.ask ? ask(o.ask, o.question, o.rounds) : 0;
+		return o.ask ? ask(o.ask, o.question, o.rounds) : make_samples(o.make);
 	size_t size = o.count * sizeof(struct figures);
 	struct figures *sizes = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	CLEANUP(lm_freep) char *dir = checked(lm_str_printf("%s/bench-catalog.XXXXXX", o.dir));
