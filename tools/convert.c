@@ -17,7 +17,7 @@
 struct options {
 	const char *repo, *storage, *s3_config, *keys, *name, *platform;
 	struct lm_access_options access;
-	bool no_wait, dry_run, flat, layers_only, strict, json;
+	bool no_wait, dry_run, flat, layers_only, trees, strict, json;
 	char **sources;
 	size_t source_count;
 };
@@ -59,6 +59,8 @@ static int parse_options(int argc, char **argv, struct options *o, int *ret_code
 		{"flat", NULL, "a tree for Apptainer as well, at REGISTRY/REPOSITORY:TAG (the default)",
 			.flag = &o->flat},
 		{"no-flat", NULL, "no such tree, layers only", .flag = &o->layers_only},
+		{"trees", NULL, "a tree for the kernels of nodes as well, as a file below .lamella/trees",
+			.flag = &o->trees},
 		LM_ACCESS_OPTIONS(&o->access),
 		{"strict", NULL, "publish nothing if an image has what the format can't hold", .flag = &o->strict},
 		{"dry-run", NULL, "only say what would be fetched and published", .flag = &o->dry_run},
@@ -189,6 +191,7 @@ static int run(const struct options *o, struct watch *watch, struct report *ret,
 		.no_wait = o->no_wait,
 		.access = &access,
 		.layers_only = o->layers_only,
+		.trees = o->trees,
 		.progress = lm_reporter_progress(watch->reporter)};
 	int r = choose_platform(o, &config, &platform, err);
 	if (r == 0)
@@ -242,6 +245,15 @@ static void print_summary(const struct lm_converter_summary *sum)
 	printf("; slowest: %s\n", lm_stage_name(worst));
 }
 
+static void print_tree(const struct lm_tree_report *tree)
+{
+	if (tree->why.code)
+		printf("  no tree for kernels: %s\n", lm_err_text(&tree->why));
+	if (tree->made)
+		printf("  tree for kernels  %llu entries  %s  %8s stored  %.1f s\n", (unsigned long long)tree->entries,
+			lm_cli_size(tree->bytes).s, lm_cli_size(tree->stored_bytes).s, (double)tree->ms / 1000);
+}
+
 static int print_report(const struct report *report)
 {
 	const struct lm_converter_summary *sum = &report->summary;
@@ -254,6 +266,7 @@ static int print_report(const struct report *report)
 		if (image->flat.made)
 			printf("  flat tree  %llu entries  %.1f s\n", (unsigned long long)image->flat.entries,
 				(double)image->flat.ms / 1000);
+		print_tree(&image->tree);
 	}
 	printf("%llu of %llu layers converted, %s read, %s stored, %.1f s\n", (unsigned long long)sum->layers_converted,
 		(unsigned long long)sum->layers, lm_cli_size(sum->fetched_bytes).s, lm_cli_size(sum->stored_bytes).s,
@@ -282,6 +295,14 @@ static json_t *layer_json(const struct lm_layer_report *layer)
 		(double)layer->ms / 1000);
 }
 
+static json_t *tree_json(const struct lm_tree_report *tree)
+{
+	return json_pack("{s:b, s:o, s:I, s:I, s:I, s:f}", "made", tree->made, "impossible",
+		tree->why.code ? lm_cli_text_json(lm_err_text(&tree->why)) : json_null(), "entries",
+		(json_int_t)tree->entries, "bytes", (json_int_t)tree->bytes, "bytes_stored",
+		(json_int_t)tree->stored_bytes, "seconds", (double)tree->ms / 1000);
+}
+
 /* NULL items make the whole NULL: memory was short, or a name is no UTF-8. */
 static json_t *image_json(const struct lm_image_report *image)
 {
@@ -291,10 +312,10 @@ static json_t *image_json(const struct lm_image_report *image)
 			json_decref(layers);
 			return NULL;
 		}
-	return json_pack("{s:s, s:s, s:s, s:s, s:s?, s:{s:b, s:I, s:f}, s:o}", "source", image->source, "name",
+	return json_pack("{s:s, s:s, s:s, s:s, s:s?, s:{s:b, s:I, s:f}, s:o, s:o}", "source", image->source, "name",
 		image->name, "digest", image->digest, "config", image->config_digest, "platform", image->platform,
 		"flat", "made", image->flat.made, "entries", (json_int_t)image->flat.entries, "seconds",
-		(double)image->flat.ms / 1000, "layers", layers);
+		(double)image->flat.ms / 1000, "tree", tree_json(&image->tree), "layers", layers);
 }
 
 static json_t *stages_json(const struct lm_stage_times *times)
@@ -349,7 +370,7 @@ static int make_plan(const struct options *o, struct lm_plan *ret, struct lm_err
 	CLEANUP(lm_http_freep) struct lm_http *http = NULL;
 	CLEANUP(lm_freep) char *platform = NULL;
 	struct lm_access access = o->access.access;
-	struct lm_converter_config config = {.access = &access, .layers_only = o->layers_only};
+	struct lm_converter_config config = {.access = &access, .layers_only = o->layers_only, .trees = o->trees};
 	const struct lm_repo_source_options where = {.storage = o->storage, .s3_config = o->s3_config, .keys = o->keys};
 	int r = choose_platform(o, &config, &platform, err);
 	if (r == 0)
@@ -365,9 +386,10 @@ static int make_plan(const struct options *o, struct lm_plan *ret, struct lm_err
 static void print_planned(const struct lm_plan_image *planned)
 {
 	const struct lm_image_report *image = &planned->image;
-	printf("%s (%s%s%s): %s%s%s%s\n", image->name, image->platform ? image->platform : "",
+	printf("%s (%s%s%s): %s%s%s%s%s\n", image->name, image->platform ? image->platform : "",
 		image->platform ? ", " : "", image->digest, lm_plan_state_name(planned->state),
-		planned->replaced[0] ? ", instead of " : "", planned->replaced, planned->flat ? ", flat tree" : "");
+		planned->replaced[0] ? ", instead of " : "", planned->replaced, planned->flat ? ", flat tree" : "",
+		planned->tree ? ", tree for kernels" : "");
 	for (size_t i = 0; i < image->layer_count; i++)
 		printf("  %s  %-9s  %8s\n", image->layers[i].digest,
 			image->layers[i].converted ? "to fetch" : "is there",
@@ -394,10 +416,10 @@ static json_t *planned_json(const struct lm_plan_image *planned)
 		(void)json_array_append_new(layers, json_pack("{s:s, s:s, s:I}", "digest", image->layers[i].digest,
 							    "state", image->layers[i].converted ? "fetch" : "present",
 							    "blob_bytes", (json_int_t)image->layers[i].blob_bytes));
-	return json_pack("{s:o, s:o, s:s, s:s?, s:s, s:s?, s:b, s:o}", "source", lm_cli_text_json(image->source),
+	return json_pack("{s:o, s:o, s:s, s:s?, s:s, s:s?, s:b, s:b, s:o}", "source", lm_cli_text_json(image->source),
 		"name", lm_cli_text_json(image->name), "digest", image->digest, "platform", image->platform, "state",
 		lm_plan_state_name(planned->state), "replaced", planned->replaced[0] ? planned->replaced : NULL, "flat",
-		planned->flat, "layers", layers);
+		planned->flat, "tree", planned->tree, "layers", layers);
 }
 
 static json_t *plan_json(const struct lm_plan *plan)

@@ -185,8 +185,9 @@ static int print_text(const struct report *report, bool dry)
 		printf("  %s  %8s\n", removal->layers[i].digest, lm_cli_size(removal->layers[i].size).s);
 		bytes += removal->layers[i].size;
 	}
-	printf("%zu names, %zu layers of %s, %zu flat trees %s\n", removal->name_count, removal->layer_count,
-		lm_cli_size(bytes).s, removal->flat_count, dry ? "would go" : "removed");
+	printf("%zu names, %zu layers of %s, %zu flat trees, %zu trees for kernels %s\n", removal->name_count,
+		removal->layer_count, lm_cli_size(bytes).s, removal->flat_count, removal->tree_count,
+		dry ? "would go" : "removed");
 	if (dry)
 		printf("nothing was changed\n");
 	else if (report->after.revision == report->before.revision)
@@ -204,7 +205,8 @@ static int append(json_t *list, json_t *item)
 static json_t *report_json(const struct report *report, bool dry)
 {
 	const struct lm_removal *removal = &report->removal;
-	json_t *names = json_array(), *images = json_array(), *layers = json_array(), *flats = json_array();
+	json_t *names = json_array(), *images = json_array(), *layers = json_array(), *flats = json_array(),
+	       *trees = json_array();
 	int r = 0;
 	for (size_t i = 0; i < removal->name_count; i++)
 		r |= append(names, lm_cli_text_json(removal->names[i]));
@@ -219,10 +221,12 @@ static json_t *report_json(const struct report *report, bool dry)
 					    (json_int_t)removal->layers[i].size));
 	for (size_t i = 0; i < removal->flat_count; i++)
 		r |= append(flats, json_string(removal->flats[i]));
-	json_t *json = json_pack("{s:s, s:I, s:b, s:b, s:o, s:o, s:o, s:o}", "repository", report->after.fqrn,
+	for (size_t i = 0; i < removal->tree_count; i++)
+		r |= append(trees, json_string(removal->trees[i].s));
+	json_t *json = json_pack("{s:s, s:I, s:b, s:b, s:o, s:o, s:o, s:o, s:o}", "repository", report->after.fqrn,
 		"revision", (json_int_t)report->after.revision, "changed",
 		report->after.revision != report->before.revision, "dry_run", dry, "names", names, "images", images,
-		"layers", layers, "flat", flats);
+		"layers", layers, "flat", flats, "trees", trees);
 	if (r == 0)
 		return json;
 	json_decref(json);

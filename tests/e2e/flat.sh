@@ -100,7 +100,7 @@ before=$(revision)
 convert "docker://$REGISTRY/tiny:latest"
 [ "$(revision)" = "$before" ] || fail "revision $(revision) after $before"
 "$LAMELLA" convert "oci:$LM_IMAGES/oci-tiny:latest" --repo "$FQRN" --storage "$WORK/storage" --json >"$WORK/out" || fail "another name"
-tail -n 1 "$WORK/out" | jq -e '[.. | objects | select(has("made")) | .made] == [false]' >/dev/null || fail "made twice: $(cat "$WORK/out")"
+tail -n 1 "$WORK/out" | jq -e '[.images[].flat.made] == [false]' >/dev/null || fail "made twice: $(cat "$WORK/out")"
 
 say "without a flat tree"
 tar -C "$LM_BUILD/tests/tools" --owner=0 --group=0 -cf "$WORK/tmp/a.tar" pause

@@ -5,9 +5,7 @@
  *   REGISTRY/REPOSITORY:TAG       leads there: metadata.h
  *
  * It is made of the layers' catalogs alone, nothing is fetched or packed: its rows name the same objects as theirs do.
- * Whiteouts and opaque directories are applied, be they overlayfs's kind or the files with special names in layers that
- * DUCC wrote. Where names of one file come from one layer and several are left, they are hard links as before; their
- * number is that of the names which are left.
+ * merge.h says how; layers may be DUCC's.
  *
  * An image of 64,000 names in 6 layers (690 MB compressed) takes 3 seconds, where its conversion takes 2 minutes, and
  * 5 MB of catalogs, as much as those of its layers: little enough to have it by default.
@@ -26,26 +24,9 @@
 #define LM_TOOLS_FLAT_H
 
 #include "convert/layer.h"
-#include "convert/layer_tree.h"
 
 /* "/.flat/xx/HEX" of an image's config digest. */
 struct lm_layer_path lm_flat_path(const char *config_digest);
-
-/* --- the merge --- */
-
-struct lm_flat_layer {
-	struct lm_catalog *catalog; /* that lists what is in root */
-	const char *root;	    /* "/.layers/xx/DIGEST/layerfs" */
-};
-/* Opens a nested catalog inside a layer; it is closed as soon as the walk has left it. */
-typedef int lm_flat_open_fn(void *arg, const struct lm_nested *nested, struct lm_catalog **ret, struct lm_err *err);
-
-/* layers: the uppermost first. The tree's memory is what it needs of names and chunks; catalogs are read directory by
- * directory. -EPROTO: a layer's catalogs make no sense; -ENOTSUP: a file whose content is not in the repository. */
-int lm_flat_merge(const struct lm_flat_layer *layers, size_t count, lm_flat_open_fn *open, void *arg,
-	struct lm_layer_tree **ret, struct lm_err *err) MUST_CHECK;
-
-/* --- in a transaction --- */
 
 struct lm_flat_job {
 	struct lm_txn *txn;

@@ -3,6 +3,7 @@
 #include "base/str.h"
 #include "base/work.h"
 #include "common.h"
+#include "convert/chain_tree.h"
 #include "convert/flat.h"
 #include "convert/image_json.h"
 #include "convert/image_name.h"
@@ -181,7 +182,7 @@ static void count_layer(struct lm_converter *converter, const struct lm_layer_re
 static int has_layer(struct lm_converter *converter, const struct lm_layer *layer, struct lm_err *err)
 {
 	char root[LM_LAYER_PATH_TEXT_MAX + 16];
-	snprintf(root, sizeof(root), "%s/" LM_LAYER_ROOT, lm_layer_path(layer->digest).s);
+	snprintf(root, sizeof(root), "%s/" LM_IMAGES_LAYER_ROOT, lm_layer_path(layer->digest).s);
 	return lm_txn_has(converter->txn, root, err);
 }
 
@@ -224,8 +225,9 @@ static int remove_grafted(struct lm_txn *txn, const char *path, struct lm_err *e
 	return r;
 }
 
-/* After an image has failed: layers and flat trees that it had brought go out of the tree, as if it had never been
- * asked for. What they are made of stays stored, and the ledger knows it. A tree in which that fails is not published.
+/* After an image has failed: layers and trees of theirs that it had brought go out of the repository, as if it had
+ * never been asked for. What they are made of stays stored, and the ledger knows it. Where that fails nothing is
+ * published.
  */
 static void take_back(struct lm_converter *converter)
 {
@@ -307,6 +309,21 @@ static int make_flat(struct lm_converter *converter, const struct lm_image *imag
 	return r;
 }
 
+static int make_tree(struct lm_converter *converter, const struct lm_image *image, struct lm_image_report *report,
+	struct lm_err *err)
+{
+	const struct lm_chain_tree_job job = {converter->txn, converter->config.storage, converter->packing, image};
+	struct lm_layer_path path;
+	int r = lm_chain_tree_path(image, &path, err);
+	if (r == 0)
+		r = expect_graft(converter, err);
+	if (r == 0)
+		r = lm_chain_tree_make(&job, &report->tree, err);
+	if (r == 0 && report->tree.made)
+		memcpy(converter->grafted[converter->grafted_count++], path.s, LM_LAYER_PATH_TEXT_MAX);
+	return r;
+}
+
 /* All that can fail for reasons of the image. */
 static int convert_layers(struct lm_converter *converter, struct lm_source *source, const struct lm_image *image,
 	struct lm_image_report *report, struct lm_err *err)
@@ -321,7 +338,9 @@ static int convert_layers(struct lm_converter *converter, struct lm_source *sour
 	int r = begin_image(converter, image, report, err);
 	for (size_t i = 0; r == 0 && i < image->layer_count; i++)
 		r = convert_layer(converter, source, image, i, report, err);
-	return r < 0 || converter->config.layers_only ? r : make_flat(converter, image, report, err);
+	if (r == 0 && !converter->config.layers_only)
+		r = make_flat(converter, image, report, err);
+	return r < 0 || !converter->config.trees ? r : make_tree(converter, image, report, err);
 }
 
 static int64_t grace_of(const struct lm_converter *converter)
@@ -515,10 +534,12 @@ int lm_converter_images(struct lm_converter *converter, const char *source, cons
 	return lm_err_prefix(err, r, "%s", source);
 }
 
-void lm_converter_choose(struct lm_converter *converter, const struct lm_platform *platform, bool layers_only)
+void lm_converter_choose(
+	struct lm_converter *converter, const struct lm_platform *platform, bool layers_only, bool trees)
 {
 	converter->config.platform = *platform;
 	converter->config.layers_only = layers_only;
+	converter->config.trees = trees;
 }
 
 int lm_converter_remove(struct lm_converter *converter, const char *const *names, size_t count, struct lm_removal *ret,

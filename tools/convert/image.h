@@ -11,6 +11,7 @@
  *   /.layers/xx/DIGEST                       each layer, a nested catalog, see layer_catalog.h, with
  *     .metadata/layers.json, origin.json       where it comes from, and the images (configs) that use it
  *   /.flat/xx/CONFIGDIGEST                   all layers in one, for Apptainer: flat.h
+ *   /.lamella/trees/xx/CHAIN/tree            the same for the kernel of a node, where it is wanted: chain_tree.h
  *   what is there by its name                manifests, and the public link to the flat tree: metadata.h
  *
  * A layer that is there is not fetched, and nothing is written that is there already in the same words. What a layer
@@ -40,6 +41,7 @@ struct lm_converter_config { /* all outlives the converter */
 	const char *ledger;	      /* path, see ledger.h; NULL: none */
 	bool remote;		      /* asking the storage for an object costs a request */
 	bool layers_only;	      /* no flat trees */
+	bool trees;		      /* those for the kernels of nodes */
 	/* How long the content of an image stays that has lost its name. 0: LM_GRACE_S; negative: it goes at once. */
 	int64_t grace_s;
 };
@@ -64,6 +66,14 @@ struct lm_flat_report {
 	int64_t ms;
 };
 
+struct lm_tree_report {
+	bool made;		      /* false: it was there, there can be none, or none is wanted */
+	struct lm_err why;	      /* code not 0: why there can be none */
+	uint64_t entries;	      /* names; this and all below is 0 where none was made */
+	uint64_t bytes, stored_bytes; /* of the file; of its objects that are new in the storage */
+	int64_t ms;
+};
+
 struct lm_image_report {
 	char *source, *name; /* name: REGISTRY/REPOSITORY[:TAG] */
 	char *platform;	     /* OS/ARCHITECTURE[/VARIANT] by the image's config; NULL: it does not say */
@@ -71,6 +81,7 @@ struct lm_image_report {
 	struct lm_layer_report *layers;
 	size_t layer_count;
 	struct lm_flat_report flat;
+	struct lm_tree_report tree;
 };
 void lm_image_report_done(struct lm_image_report *report);
 
@@ -88,7 +99,8 @@ LM_DEFINE_CLEANUP(struct lm_converter, lm_converter_free, lm_converter_freep)
 const struct lm_manifest *lm_converter_base(const struct lm_converter *converter);
 
 /* Instead of the configuration's, for the images from now on; its strings until the last of them. */
-void lm_converter_choose(struct lm_converter *converter, const struct lm_platform *platform, bool layers_only);
+void lm_converter_choose(
+	struct lm_converter *converter, const struct lm_platform *platform, bool layers_only, bool trees);
 
 /* source: as reference.h spells them. name: REGISTRY/REPOSITORY[:TAG] to publish it under, NULL: by the source. One
  * that fails leaves nothing in the revision (what it had before stays), and others may follow; where not even that can

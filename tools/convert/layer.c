@@ -21,7 +21,7 @@ struct lm_layer_path lm_layer_path(const char *digest)
 {
 	const char *hex = strchr(digest, ':') + 1;
 	struct lm_layer_path path;
-	snprintf(path.s, sizeof(path.s), "/.layers/%.2s/%s", hex, hex);
+	snprintf(path.s, sizeof(path.s), "/" LM_IMAGES_LAYERS "/%.2s/%s", hex, hex);
 	return path;
 }
 
@@ -38,7 +38,7 @@ static int lookup_below(void *arg, size_t index, const char *path, struct lm_row
 	const struct lm_layer_job *job = arg;
 	const struct lm_layer *below = &job->image->layers[job->index - 1 - index];
 	char full[LM_REPO_PATH_MAX + 1];
-	int n = snprintf(full, sizeof(full), "%s/" LM_LAYER_ROOT "%s", lm_layer_path(below->digest).s, path);
+	int n = snprintf(full, sizeof(full), "%s/" LM_IMAGES_LAYER_ROOT "%s", lm_layer_path(below->digest).s, path);
 	if ((size_t)n >= sizeof(full))
 		return -ENOENT;
 	struct lm_err failure = LM_ERR_INIT; /* absence is no failure: err stays untouched */
@@ -89,8 +89,8 @@ bool lm_layer_kept(struct lm_ledger *ledger, const struct lm_image *image, size_
 static int make_parents(const struct lm_layer_job *job, const struct lm_layer_path *path, struct lm_err *err)
 {
 	char parent[LM_LAYER_PATH_TEXT_MAX];
-	snprintf(parent, sizeof(parent), "%.*s", (int)strlen("/.layers/xx"), path->s);
-	int r = lm_txn_mkdirs(job->txn, "/.layers", true, err);
+	snprintf(parent, sizeof(parent), "%.*s", (int)strlen("/" LM_IMAGES_LAYERS "/xx"), path->s);
+	int r = lm_txn_mkdirs(job->txn, "/" LM_IMAGES_LAYERS, true, err);
 	return r < 0 ? r : lm_txn_mkdirs(job->txn, parent, true, err);
 }
 

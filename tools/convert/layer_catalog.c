@@ -291,7 +291,7 @@ static int write_opaque(struct writing *w, struct lm_err *err)
 				lm_layer_is_opaque(node->inode) ? &whiteout : &dir, NULL, 0, err);
 	}
 	cut_path(w, 0);
-	if (lm_buf_printf(&w->path, "%s/" LM_LAYER_ROOT, content->mountpoint) < 0)
+	if (lm_buf_printf(&w->path, "%s/" LM_IMAGES_LAYER_ROOT, content->mountpoint) < 0)
 		return lm_err_oom(err);
 	return r;
 }
@@ -379,7 +379,8 @@ static int write_part(struct writing *w, size_t number, struct lm_err *err)
 
 static int prepare(struct writing *w, const char *db_path, const struct lm_layer_limits *limits, struct lm_err *err)
 {
-	if (lm_buf_printf(&w->path, "%s%s", w->content->mountpoint, w->content->flat ? "" : "/" LM_LAYER_ROOT) < 0)
+	if (lm_buf_printf(&w->path, "%s%s", w->content->mountpoint, w->content->flat ? "" : "/" LM_IMAGES_LAYER_ROOT) <
+		0)
 		return lm_err_oom(err);
 	w->layer_at = w->path.len;
 	int r = lm_layer_split(w->content->tree, limits, &w->split, err);

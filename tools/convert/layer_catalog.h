@@ -19,9 +19,8 @@
 #define LM_TOOLS_LAYER_CATALOG_H
 
 #include "convert/layer_split.h"
+#include "repo/images.h"
 #include "repo/publish.h"
-
-#define LM_LAYER_ROOT "layerfs"
 
 struct lm_layer_extra {
 	const char *path; /* relative, its parents listed before it; a directory when it ends in a slash */

@@ -1,6 +1,7 @@
 #include "convert/plan.h"
 
 #include "base/str.h"
+#include "convert/chain_tree.h"
 #include "convert/flat.h"
 #include "convert/image_name.h"
 #include "convert/layer_catalog.h"
@@ -66,7 +67,7 @@ static int plan_layer(struct planning *p, const struct lm_layer *layer, struct l
 	struct lm_err *err)
 {
 	char path[LM_LAYER_PATH_TEXT_MAX + 16];
-	snprintf(path, sizeof(path), "%s/" LM_LAYER_ROOT, lm_layer_path(layer->digest).s);
+	snprintf(path, sizeof(path), "%s/" LM_IMAGES_LAYER_ROOT, lm_layer_path(layer->digest).s);
 	int r = has(p, path, err);
 	if (r < 0)
 		return r;
@@ -110,6 +111,34 @@ static int compare_name(struct planning *p, const struct lm_image *image, struct
 
 /* --- images --- */
 
+/* 1: stock tools wrote one of the layers that are there, so that there can be no tree. */
+static int has_stock_layer(struct planning *p, const struct lm_image *image, struct lm_err *err)
+{
+	int r = 0;
+	for (size_t i = 0; i < image->layer_count && r == 0; i++) {
+		char path[LM_LAYER_PATH_TEXT_MAX + 32];
+		snprintf(path, sizeof(path), "%s/" LM_IMAGES_LAYER_ROOT "/" LM_LAYER_MARKER,
+			lm_layer_path(image->layers[i].digest).s);
+		r = has(p, path, err);
+	}
+	return r;
+}
+
+/* *ret: a tree would be made. */
+static int plan_tree(struct planning *p, const struct lm_image *image, bool *ret, struct lm_err *err)
+{
+	struct lm_layer_path path;
+	if (!p->config->trees)
+		return 0;
+	int r = lm_chain_tree_path(image, &path, err);
+	if (r == 0)
+		r = has(p, path.s, err);
+	if (r == 0)
+		r = has_stock_layer(p, image, err);
+	*ret = r == 0;
+	return LM_MIN(r, 0);
+}
+
 static int fill_image(struct planning *p, const struct lm_image *image, struct lm_plan_image *ret, struct lm_err *err)
 {
 	bool missing = false;
@@ -128,8 +157,10 @@ static int fill_image(struct planning *p, const struct lm_image *image, struct l
 	int r = p->config->layers_only ? 1 : has(p, lm_flat_path(image->config_digest).s, err);
 	ret->flat = r == 0;
 	if (r >= 0)
+		r = plan_tree(p, image, &ret->tree, err);
+	if (r == 0)
 		r = compare_name(p, image, ret, err);
-	if (r == 0 && ret->state == LM_PLAN_UNCHANGED && (missing || ret->flat))
+	if (r == 0 && ret->state == LM_PLAN_UNCHANGED && (missing || ret->flat || ret->tree))
 		ret->state = LM_PLAN_COMPLETED;
 	p->plan->changed |= r == 0 && ret->state != LM_PLAN_UNCHANGED;
 	return r;

@@ -13,7 +13,7 @@
 enum lm_plan_state {
 	LM_PLAN_NEW,	   /* nothing has that name yet */
 	LM_PLAN_REPLACED,  /* another image has it, which loses it */
-	LM_PLAN_COMPLETED, /* this image has it, but layers or its flat tree are missing */
+	LM_PLAN_COMPLETED, /* this image has it, but layers or a tree of its are missing */
 	LM_PLAN_UNCHANGED,
 };
 const char *lm_plan_state_name(enum lm_plan_state state); /* "new", "replaced", … */
@@ -23,6 +23,7 @@ struct lm_plan_image {
 	enum lm_plan_state state;
 	char replaced[LM_DIGEST_MAX]; /* the manifest of the image that loses the name */
 	bool flat;		      /* a flat tree would be made */
+	bool tree;		      /* one for the kernels of nodes, as far as is known: chain_tree.h */
 };
 
 struct lm_plan { /* owned */

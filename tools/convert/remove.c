@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/str.h"
+#include "convert/chain_tree.h"
 #include "convert/flat.h"
 #include "convert/metadata.h"
 #include "repo/catalog_schema.h" /* lm_grown() */
@@ -15,6 +16,11 @@ struct set {
 	size_t count, cap;
 };
 
+struct chain {
+	struct lm_chain_hex name;
+	bool stays; /* an image has it that does not go now */
+};
+
 struct planning {
 	const struct lm_view *view;
 	int64_t grace_s, now_s;
@@ -24,11 +30,13 @@ struct planning {
 	size_t item_count;
 	bool *goes; /* by image of the inventory: loses its name */
 
-	struct set alive;	/* configs that have a name left */
-	struct set due;		/* configs whose content goes now */
-	struct set used;	/* layers that others than those have */
-	struct set candidates;	/* layers of those */
-	struct set kept;	/* of these, the ones that stay */
+	struct set alive;      /* configs that have a name left */
+	struct set due;	       /* configs whose content goes now */
+	struct set used;       /* layers that others than those have */
+	struct set candidates; /* layers of those */
+	struct set kept;       /* of these, the ones that stay */
+	struct chain *chains;  /* of all images; one that several have several times */
+	size_t chain_count;
 	struct lm_removal *ret; /* being made */
 };
 
@@ -89,6 +97,7 @@ static void planning_done(struct planning *p)
 	free(p->used.items);
 	free(p->candidates.items);
 	free(p->kept.items);
+	free(p->chains);
 }
 
 void lm_removal_done(struct lm_removal *removal)
@@ -101,6 +110,7 @@ void lm_removal_done(struct lm_removal *removal)
 	free(removal->images);
 	free(removal->layers);
 	free(removal->flats);
+	free(removal->trees);
 	*removal = (struct lm_removal){0};
 }
 
@@ -305,6 +315,65 @@ static int judge_flats(struct planning *p, struct lm_err *err)
 	return 0;
 }
 
+static int take_chain(struct planning *p, const struct lm_image_parts *parts, struct lm_err *err)
+{
+	CLEANUP(lm_freep) const char **digests = calloc(parts->layer_count + 1, sizeof(*digests));
+	struct chain *chain = &p->chains[p->chain_count];
+	if (!digests)
+		return lm_err_oom(err);
+	for (size_t i = 0; i < parts->layer_count; i++)
+		digests[i] = parts->layers[i].digest;
+	chain->stays = !has(&p->due, parts->config);
+	int r = lm_images_chain(digests, parts->layer_count, &chain->name, err);
+	p->chain_count += r == 0;
+	return r;
+}
+
+/* Of one chain first those that stay. */
+static int cmp_chain(const void *a, const void *b)
+{
+	const struct chain *x = a, *y = b;
+	int order = strcmp(x->name.s, y->name.s);
+	return order ? order : y->stays - x->stays;
+}
+
+static int take_chains(struct planning *p, struct lm_err *err)
+{
+	int r = 0;
+	p->chains = calloc(p->inventory.count + p->item_count + 1, sizeof(*p->chains));
+	if (!p->chains)
+		return lm_err_oom(err);
+	for (size_t i = 0; i < p->inventory.count && r == 0; i++)
+		if (!p->inventory.images[i].why.code)
+			r = take_chain(p, &p->inventory.images[i].parts, err);
+	for (size_t i = 0; i < p->item_count && r == 0; i++)
+		r = take_chain(p, &p->items[i].parts, err);
+	qsort(p->chains, p->chain_count, sizeof(*p->chains), cmp_chain);
+	return r;
+}
+
+static int judge_tree(struct planning *p, const struct lm_chain_hex *chain, struct lm_err *err)
+{
+	int r = lm_view_has(p->view, lm_chain_path(chain->s).s, NULL, err);
+	if (r > 0)
+		p->ret->trees[p->ret->tree_count++] = *chain;
+	return LM_MIN(r, 0);
+}
+
+static int judge_trees(struct planning *p, struct lm_err *err)
+{
+	int r = take_chains(p, err);
+	p->ret->trees = calloc(p->chain_count + 1, sizeof(*p->ret->trees));
+	if (r == 0 && !p->ret->trees)
+		r = lm_err_oom(err);
+	for (size_t i = 0; i < p->chain_count && r == 0; i++) {
+		bool first = i == 0 || strcmp(p->chains[i].name.s, p->chains[i - 1].name.s) != 0;
+		if (first && !p->chains[i].stays)
+			r = judge_tree(p, &p->chains[i].name, err);
+	}
+	return r;
+}
+
 static int plan(struct planning *p, const char *const *names, size_t count, struct lm_err *err)
 {
 	int r = read_all(p, err);
@@ -316,6 +385,8 @@ static int plan(struct planning *p, const char *const *names, size_t count, stru
 		r = find_due(p, err);
 	if (r == 0 && p->due.count > 0)
 		r = judge_layers(p, err);
+	if (r == 0 && p->due.count > 0)
+		r = judge_trees(p, err);
 	return r < 0 ? r : judge_flats(p, err);
 }
 
@@ -392,6 +463,8 @@ static int execute(struct planning *p, struct lm_txn *txn, struct lm_err *err)
 		r = lm_txn_remove(txn, lm_layer_path(removal->layers[i].digest).s, err);
 	for (size_t i = 0; i < removal->flat_count && r == 0; i++)
 		r = lm_txn_remove(txn, lm_flat_path(removal->flats[i]).s, err);
+	for (size_t i = 0; i < removal->tree_count && r == 0; i++)
+		r = lm_txn_remove(txn, lm_chain_path(removal->trees[i].s).s, err);
 	return r;
 }
 

@@ -2,8 +2,9 @@
  * Images out of a repository.
  *
  *   names       go at once: /.metadata/NAME and the public links. An image for several platforms goes with all its
- * names. content     is scheduled (inventory.h): layers that no other image has, and the flat tree. What runs in it
- * goes on, and comes to an end in its own time. When that is over, whoever changes the repository next takes it away:
+ * names. content     is scheduled (inventory.h): layers that no other image has, the flat tree, and the tree of its
+ * layers for the kernels of nodes (chain_tree.h), unless another image has exactly these. What runs in it goes on, and
+ * comes to an end in its own time. When that is over, whoever changes the repository next takes it away:
  * lm_remove_due().
  *
  * A layer is another image's if a manifest.json below /.metadata, or one on the schedule whose time has not come, names
@@ -18,6 +19,7 @@
 #define LM_TOOLS_REMOVE_H
 
 #include "convert/inventory.h"
+#include "repo/images.h"
 
 struct lm_removed {
 	char config[LM_DIGEST_MAX];
@@ -33,6 +35,8 @@ struct lm_removal {
 	size_t layer_count;
 	char (*flats)[LM_DIGEST_MAX]; /* configs whose flat trees go now */
 	size_t flat_count;
+	struct lm_chain_hex *trees; /* chains of layers whose trees go now */
+	size_t tree_count;
 };
 void lm_removal_done(struct lm_removal *removal); /* for CLEANUP */
 

@@ -218,7 +218,8 @@ static int lookup_below(void *arg, size_t index, const char *path, struct lm_row
 	const struct layer_job *job = arg;
 	const struct lm_published_top *below = &job->v->layers[job->index - 1 - index];
 	struct lm_err failure = LM_ERR_INIT; /* absence is no failure: err stays untouched */
-	CLEANUP(lm_freep) char *full = below->path ? lm_str_printf("%s/" LM_LAYER_ROOT "%s", below->path, path) : NULL;
+	CLEANUP(lm_freep)
+	char *full = below->path ? lm_str_printf("%s/" LM_IMAGES_LAYER_ROOT "%s", below->path, path) : NULL;
 	if (!full)
 		return below->path ? lm_err_oom(err) : -ENOENT;
 	int r = lm_published_row(job->published, below, full, ret, &failure);
@@ -364,6 +365,13 @@ static int find_layers(struct verification *v, struct lm_published *published, s
 	return 0;
 }
 
+static int compare_chain(struct verification *v, struct lm_published *published, struct lm_err *err)
+{
+	CLEANUP(comparison_done) struct lm_comparison c;
+	comparison_init(&c, v, &v->result->parts[0]);
+	return lm_verify_chain(&c, published, &v->root, v->layers, v->config->image, err);
+}
+
 static int verify(struct verification *v, struct lm_err *err)
 {
 	CLEANUP(lm_published_freep) struct lm_published *published = NULL;
@@ -375,6 +383,8 @@ static int verify(struct verification *v, struct lm_err *err)
 		r = compare_metadata(v, published, err);
 	if (r == 0)
 		r = find_layers(v, published, err);
+	if (r == 0)
+		r = compare_chain(v, published, err);
 	return r < 0 ? r : compare_layers(v, err);
 }
 

@@ -6,6 +6,9 @@
  * modes, owners, times, attributes, hard links, targets, devices, sizes, and content: every object that the catalogs
  * name is read, verified and unpacked, and its content hashed. Nothing the repository says about content is believed.
  *
+ * A tree of the layers for the kernels of nodes, where there is one, is made again of the published catalogs and
+ * compared byte by byte, as part of the metadata.
+ *
  * What the format can't hold is a loss and no difference; it is known since the image was published. A layer that is
  * twice in an image is compared once. What a layer takes from its place (layer_tree.h) is what this image gives it; a
  * layer that came with another image may differ in that.

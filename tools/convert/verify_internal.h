@@ -1,5 +1,5 @@
 /* What the parts of the comparison share: verify.c (an image), verify_tree.c (a layer), verify_opaque.c (what stands
- * beside it), verify_content.c (its files). */
+ * beside it), verify_content.c (its files), verify_chain.c (the tree of all layers). */
 #ifndef LM_TOOLS_VERIFY_INTERNAL_H
 #define LM_TOOLS_VERIFY_INTERNAL_H
 
@@ -46,5 +46,10 @@ int lm_verify_opaque(struct lm_comparison *c, struct lm_catalog *catalog, struct
 int lm_verify_content(struct lm_comparison *c, const struct lm_layer_node *node, const struct lm_row *row,
 	const struct lm_chunk *chunks, size_t count, struct lm_err *err) MUST_CHECK;
 int lm_verify_contents_wait(struct lm_comparison *c, struct lm_err *err) MUST_CHECK;
+
+/* The tree of the layers for the kernels of nodes (chain_tree.h), where there is one. layers: where they are published,
+ * bottom first; nothing is compared where one is not. */
+int lm_verify_chain(struct lm_comparison *c, struct lm_published *published, const struct lm_published_top *root,
+	const struct lm_published_top *layers, const struct lm_image *image, struct lm_err *err) MUST_CHECK;
 
 #endif

@@ -402,7 +402,7 @@ static int walk_tree(struct walk *w, const struct lm_published_top *top, struct 
 int lm_verify_tree(
 	struct lm_comparison *c, struct lm_layer_tree *tree, const struct lm_published_top *top, struct lm_err *err)
 {
-	CLEANUP(lm_freep) char *layer_path = lm_str_printf("%s/" LM_LAYER_ROOT, top->path);
+	CLEANUP(lm_freep) char *layer_path = lm_str_printf("%s/" LM_IMAGES_LAYER_ROOT, top->path);
 	CLEANUP(walk_done)
 	struct walk w = {
 		.comparison = c,

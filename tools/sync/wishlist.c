@@ -26,7 +26,7 @@ struct parser {
 struct defaults {
 	const char *platform, *name;
 	int64_t grace_s;
-	bool flat;
+	bool flat, trees;
 };
 
 static void wish_done(struct lm_wish *wish)
@@ -427,7 +427,7 @@ struct repo_parser {
 struct image_parser {
 	const char *image, *platform, *name;
 	const yaml_node_t *image_node, *excludes;
-	bool flat;
+	bool flat, trees;
 };
 
 static bool same(const char *a, const char *b)
@@ -467,7 +467,7 @@ static int take_excludes(struct parser *p, const yaml_node_t *node, struct lm_wi
 
 static int add_wish(struct parser *p, struct repo_parser *rp, const struct image_parser *image)
 {
-	CLEANUP(wish_done) struct lm_wish wish = {.flat = image->flat};
+	CLEANUP(wish_done) struct lm_wish wish = {.flat = image->flat, .trees = image->trees};
 	struct lm_err why = LM_ERR_INIT;
 	int r = get_copy(p, image->platform, &wish.platform);
 	if (r == 0)
@@ -513,6 +513,10 @@ static int take_image_flat(struct parser *p, const yaml_node_t *value, void *arg
 {
 	return get_flag(p, value, "flat", &((struct image_parser *)arg)->flat);
 }
+static int take_image_trees(struct parser *p, const yaml_node_t *value, void *arg)
+{
+	return get_flag(p, value, "trees", &((struct image_parser *)arg)->trees);
+}
 static int take_image_exclude(struct parser *p, const yaml_node_t *value, void *arg)
 {
 	((struct image_parser *)arg)->excludes = value;
@@ -524,6 +528,7 @@ static const struct key image_keys[] = {
 	{"platform", take_image_platform},
 	{"name", take_image_name},
 	{"flat", take_image_flat},
+	{"trees", take_image_trees},
 	{"exclude", take_image_exclude},
 	{0},
 };
@@ -534,6 +539,7 @@ static int take_wish(struct parser *p, const yaml_node_t *node, struct repo_pars
 		.platform = rp->defaults.platform,
 		.name = rp->defaults.name,
 		.flat = rp->defaults.flat,
+		.trees = rp->defaults.trees,
 	};
 	int r = plain || node->type == YAML_SCALAR_NODE ? take_image(p, node, &image)
 							: take_mapping(p, node, "image", image_keys, false, &image);
@@ -584,6 +590,10 @@ static int take_flat(struct parser *p, const yaml_node_t *value, void *arg)
 {
 	return get_flag(p, value, "flat", &((struct repo_parser *)arg)->defaults.flat);
 }
+static int take_trees(struct parser *p, const yaml_node_t *value, void *arg)
+{
+	return get_flag(p, value, "trees", &((struct repo_parser *)arg)->defaults.trees);
+}
 static int take_images(struct parser *p, const yaml_node_t *value, void *arg)
 {
 	return take_wishes(p, value, "images", arg, false);
@@ -613,6 +623,7 @@ static const struct key repo_keys[] = {
 	{"name", take_name},
 	{"grace", take_grace},
 	{"flat", take_flat},
+	{"trees", take_trees},
 	{"images", take_images},
 	{0},
 };
@@ -657,6 +668,7 @@ static const struct key list_keys[] = {
 	{"name", take_name},
 	{"grace", take_grace},
 	{"flat", take_flat},
+	{"trees", take_trees},
 	{"repositories", take_repositories},
 	{0},
 };

@@ -14,11 +14,12 @@
  * Version 2 is ours:
  *
  *   version: 2
- *   grace: 7d                                      # defaults of all repositories: grace, platform, flat, name
+ *   grace: 7d                                      # defaults of all repositories: grace, platform, flat, trees, name
  *   repositories:
  *     - repository: unpacked.example.org
  *       platform: all                              # or linux/arm64/v8; of this machine, if not said
  *       flat: false                                # trees of whole images, for Apptainer (default true)
+ *       trees: true                                # those for the kernels of nodes (default false)
  *       grace: 12h                                 # content that has lost its name stays that long
  *       images:
  *         - docker.io/library/debian:stable
@@ -57,7 +58,7 @@ struct lm_wish {    /* strings owned, NULL where not given */
 	size_t exclude_count;
 	char *platform; /* OS/ARCH[/VARIANT], "all"; NULL: this machine's */
 	char *name;	/* template; NULL: REGISTRY/REPOSITORY[:TAG] */
-	bool flat;
+	bool flat, trees;
 };
 
 struct lm_wish_repo {

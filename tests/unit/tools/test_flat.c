@@ -1,7 +1,9 @@
 #include "base/file.h"
 #include "base/str.h"
 #include "convert/apptainer.h"
-#include "convert/flat.h"
+#include "convert/chain_image.h"
+#include "convert/merge.h"
+#include "convert/packing.h"
 #include "convert_test.h"
 #include "repo/xattr.h"
 
@@ -18,7 +20,7 @@ struct fixture {
 	char dir[64];
 	char mountpoints[LAYERS][32], roots[LAYERS][40], paths[LAYERS][96];
 	struct lm_catalog_writer *writers[LAYERS];
-	struct lm_flat_layer layers[LAYERS];
+	struct lm_merge_layer layers[LAYERS];
 	size_t count;
 	char nested_path[96], nested_mountpoint[96];
 	struct lm_catalog_writer *nested;
@@ -135,7 +137,7 @@ static int open_nested(void *arg, const struct lm_nested *nested, struct lm_cata
 	return lm_catalog_open(f->nested_path, nested->path, ret, err);
 }
 
-static void merge(struct fixture *f)
+static void open_layers(struct fixture *f)
 {
 	for (size_t i = 0; i < f->count; i++) {
 		struct lm_counters self;
@@ -143,7 +145,18 @@ static void merge(struct fixture *f)
 		ok(f, lm_catalog_open(f->paths[i], f->mountpoints[i], &f->layers[i].catalog, &f->err));
 		f->layers[i].root = f->roots[i];
 	}
-	ok(f, lm_flat_merge(f->layers, f->count, open_nested, f, &f->tree, &f->err));
+}
+
+static void merge(struct fixture *f)
+{
+	open_layers(f);
+	ok(f, lm_merge(f->layers, f->count, LM_MERGE_FLAT, open_nested, f, &f->tree, &f->err));
+}
+
+static void merge_for_container(struct fixture *f)
+{
+	open_layers(f);
+	ok(f, lm_merge(f->layers, f->count, LM_MERGE_CONTAINER, open_nested, f, &f->tree, &f->err));
 }
 
 static struct lm_layer_inode *at(struct fixture *f, const char *path)
@@ -369,9 +382,168 @@ static void test_refused(void **state)
 	finish_writer(f, &f->writers[0], &self);
 	ok(f, lm_catalog_open(f->paths[0], f->mountpoints[0], &f->layers[0].catalog, &f->err));
 	f->layers[0].root = f->roots[0];
-	assert_int_equal(lm_flat_merge(f->layers, 1, open_nested, f, &f->tree, &f->err), -ENOTSUP);
+	assert_int_equal(lm_merge(f->layers, 1, LM_MERGE_FLAT, open_nested, f, &f->tree, &f->err), -ENOTSUP);
+	assert_int_equal(lm_merge(f->layers, 1, LM_MERGE_CONTAINER, open_nested, f, &f->tree, &f->err), -ENOTSUP);
 	f->layers[0].root = "/.layers/xx/0/nothing";
-	assert_int_equal(lm_flat_merge(f->layers, 1, open_nested, f, &f->tree, &f->err), -EPROTO);
+	assert_int_equal(lm_merge(f->layers, 1, LM_MERGE_FLAT, open_nested, f, &f->tree, &f->err), -EPROTO);
+}
+
+/* --- as a container sees it --- */
+
+static void test_container(void **state)
+{
+	struct fixture *f = *state;
+	begin_layer(f, 0);
+	begin_layer(f, 1);
+	begin_layer(f, 2);
+	add(f, 2, "/low", S_IFREG | 0044, "low");
+	add(f, 2, "/gone", S_IFREG | 0644, "gone");
+	add(f, 2, "/d", S_IFDIR | 0777, NULL);
+	add(f, 2, "/d/hidden", S_IFREG | 0644, "hidden");
+	add(f, 2, "/plain", S_IFDIR | 0070, NULL);
+	add_linked(f, 2, "/plain/a", 1, "linked");
+	add_linked(f, 2, "/b", 1, "linked");
+	add(f, 1, "/gone", S_IFCHR, NULL);
+	add_with(f, 1, "/d", S_IFDIR | 01055, "trusted.overlay.opaque", "y");
+	add(f, 1, "/d/mid", S_IFREG | 04000, "mid");
+	add(f, 1, "/link", S_IFLNK | 0777, "$(LAMELLA_NEVER_SET:-$)(X)/$");
+	add_with(f, 0, "/top", S_IFREG | 0, "security.capability", "12345678901234567890");
+	merge_for_container(f);
+	assert_int_equal(at(f, "")->mode, S_IFDIR | 0510);
+	assert_int_equal(at(f, "/low")->mode, S_IFREG | 0044);
+	assert_int_equal(at(f, "/low")->layer, 2);
+	absent(f, "/gone");
+	absent(f, "/d/hidden");
+	assert_int_equal(at(f, "/d")->mode, S_IFDIR | 01055);
+	assert_string_equal(at(f, "/d")->xattrs->key, "user.kept");
+	assert_null(at(f, "/d")->xattrs->next);
+	assert_int_equal(at(f, "/d/mid")->mode, S_IFREG | 04000);
+	assert_int_equal(at(f, "/d/mid")->layer, 1);
+	assert_int_equal(at(f, "/plain")->mode, S_IFDIR | 0070);
+	assert_ptr_equal(at(f, "/b"), at(f, "/plain/a"));
+	assert_int_equal(at(f, "/b")->layer, 2);
+	assert_int_equal(at(f, "/b")->size, strlen("linked"));
+	assert_string_equal(at(f, "/link")->target, "$(X)/$");
+	assert_int_equal(at(f, "/top")->mode, S_IFREG);
+	assert_int_equal(at(f, "/top")->layer, 0);
+	assert_string_equal(at(f, "/top")->xattrs->key, "security.capability");
+}
+
+static void not_for_containers(struct fixture *f, const char *path)
+{
+	begin_layer(f, 0);
+	begin_layer(f, 1);
+	add(f, 1, path, S_IFREG | 0644, "");
+	open_layers(f);
+	assert_int_equal(
+		lm_merge(f->layers, f->count, LM_MERGE_CONTAINER, open_nested, f, &f->tree, &f->err), -ENOTSUP);
+	assert_non_null(strstr(lm_err_text(&f->err), "/.layers/xx/1/layerfs"));
+}
+
+static void test_stock_whiteout(void **state)
+{
+	not_for_containers(*state, "/.wh.gone");
+}
+
+static void test_stock_marker(void **state)
+{
+	not_for_containers(*state, "/.cvmfscatalog");
+}
+
+static void write_image(struct fixture *f, const char *const *digests, const char *name, struct lm_buf *ret)
+{
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/%s", f->dir, name);
+	CLEANUP(lm_closep) int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	struct lm_chain_image image;
+	assert_true(fd >= 0);
+	ok(f, lm_chain_image_write(f->tree, digests, 2, fd, &image, &f->err));
+	ok(f, lm_file_read(AT_FDCWD, path, ret, &f->err));
+	assert_int_equal(image.names, 5);
+	assert_int_equal(image.bytes, ret->len);
+}
+
+static unsigned occurrences(const struct lm_buf *in, const char *what)
+{
+	const uint8_t *from = in->data, *end = in->data + in->len;
+	unsigned count = 0;
+	for (; (from = memmem(from, (size_t)(end - from), what, strlen(what))); from++)
+		count++;
+	return count;
+}
+
+/* The layers of the merge are counted from the uppermost, digests from the lowest. */
+static void test_chain_image(void **state)
+{
+	struct fixture *f = *state;
+	static const char *const digests[] = {"sha256:10wer", "sha256:upper"};
+	CLEANUP(lm_buf_done) struct lm_buf first = LM_BUF(1 << 20), second = LM_BUF(1 << 20);
+	begin_layer(f, 0);
+	begin_layer(f, 1);
+	add(f, 0, "/d", S_IFDIR | 0755, NULL);
+	add(f, 0, "/d/upper", S_IFREG | 0644, "upper");
+	add(f, 1, "/d", S_IFDIR | 0755, NULL);
+	add_linked(f, 1, "/d/one", 1, "linked");
+	add_linked(f, 1, "/two", 1, "linked");
+	add(f, 1, "/nothing", S_IFREG | 0644, "");
+	merge_for_container(f);
+	write_image(f, digests, "first", &first);
+	lm_layer_tree_free(STEAL(f->tree));
+	ok(f, lm_merge(f->layers, f->count, LM_MERGE_CONTAINER, open_nested, f, &f->tree, &f->err));
+	write_image(f, digests, "second", &second);
+	assert_int_equal(first.len, second.len);
+	assert_memory_equal(first.data, second.data, first.len);
+	assert_int_equal(occurrences(&first, "/up/upper/layerfs/d/upper"), 1);
+	assert_int_equal(occurrences(&first, "/layerfs/"), 2);
+	assert_int_equal(
+		occurrences(&first, "/10/10wer/layerfs/d/one") + occurrences(&first, "/10/10wer/layerfs/two"), 1);
+}
+
+/* overlayfs shows the link count of the lower file, whatever an upper layer hides, and none of merged directories. */
+static void test_container_links(void **state)
+{
+	struct fixture *f = *state;
+	begin_layer(f, 0);
+	begin_layer(f, 1);
+	add(f, 0, "/both", S_IFDIR | 0755, NULL);
+	add(f, 0, "/both/one", S_IFREG | 0644, "another");
+	add(f, 1, "/both", S_IFDIR | 0755, NULL);
+	add(f, 1, "/both/below", S_IFDIR | 0755, NULL);
+	add_linked(f, 1, "/both/one", 1, "linked");
+	add_linked(f, 1, "/both/two", 1, "linked");
+	add_linked(f, 1, "/three", 1, "linked");
+	merge_for_container(f);
+	assert_ptr_equal(at(f, "/both/two"), at(f, "/three"));
+	assert_int_equal(at(f, "/three")->links, 3);
+	assert_int_equal(at(f, "/three")->names, 2);
+	assert_int_equal(at(f, "/both/one")->links, 0);
+	assert_int_equal(at(f, "/both")->links, 1);
+	assert_int_equal(at(f, "/both/below")->links, 0);
+	assert_int_equal(lm_layer_tree_root(f->tree)->inode->links, 1);
+}
+
+/* With the layer before it the path is too long for a redirect. */
+static void test_chain_image_path(void **state)
+{
+	struct fixture *f = *state;
+	static const char *const digests[] = {"sha256:layer"};
+	CLEANUP(lm_buf_done) struct lm_buf path = LM_BUF(LM_LAYER_PATH_MAX);
+	struct lm_chain_image image;
+	begin_layer(f, 0);
+	for (int i = 0; i < 17; i++) {
+		assert_int_equal(lm_buf_printf(&path, "/%0239d", i), 0);
+		add(f, 0, lm_buf_cstr(&path), S_IFDIR | 0755, NULL);
+	}
+	assert_int_equal(lm_buf_str(&path, "/file"), 0);
+	add(f, 0, lm_buf_cstr(&path), S_IFREG | 0644, "");
+	merge_for_container(f);
+	CLEANUP(lm_closep) int fd = lm_file_tmp(AT_FDCWD, f->dir, NULL);
+	ok(f, lm_chain_image_write(f->tree, digests, 1, fd, &image, &f->err));
+	assert_int_equal(image.names, 18);
+	lm_layer_tree_free(STEAL(f->tree));
+	ok(f, lm_merge(f->layers, f->count, LM_MERGE_CONTAINER, open_nested, f, &f->tree, &f->err));
+	at(f, lm_buf_cstr(&path))->size = 1;
+	assert_int_equal(lm_chain_image_write(f->tree, digests, 1, fd, &image, &f->err), -ENOTSUP);
+	assert_non_null(strstr(lm_err_text(&f->err), "too long"));
 }
 
 /* --- Apptainer's files --- */
@@ -459,6 +631,12 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_nested, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_container, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_stock_whiteout, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_stock_marker, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_chain_image, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_container_links, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_chain_image_path, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_apptainer, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_apptainer_odd, setup, teardown),
 	};

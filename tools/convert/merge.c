@@ -1,5 +1,6 @@
+#include "convert/merge.h"
+
 #include "base/str.h"
-#include "convert/flat.h"
 #include "convert/layer_catalog.h"
 #include "repo/xattr.h"
 
@@ -14,7 +15,8 @@ enum { MARKS_MAX = 16 << 20 }; /* bytes of their names in one directory */
 
 /* A layer's share of a directory. */
 struct part {
-	const struct lm_flat_layer *layer;
+	const struct lm_merge_layer *layer;
+	uint32_t place;		    /* of the layer among all */
 	struct lm_catalog *catalog; /* that lists it */
 	unsigned number;	    /* of the catalog: hard-link groups are each catalog's own */
 	bool opened;		    /* for this directory: to be closed after it */
@@ -24,12 +26,14 @@ struct part {
 struct link { /* a file with several names */
 	unsigned catalog;
 	uint64_t rowid; /* the lowest of its names */
+	uint32_t names; /* in its layer */
 	struct lm_layer_inode *inode;
 };
 
 struct merging {
+	enum lm_merge_kind kind;
 	struct lm_layer_tree *tree;
-	lm_flat_open_fn *open;
+	lm_merge_open_fn *open;
 	void *arg;
 	struct lm_buf path; /* of the directory, inside the tree */
 	struct lm_buf full; /* inside the repository */
@@ -99,7 +103,7 @@ static int find_link(struct listing *list, const struct lm_row *row, struct link
 	CLEANUP(lm_freep) struct link *fresh = malloc(sizeof(*fresh));
 	if (!fresh)
 		return lm_err_oom(list->err);
-	*fresh = (struct link){.catalog = list->part->number, .rowid = rowid};
+	*fresh = (struct link){.catalog = list->part->number, .rowid = rowid, .names = members};
 	struct link **at = tsearch(fresh, &list->m->links, cmp_link);
 	if (!at)
 		return lm_err_oom(list->err);
@@ -125,7 +129,7 @@ static int copy_chunks(struct listing *list, const struct lm_row *row, struct lm
 	return r;
 }
 
-static int copy_row(struct listing *list, struct lm_row *row, struct lm_layer_inode *inode)
+static int copy_row(struct listing *list, struct lm_row *row, const struct link *link, struct lm_layer_inode *inode)
 {
 	if (row->flags & LM_ROW_EXTERNAL)
 		return lm_err_set(list->err, -ENOTSUP, "%s: its content is outside of the repository", row->name);
@@ -137,8 +141,19 @@ static int copy_row(struct listing *list, struct lm_row *row, struct lm_layer_in
 		row->symlink = target;
 	}
 	int r = lm_layer_tree_set(list->m->tree, inode, row, list->err);
+	if (list->m->kind == LM_MERGE_CONTAINER) {
+		inode->layer = list->part->place;
+		inode->links = link ? link->names : 0;
+		return r;
+	}
 	inode->mode |= S_ISDIR(row->mode) ? 0700 : S_ISREG(row->mode) ? 0600 : 0;
 	return r < 0 ? r : copy_chunks(list, row, inode);
+}
+
+/* A container sees such a file, and what it stands for is not done. */
+static int refuse_stock(struct listing *list, const char *name)
+{
+	return lm_err_set(list->err, -ENOTSUP, "%s: stock tools wrote %s", name, list->part->layer->root);
 }
 
 static int take_mark(struct listing *list, const char *name)
@@ -160,10 +175,13 @@ static int take_row(void *arg, struct lm_row *row)
 {
 	struct listing *list = arg;
 	struct link *link;
-	if (row->flags & LM_ROW_HIDDEN || is_marker(list, row))
+	if (row->flags & LM_ROW_HIDDEN)
 		return 0;
-	if (lm_str_starts(row->name, MARK) && !S_ISDIR(row->mode))
-		return take_mark(list, row->name);
+	bool marker = is_marker(list, row), mark = lm_str_starts(row->name, MARK) && !S_ISDIR(row->mode);
+	if ((marker || mark) && list->m->kind == LM_MERGE_CONTAINER)
+		return refuse_stock(list, row->name);
+	if (marker || mark)
+		return marker ? 0 : take_mark(list, row->name);
 	if (lm_layer_tree_child(list->m->tree, list->dir, row->name))
 		return 0;
 	int r = find_link(list, row, &link);
@@ -174,7 +192,7 @@ static int take_row(void *arg, struct lm_row *row)
 	r = lm_layer_tree_add(list->m->tree, list->dir, row->name, row->mode, &inode, list->err);
 	if (r == 0 && link)
 		link->inode = inode;
-	return r < 0 || known ? r : copy_row(list, row, inode);
+	return r < 0 || known ? r : copy_row(list, row, link, inode);
 }
 
 /* --- directories --- */
@@ -283,7 +301,8 @@ static int child_part(struct merging *m, const struct part *part, const char *na
 	*ret_last |= !S_ISDIR(row.mode) || is_opaque(&row);
 	if (!S_ISDIR(row.mode))
 		return 0;
-	*ret = (struct part){.layer = part->layer, .catalog = part->catalog, .number = part->number};
+	*ret = (struct part){
+		.layer = part->layer, .place = part->place, .catalog = part->catalog, .number = part->number};
 	r = row.flags & LM_ROW_MOUNTPOINT ? open_nested(m, ret, err) : 0;
 	return r < 0 ? r : 1;
 }
@@ -307,6 +326,8 @@ static int merge_child(
 	}
 	if (r == 0 && lm_buf_printf(&m->path, "/%s", child->name) < 0)
 		r = lm_err_set(err, -EPROTO, "path of over %d bytes", LM_LAYER_PATH_MAX);
+	if (m->kind == LM_MERGE_CONTAINER && own_count > 1)
+		child->inode->links = 1;
 	if (r == 0)
 		r = merge_directory(m, child, own, own_count, err);
 	for (size_t i = 0; i < own_count; i++)
@@ -354,7 +375,10 @@ static int merge_root(struct merging *m, struct part *parts, size_t count, struc
 		if (is_opaque(&row))
 			count = i + 1;
 	}
-	root->inode->mode |= 0700;
+	if (m->kind == LM_MERGE_FLAT)
+		root->inode->mode |= 0700;
+	else if (count > 1)
+		root->inode->links = 1;
 	return merge_directory(m, root, parts, count, err);
 }
 
@@ -366,11 +390,12 @@ static void merging_done(struct merging *m)
 	tdestroy(m->links, free);
 }
 
-int lm_flat_merge(const struct lm_flat_layer *layers, size_t count, lm_flat_open_fn *open, void *arg,
-	struct lm_layer_tree **ret, struct lm_err *err)
+int lm_merge(const struct lm_merge_layer *layers, size_t count, enum lm_merge_kind kind, lm_merge_open_fn *open,
+	void *arg, struct lm_layer_tree **ret, struct lm_err *err)
 {
 	CLEANUP(merging_done)
 	struct merging m = {
+		.kind = kind,
 		.open = open,
 		.arg = arg,
 		.path = LM_BUF(LM_LAYER_PATH_MAX),
@@ -381,7 +406,10 @@ int lm_flat_merge(const struct lm_flat_layer *layers, size_t count, lm_flat_open
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < count; i++)
-		parts[i] = (struct part){.layer = &layers[i], .catalog = layers[i].catalog, .number = ++m.catalogs};
+		parts[i] = (struct part){.layer = &layers[i],
+			.place = (uint32_t)i,
+			.catalog = layers[i].catalog,
+			.number = ++m.catalogs};
 	r = merge_root(&m, parts, count, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "in %s", m.path.len ? lm_buf_cstr(&m.path) : "/");

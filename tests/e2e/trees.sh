@@ -1,0 +1,245 @@
+#!/usr/bin/env bash
+# Trees for the kernel (--trees): an EROFS image above the layers as data shows what an overlay of the layers shows; made
+# once, the same bytes again, gone with the image, and left out where stock tools wrote a layer.
+# time limit: 600 s
+# also sanitized
+# shellcheck source=tests/e2e/lib.sh
+. "$(dirname "$0")/lib.sh"
+need_root
+need docker-registry skopeo jq tar setfattr getfattr fusermount3 losetup
+need_built "$ALONE" "$TREEDIFF" "$LAMELLA" "$LM_BUILD/fetcher/lamella-fetcher"
+[ -c /dev/fuse ] || skip "no /dev/fuse"
+IMAGES=(tiny)
+[ -n "${LM_SANITIZED:-}" ] || IMAGES+=(edge)
+[ -z "$LM_ALL" ] || IMAGES+=(analysis)
+need_image "${IMAGES[@]}"
+isolate trees
+MNT=$WORK/mnt
+mkdir -p "$MNT" "$WORK"/{meta,seen,expected,files}
+
+lamella() { # COMMAND ARGUMENT...: of the repository
+	"$LAMELLA" "$@" --repo "$FQRN" --storage "$WORK/storage" >"$WORK/out" 2>"$WORK/err" ||
+		fail "lamella $*: $(tail -n 3 "$WORK/err")"
+}
+revision() { "$LAMELLA" repo info "$FQRN" --storage "$WORK/storage" --json | jq .revision; }
+layers_of() { manifest "$1" latest | jq -r '.layers[].digest'; } # LAYOUT: the lowest first
+tree_of() { # DIGESTS, a line each
+	local hex
+	hex=$(sha256sum <<<"$1" | cut -d' ' -f1)
+	echo ".lamella/trees/${hex:0:2}/$hex"
+}
+tree_row() { # FQRN STORAGE DIGESTS: time, content and catalog of the file, where it is
+	"$LAMELLA" inspect tree "$1" --storage "$2" --raw | awk -v p="/$(tree_of "$3")/tree" '$NF == p { print $5, $6, $10 }' | grep . &&
+		"$LAMELLA" inspect catalog "$1" "/$(tree_of "$3")" --storage "$2" --json | jq -r .catalog
+}
+report() { tail -n 1 "$WORK/out" | jq -c "$1"; } # JQ-PROGRAM
+
+say "conversion"
+repo_init
+for i in "${IMAGES[@]}"; do
+	lamella convert "oci:$LM_IMAGES/oci-$i" --dry-run --trees --name "registry.example.org/$i:1" --json
+	[ "$(report '.images[0].tree')" = true ] || fail "the plan: $(cat "$WORK/out")"
+	lamella convert "oci:$LM_IMAGES/oci-$i" --trees --name "registry.example.org/$i:1" --json
+	[ "$(report '.images[0].tree | .made and .entries > 1000 and .bytes > .bytes_stored and .impossible == null')" = true ] ||
+		fail "the report: $(cat "$WORK/out")"
+done
+
+say "the same again: nothing is written"
+before=$(revision)
+lamella convert "oci:$LM_IMAGES/oci-tiny" --trees --name registry.example.org/tiny:1 --json
+[[ $(report '.images[0].tree.made') = false && $(revision) = "$before" ]] || fail "made twice: $(cat "$WORK/out")"
+lamella convert "oci:$LM_IMAGES/oci-tiny" --trees --name registry.example.org/tiny:1 --dry-run --json
+[ "$(report '.changed, .images[0].tree' | tr '\n' ' ')" = "false false " ] || fail "the plan: $(cat "$WORK/out")"
+
+say "without, and later"
+echo alone >"$WORK/files/alone"
+setfattr -n user.colour -v blue "$WORK/files/alone"
+tar -C "$WORK/files" --xattrs --owner=0 --group=0 -cf "$WORK/tmp/a.tar" .
+make_layout "$WORK/oci-a" "$WORK/tmp/a.tar" /none
+lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:1 --json
+[ "$(report '.images[0].tree.made')" = false ] || fail "made unasked"
+touch "$WORK/tmp/before"
+lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:1 --trees
+object=$(find "$WORK/storage/cvmfs/$FQRN/data" -type f ! -name '*[A-Z]' -newer "$WORK/tmp/before")
+grep -q '^  tree for kernels  1 entries' "$WORK/out" || fail "made later: $(cat "$WORK/out")"
+
+say "none where a layer looks as stock tools write them"
+mkdir "$WORK/marked"
+: >"$WORK/marked/.cvmfscatalog"
+tar -C "$WORK/marked" --owner=0 --group=0 -cf "$WORK/tmp/m.tar" .
+make_layout "$WORK/oci-m" "$WORK/tmp/m.tar" /none
+lamella convert "oci:$WORK/oci-m" --name registry.example.org/m:1 --trees
+grep -q '^  no tree for kernels: .*stock tools' "$WORK/out" || fail "not said: $(cat "$WORK/out")"
+lamella convert "oci:$WORK/oci-m" --name registry.example.org/m:1 --trees --json
+[ "$(report '.images[0].tree | .made, (.impossible | length > 0)' | tr '\n' ' ')" = "false true " ] || fail "not said: $(cat "$WORK/out")"
+lamella convert "oci:$WORK/oci-m" --name registry.example.org/m:1 --trees --dry-run
+grep -q ': unchanged$' "$WORK/out" || fail "the plan: $(cat "$WORK/out")"
+lamella rm registry.example.org/m:1 --now
+
+say "an image that fails leaves none"
+# An index of two platforms; the second one's layer is not there.
+again() { # LAYOUT JQ-PROGRAM: changes the config of its image; prints the descriptor
+	local m config
+	m=$(jq -r '.manifests[0].digest | ltrimstr("sha256:")' "$1/index.json")
+	config=$(jq -r '.config.digest | ltrimstr("sha256:")' "$1/blobs/sha256/$m")
+	jq -c "$2" "$1/blobs/sha256/$config" >"$1/tmp"
+	config=$(blob "$1" "$1/tmp" application/vnd.oci.image.config.v1+json)
+	jq -c --argjson c "$config" '.config = $c' "$1/blobs/sha256/$m" >"$1/tmp"
+	blob "$1" "$1/tmp" application/vnd.oci.image.manifest.v1+json
+}
+layout_of() { # LAYOUT DESCRIPTOR...: the layout's only image is an index of these
+	local layout=$1
+	shift
+	jq -nc '{schemaVersion: 2, mediaType: "application/vnd.oci.image.index.v1+json", manifests: $ARGS.positional}' --jsonargs "$@" >"$layout/tmp"
+	blob "$layout" "$layout/tmp" application/vnd.oci.image.index.v1+json |
+		jq -c '{schemaVersion: 2, manifests: [. + {annotations: {"org.opencontainers.image.ref.name": "latest"}}]}' >"$layout/index.json"
+}
+for i in c d; do
+	echo $i >"$WORK/tmp/$i"
+	tar -C "$WORK/tmp" --owner=0 --group=0 -cf "$WORK/tmp/$i.tar" $i
+	make_layout "$WORK/oci-$i" "$WORK/tmp/$i.tar" /none
+done
+good=$(layers_of "$WORK/oci-c") bad=$(layers_of "$WORK/oci-d")
+c=$(again "$WORK/oci-c" '.architecture = "amd64"')
+d=$(again "$WORK/oci-d" '.architecture = "arm64"')
+cp -n "$WORK"/oci-d/blobs/sha256/* "$WORK/oci-c/blobs/sha256/"
+layout_of "$WORK/oci-c" "$(jq -c '.platform = {os: "linux", architecture: "amd64"}' <<<"$c")" "$(jq -c '.platform = {os: "linux", architecture: "arm64"}' <<<"$d")"
+registry_start
+push_all() { skopeo copy -q --all --preserve-digests --dest-tls-verify=false "oci:$1" "docker://$REGISTRY/$2"; } # LAYOUT NAME:TAG
+push_all "$WORK/oci-c:latest" two:1
+push "$LM_IMAGES/oci-tiny:latest" tiny:1
+blob=$WORK/registry/docker/registry/v2/blobs/sha256/${bad:7:2}/${bad:7}/data
+cp "$blob" "$WORK/tmp/blob"
+: >"$blob"
+cat >"$WORK/wishes.yaml" <<-END2
+	version: 2
+	repositories:
+	  - repository: $FQRN
+	    trees: true
+	    images:
+	      - {image: 'http://$REGISTRY/two:1', platform: all}
+	      - 'http://$REGISTRY/tiny:1'
+END2
+! "$LAMELLA" sync "$WORK/wishes.yaml" >"$WORK/out" 2>&1 || fail "an image whose layer is damaged"
+grep -q '1 image new' "$WORK/out" || fail "sync: $(cat "$WORK/out")"
+has_tree() { [ -n "$(tree_row "$FQRN" "$WORK/storage" "$1")" ]; } # LAYERS, from the lowest on
+! has_tree "$good" || fail "a tree of an image that failed"
+cp "$WORK/tmp/blob" "$blob"
+"$LAMELLA" sync "$WORK/wishes.yaml" >"$WORK/out" 2>&1 || fail "sync: $(cat "$WORK/out")"
+{ has_tree "$good" && has_tree "$bad"; } || fail "no trees by the wish list"
+
+say "another repository has the same bytes"
+"$LAMELLA" repo init other.lamella.test --storage "$WORK/storage2" --keys "$WORK/keys2" >/dev/null
+"$LAMELLA" convert "oci:$LM_IMAGES/oci-tiny" --repo other.lamella.test --storage "$WORK/storage2" --trees >/dev/null || fail "other.lamella.test"
+tiny=$(layers_of "$LM_IMAGES/oci-tiny")
+row=$(tree_row "$FQRN" "$WORK/storage" "$tiny")
+[ -n "$row" ] || fail "no tree of tiny"
+[ "$row" = "$(tree_row other.lamella.test "$WORK/storage2" "$tiny")" ] || fail "other bytes"
+
+say "verify, check"
+lamella verify "oci:$WORK/oci-a" --name registry.example.org/a:1 --json
+[ "$(jq -c '[.equal, .metadata.entries]' "$WORK/out")" = '[true,4]' ] || fail "verify: $(cat "$WORK/out")"
+mv "$object" "$WORK/tmp/object"
+! "$LAMELLA" verify "oci:$WORK/oci-a" --name registry.example.org/a:1 --repo "$FQRN" --storage "$WORK/storage" --json >"$WORK/out" 2>/dev/null ||
+	fail "a tree that is not there is equal"
+jq -e '.differences == 1 and (.metadata.findings[0].path | test("^/.lamella/trees/.*/tree$"))' "$WORK/out" >/dev/null || fail "verify: $(cat "$WORK/out")"
+mv "$WORK/tmp/object" "$object"
+"$LAMELLA" repo check "$FQRN" --storage "$WORK/storage" --objects >"$WORK/out" || fail "check: $(cat "$WORK/out")"
+
+say "removal"
+alone=$(layers_of "$WORK/oci-a")
+again "$WORK/oci-a" '.author = "somebody else"' |
+	jq -c '{schemaVersion: 2, manifests: [. + {annotations: {"org.opencontainers.image.ref.name": "latest"}}]}' >"$WORK/tmp/index"
+cp "$WORK/tmp/index" "$WORK/oci-a/index.json"
+lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:2 --trees --json
+[ "$(report '.images[0].tree.made')" = false ] || fail "another config, another tree: $(cat "$WORK/out")"
+lamella rm registry.example.org/a:1 --now --json
+[ "$(jq -c '[(.images | length), (.trees | length)]' "$WORK/out")" = '[1,0]' ] || fail "another image has it: $(cat "$WORK/out")"
+has_tree "$alone" || fail "the tree of another image went"
+lamella rm registry.example.org/a:2 --dry-run --now --json
+[ "$(jq -c '[.dry_run, (.trees | length)]' "$WORK/out")" = '[true,1]' ] || fail "dry run: $(cat "$WORK/out")"
+lamella rm registry.example.org/a:2 --grace 7
+has_tree "$alone" || fail "gone before its time"
+lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:2
+lamella rm registry.example.org/a:2 --now
+grep -q ' 1 trees for kernels removed$' "$WORK/out" || fail "removal: $(cat "$WORK/out")"
+! has_tree "$alone" || fail "still there"
+has_tree "$tiny" || fail "another image's tree went"
+"$LAMELLA" repo check "$FQRN" --storage "$WORK/storage" --objects >"$WORK/out" || fail "check: $(cat "$WORK/out")"
+
+# --- what is seen ---
+
+lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:3 --trees
+serve_start
+"$LAMELLA" mount "$FQRN" "$MNT" --url "http://$WEB/cvmfs/@fqrn@" --key "$WORK/keys/$FQRN.pub" --cache "$WORK/cache" 2>"$WORK/log/mount.log" ||
+	fail "mount: $(cat "$WORK/log/mount.log")"
+[ "$(stat -c '%a %U %h' "$MNT/$(tree_of "$tiny")/tree")" = "444 root 1" ] || fail "$(stat "$MNT/$(tree_of "$tiny")/tree")"
+[ "$(ls -A "$MNT/$(tree_of "$tiny")")" = tree ] || fail "beside it: $(ls -A "$MNT/$(tree_of "$tiny")")"
+
+# The kernel's own view of an image; METACOPY where it is too old to go without.
+METACOPY=''
+show() { # LAYOUT
+	mount -t erofs -o loop,ro "$MNT/$(tree_of "$(layers_of "$1")")/tree" "$WORK/meta" || fail "mount of the tree of $1"
+	mount -t overlay overlay -o "ro,xino=on${METACOPY},lowerdir=$WORK/meta::$MNT/.layers" "$WORK/seen"
+}
+unshow() {
+	umount "$WORK/seen"
+	umount "$WORK/meta"
+}
+expect() { # LAYOUT: an overlay of its layers
+	local dirs='' digest
+	for digest in $(layers_of "$1"); do
+		digest=${digest#sha256:}
+		dirs=$MNT/.layers/${digest:0:2}/$digest/layerfs${dirs:+:$dirs}
+	done
+	mkdir -p "$WORK/empty"
+	mount -t overlay overlay -o "ro,xino=on,lowerdir=$dirs:$WORK/empty" "$WORK/expected"
+}
+possible() {
+	local way
+	grep -qw erofs /proc/filesystems || modprobe erofs 2>/dev/null || { echo "no erofs in this kernel"; return 1; }
+	losetup -f >/dev/null 2>&1 || { echo "no loop devices"; return 1; }
+	for way in '' ,metacopy=on; do
+		METACOPY=$way
+		if show "$WORK/oci-a" 2>/dev/null && cmp -s "$WORK/files/alone" "$WORK/seen/alone"; then
+			unshow
+			return 0
+		fi
+		umount "$WORK/seen" 2>/dev/null || true
+		umount "$WORK/meta" 2>/dev/null || true
+	done
+	echo "no data-only layers in this kernel ($(uname -r))"
+	return 1
+}
+
+possible >"$WORK/why" || {
+	[ -s "$WORK/why" ] || fail "the kernel does not take the tree"
+	say "nothing is mounted: $(cat "$WORK/why")"
+	umount "$MNT"
+	check_reports
+	skip "$(cat "$WORK/why")"
+}
+
+say "the tree of a container"
+[ "$(getfattr -n user.colour --only-values "$MNT/.layers"/*/*/layerfs/alone)" = blue ] || fail "the attribute in the layer"
+for i in "${IMAGES[@]}"; do
+	show "$LM_IMAGES/oci-$i"
+	expect "$LM_IMAGES/oci-$i"
+	"$TREEDIFF" "$WORK/expected" "$WORK/seen" >"$WORK/differences" ||
+		fail "$i: $(wc -l <"$WORK/differences") differences: $(head -n 30 "$WORK/differences")"
+	say "  $i: $(find "$WORK/seen" -mindepth 1 | wc -l) entries"
+	umount "$WORK/expected"
+	unshow
+done
+
+say "an upper directory above it"
+mkdir -p "$WORK"/{upper,work}
+show "$WORK/oci-a"
+umount "$WORK/seen"
+mount -t overlay overlay -o "xino=on${METACOPY},lowerdir=$WORK/meta::$MNT/.layers,upperdir=$WORK/upper,workdir=$WORK/work" "$WORK/seen"
+echo more >>"$WORK/seen/alone"
+[ "$(cat "$WORK/seen/alone")" = $'alone\nmore' ] || fail "after a change: $(cat "$WORK/seen/alone")"
+[ "$(getfattr -n user.colour --only-values "$WORK/upper/alone")" = blue ] || fail "the attribute of a changed file"
+unshow
+umount "$MNT"
+check_reports
