@@ -5,16 +5,18 @@
 #include "base/str.h"
 #include "fetcher/control.h"
 #include "fetcher/layers.h"
+#include "repo/images.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <sys/queue.h>
 
-#define LAYER_ROOT "layerfs"
 #define LAYER_OPAQUE "opaque" /* in the same place: whiteouts where the layer has opaque directories */
 
 enum { DIGEST_HEX = 64, ANSWER_MARGIN_MS = 200 };
 
 typedef Lamella__Fetcher__V1__LayerAnswer LayerAnswer;
+typedef Lamella__Fetcher__V1__TreeAnswer TreeAnswer;
 #define STATE(name) LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_##name
 
 struct lm_resolver {
@@ -32,8 +34,8 @@ enum leanness {
 	LEAN_OPAQUE, /* it has none but those of opaque directories, and a tree that does the same */
 };
 
-struct layer { /* under the resolve's lock */
-	char digest[sizeof("sha256:") + DIGEST_HEX];
+struct layer {					     /* or the tree of all; under the resolve's lock */
+	char digest[sizeof("sha256:") + DIGEST_HEX]; /* of the tree: of its chain */
 	Lamella__Fetcher__V1__LayerState state;
 	size_t repository;
 	uint64_t revision; /* where one repository was asked also of an absent one */
@@ -54,6 +56,7 @@ struct resolve {
 	struct lm_lock lock;
 	struct lm_rpc_call *call; /* under lock; NULL: answered */
 	size_t layer_count;
+	bool tree; /* asked for: one more than the layers */
 	struct layer layers[];
 };
 
@@ -78,7 +81,7 @@ static void unref(struct resolve *resolve)
 	lm_lock_release(&resolver->lock);
 	if (!last)
 		return;
-	for (size_t i = 0; i < resolve->layer_count; i++)
+	for (size_t i = 0; i < resolve->layer_count + resolve->tree; i++)
 		free(resolve->layers[i].reason);
 	lm_lock_done(&resolve->lock);
 	free(resolve);
@@ -100,7 +103,7 @@ static char *layer_path(const struct lm_resolver *resolver, const struct layer *
 	*ret_why = mountpoint ? "out of memory" : "it is not mounted any more";
 	/* What stock tools wrote needs the view in which its deletions are those of overlayfs. */
 	return mountpoint ? lm_str_printf("%s/%s/%.2s/%s/%s", mountpoint,
-				    layer->state == STATE(LOSSY) ? LM_TREE_LAYERS : ".layers", hex, hex, below)
+				    layer->state == STATE(LOSSY) ? LM_TREE_LAYERS : LM_IMAGES_LAYERS, hex, hex, below)
 			  : NULL;
 }
 
@@ -140,7 +143,7 @@ static void fill_answer(
 		return;
 	ret->repository = (char *)lm_repository_fqrn(resolver->config->repositories[layer->repository]);
 	const char *why, *no_lean;
-	ret_paths->whole = layer_path(resolver, layer, false, LAYER_ROOT, &why);
+	ret_paths->whole = layer_path(resolver, layer, false, LM_IMAGES_LAYER_ROOT, &why);
 	if (!ret_paths->whole) {
 		ret->state = STATE(UNAVAILABLE);
 		ret->reason = (char *)why;
@@ -148,13 +151,48 @@ static void fill_answer(
 	}
 	ret->path = ret_paths->whole;
 	if (layer->lean != NOT_LEAN)
-		ret_paths->lean = layer_path(resolver, layer, true, LAYER_ROOT, &no_lean);
+		ret_paths->lean = layer_path(resolver, layer, true, LM_IMAGES_LAYER_ROOT, &no_lean);
 	if (ret_paths->lean && layer->lean == LEAN_OPAQUE)
 		ret_paths->opaque = layer_path(resolver, layer, true, LAYER_OPAQUE, &no_lean);
 	if (ret_paths->lean && (ret_paths->opaque || layer->lean != LEAN_OPAQUE))
 		ret->lean_path = ret_paths->lean;
 	if (ret_paths->lean && ret_paths->opaque)
 		ret->opaque_path = ret_paths->opaque;
+}
+
+struct tree_paths {
+	char *image, *data;
+};
+
+static void tree_paths_done(struct tree_paths *paths)
+{
+	free(paths->image);
+	free(paths->data);
+}
+
+/* The content by the lean mount where there is one: all attributes are the image's. */
+static void fill_tree(
+	const struct lm_resolver *resolver, const struct layer *tree, TreeAnswer *ret, struct tree_paths *ret_paths)
+{
+	const struct lm_control_config *config = resolver->config;
+	const char *hex = tree->digest + strlen("sha256:");
+	if (!is_served(tree)) {
+		ret->reason = tree->reason ? tree->reason : (char *)"it was not found in time";
+		return;
+	}
+	const char *whole = config->mounted_at(config->arg, tree->repository, false);
+	const char *lean = config->mounted_at(config->arg, tree->repository, true);
+	if (whole) {
+		ret_paths->image = lm_str_printf("%s/" LM_IMAGES_TREES "/%.2s/%s/" LM_IMAGES_TREE, whole, hex, hex);
+		ret_paths->data = lm_str_printf("%s/" LM_IMAGES_LAYERS, lean ? lean : whole);
+	}
+	if (!ret_paths->image || !ret_paths->data) {
+		ret->reason = (char *)(whole ? "out of memory" : "it is not mounted any more");
+		return;
+	}
+	ret->image = ret_paths->image;
+	ret->data = ret_paths->data;
+	ret->repository = (char *)lm_repository_fqrn(config->repositories[tree->repository]);
 }
 
 /* Answers the call with what is known. Later calls of this do nothing. */
@@ -181,6 +219,12 @@ static void answer(struct resolve *resolve)
 	}
 	response.n_layers = count;
 	response.layers = pointers;
+	CLEANUP(tree_paths_done) struct tree_paths tree_paths = {0};
+	TreeAnswer tree = LAMELLA__FETCHER__V1__TREE_ANSWER__INIT;
+	if (resolve->tree) {
+		fill_tree(resolve->resolver, &resolve->layers[count], &tree, &tree_paths);
+		response.tree = &tree;
+	}
 	lm_rpc_reply(call, &response.base);
 	paths_free(paths, count);
 }
@@ -272,14 +316,38 @@ static int look_for_attributes(struct walk *walk, struct lm_err *err)
 	return r;
 }
 
-enum { STEPS_TO_FOLDER = 3, STEPS_TO_LAYER = 4, STEPS_TO_MARKER = 5 };
+enum { STEPS_TO_FOLDER = 3, STEPS_TO_LAYER = 4, STEPS_TO_MARKER = 5, STEPS_TO_TREE = 5 };
+
+static bool is_tree(const struct walk *walk)
+{
+	return walk->layer == walk->resolve->layer_count;
+}
+
+/* The same as take_step(), towards a tree. */
+static int step_to_tree(struct walk *walk, const char *folder, const char *hex, struct lm_err *err)
+{
+	const char *const names[STEPS_TO_TREE] = {".lamella", "trees", folder, hex, LM_IMAGES_TREE};
+	struct lm_entry entry;
+	struct lm_tree *tree = lm_repository_tree(repository_of(walk));
+	int r = lm_tree_lookup(tree, walk->node, names[walk->step], &entry, &walk->need, err);
+	if (r != 0)
+		return r;
+	walk->node = entry.node;
+	walk->step++;
+	bool last = walk->step == STEPS_TO_TREE;
+	if (last ? !S_ISREG(entry.attr.st_mode) : !S_ISDIR(entry.attr.st_mode))
+		return lm_err_set(err, -ENOTDIR, "%s is of another type than it should be", names[walk->step - 1]);
+	return 0;
+}
 
 /* 0: node and step are one further, or -ENOENT; LM_NEED; or an error. */
 static int take_step(struct walk *walk, struct lm_err *err)
 {
 	const char *hex = walk->resolve->layers[walk->layer].digest + strlen("sha256:");
 	const char folder[3] = {hex[0], hex[1], '\0'};
-	const char *const names[] = {".layers", folder, hex, LAYER_ROOT, ".cvmfscatalog"};
+	if (is_tree(walk))
+		return step_to_tree(walk, folder, hex, err);
+	const char *const names[] = {LM_IMAGES_LAYERS, folder, hex, LM_IMAGES_LAYER_ROOT, ".cvmfscatalog"};
 	struct lm_tree *tree = lm_repository_tree(repository_of(walk));
 	struct lm_entry entry;
 	int r = lm_tree_lookup(tree, walk->node, names[walk->step], &entry, &walk->need, err);
@@ -361,13 +429,17 @@ static void walk_on(struct walk *walk)
 				return;
 			continue;
 		}
-		if (r == 0 && walk->step == STEPS_TO_MARKER) {
+		if (r == 0 && is_tree(walk) && walk->step == STEPS_TO_TREE) {
+			settle(walk, STATE(FAITHFUL), current_revision(walk), NULL);
+			return;
+		}
+		if (r == 0 && walk->step == STEPS_TO_MARKER && !is_tree(walk)) {
 			settle(walk, STATE(LOSSY), current_revision(walk),
 				strdup("written by stock tools, which drop owners, extended attributes and hard "
 				       "links"));
 			return;
 		}
-		if (r == -ENOENT && walk->step == STEPS_TO_LAYER) {
+		if (r == -ENOENT && walk->step == STEPS_TO_LAYER && !is_tree(walk)) {
 			settle(walk, STATE(FAITHFUL), current_revision(walk), NULL);
 			return;
 		}
@@ -387,13 +459,14 @@ static void walk_on(struct walk *walk)
 		settle_absent(walk);
 }
 
-/* Looks up, all at once, the layers that are not found yet. */
+/* Looks up, all at once, the layers that are not found yet, and the tree once. */
 static void start_round(struct resolve *resolve)
 {
 	/* One more than there are walks, so that the round does not end while it is being started. */
 	atomic_store(&resolve->waiting, 1);
 	ref(resolve);
-	for (size_t i = 0; i < resolve->layer_count; i++) {
+	size_t count = resolve->layer_count + (resolve->tree && resolve->round == 0);
+	for (size_t i = 0; i < count; i++) {
 		lm_lock_take(&resolve->lock);
 		bool skip = is_served(&resolve->layers[i]);
 		lm_lock_release(&resolve->lock);
@@ -470,18 +543,36 @@ static bool parse_digest(const char *text, struct layer *ret)
 	return true;
 }
 
+/* The tree is known by the chain of layers. */
+static int name_tree(struct resolve *resolve, struct lm_err *err)
+{
+	const char *digests[LM_CONTROL_LAYERS_MAX];
+	struct lm_chain_hex chain;
+	for (size_t i = 0; i < resolve->layer_count; i++)
+		digests[i] = resolve->layers[i].digest;
+	int r = lm_images_chain(digests, resolve->layer_count, &chain, err);
+	if (r == 0)
+		snprintf(resolve->layers[resolve->layer_count].digest, sizeof(resolve->layers[0].digest), "sha256:%s",
+			chain.s);
+	return r;
+}
+
 static int parse_request(const Lamella__Fetcher__V1__ResolveRequest *request, struct resolve **ret, struct lm_err *err)
 {
 	size_t count = request->n_layers;
 	if (count > LM_CONTROL_LAYERS_MAX)
 		return lm_err_set(err, -EINVAL, "%zu layers; %d at most", count, LM_CONTROL_LAYERS_MAX);
-	CLEANUP(lm_freep) struct resolve *resolve = calloc(1, sizeof(*resolve) + count * sizeof(struct layer));
+	CLEANUP(lm_freep) struct resolve *resolve = calloc(1, sizeof(*resolve) + (count + 1) * sizeof(struct layer));
 	if (!resolve)
 		return lm_err_oom(err);
 	for (size_t i = 0; i < count; i++)
 		if (!parse_digest(request->layers[i]->digest, &resolve->layers[i]))
 			return lm_err_set(err, -EINVAL, "\"%s\" is no sha256 digest", request->layers[i]->digest);
 	resolve->layer_count = count;
+	resolve->tree = request->tree;
+	int r = resolve->tree ? name_tree(resolve, err) : 0;
+	if (r < 0)
+		return r;
 	*ret = STEAL(resolve);
 	return 0;
 }

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/lock.h"
 #include "base/str.h"
+#include "snapshotter/trees.h"
 
 #include <dirent.h>
 #include <inttypes.h>
@@ -69,6 +70,11 @@ void lm_layout_close(struct lm_layout *layout)
 const char *lm_layout_prefix(const struct lm_layout *layout)
 {
 	return layout->prefix;
+}
+
+char *lm_layout_directory(const struct lm_layout *layout, int64_t id)
+{
+	return lm_str_printf("%s/%" PRId64, layout->prefix, id);
 }
 
 static int make_directory(struct lm_layout *layout, const char *name, mode_t mode, struct lm_err *err)
@@ -238,7 +244,11 @@ int lm_layout_root_attributes(struct lm_layout *layout, int64_t id, struct lm_ro
 
 int lm_layout_remove(struct lm_layout *layout, int64_t id, struct lm_err *err)
 {
-	return lm_remove_tree(layout->fd, name_of(id, "").text, err);
+	CLEANUP(lm_freep) char *dir = lm_layout_directory(layout, id);
+	if (!dir)
+		return lm_err_oom(err);
+	int r = access(dir, F_OK) == 0 ? lm_trees_detach(dir, err) : 0;
+	return r < 0 ? r : lm_remove_tree(layout->fd, name_of(id, "").text, err);
 }
 
 int lm_layout_open_fs(struct lm_layout *layout, int64_t id, struct lm_err *err)

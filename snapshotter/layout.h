@@ -1,5 +1,5 @@
 /*
- * The directories of snapshots: ROOT/snapshots/ID/{fs,work}.
+ * The directories of snapshots: ROOT/snapshots/ID/{fs,work}; trees.h says what else a remote layer's may hold.
  *
  * An ordinary snapshot has two real directories. A remote layer has `fs` as a symbolic link to the directory that the
  * layer is served from: nothing has to be mounted again after a restart or a reboot, lists of lower directories stay
@@ -31,6 +31,9 @@ LM_DEFINE_CLEANUP(struct lm_layout, lm_layout_close, lm_layout_closep)
 /* ROOT/snapshots */
 const char *lm_layout_prefix(const struct lm_layout *layout);
 
+/* ROOT/snapshots/ID; NULL: no memory. */
+char *lm_layout_directory(const struct lm_layout *layout, int64_t id);
+
 /* What a failed make leaves, lm_layout_remove() takes away. */
 int lm_layout_make(struct lm_layout *layout, int64_t id, const struct lm_root_attributes *attributes,
 	struct lm_err *err) MUST_CHECK;
@@ -54,7 +57,8 @@ int lm_layout_root_attributes(
 /* Whether an ordinary snapshot's fs is there and empty. */
 bool lm_layout_is_unwritten(struct lm_layout *layout, int64_t id);
 
-int lm_layout_remove(struct lm_layout *layout, int64_t id, struct lm_err *err) MUST_CHECK; /* absent is success */
+/* With what is mounted there. Absent is success. */
+int lm_layout_remove(struct lm_layout *layout, int64_t id, struct lm_err *err) MUST_CHECK;
 
 /* The ids that have directories, in no order; other names are passed over. */
 int lm_layout_ids(struct lm_layout *layout, int64_t **ret, size_t *ret_count, struct lm_err *err) MUST_CHECK;

@@ -27,7 +27,9 @@ static const char usage_text[] =
 	"  --log-level LEVEL   error, warn, info (default) or debug\n"
 	"  --version, --help\n"
 	"\n"
-	"Settings: LAMELLA_ON_MISS, LAMELLA_RESOLVE_TIMEOUT (seconds for the fetcher's answer, default 10).\n"
+	"Settings: LAMELLA_ON_MISS, LAMELLA_RESOLVE_TIMEOUT (seconds for the fetcher's answer, default 10), "
+	"LAMELLA_TREES\n"
+	"(yes, the default: use the merged trees of images that have them, where the kernel can; or no).\n"
 	"Signals: TERM and INT stop, USR1 logs the counters.\n";
 
 struct options {
@@ -114,6 +116,9 @@ static int read_settings(struct options *o, struct lm_err *err)
 	if (r < 0)
 		return r;
 	o->service.resolve_timeout_ms = (unsigned)timeout_s * 1000;
+	r = lm_conf_bool(conf, "LAMELLA_TREES", true, &o->service.trees, err);
+	if (r < 0)
+		return r;
 	const char *on_miss = o->on_miss ? o->on_miss : lm_conf_get(conf, "LAMELLA_ON_MISS");
 	if (on_miss && !lm_on_miss_parse(on_miss, &o->service.on_miss))
 		return lm_err_set(err, -EINVAL, "LAMELLA_ON_MISS or --on-miss is %s: not pull, warn or fail", on_miss);

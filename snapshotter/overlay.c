@@ -73,17 +73,17 @@ static int add_lean(struct lm_buf *lower, const char *prefix, const struct lm_sn
 	return add_directory(lower, prefix, at, "opaque");
 }
 
-static int add_lower(
-	const char *prefix, const struct lm_snapshot *snapshot, bool lean, struct lm_mount *mount, struct lm_err *err)
+static int add_lower(const char *prefix, const struct lm_snapshot *snapshot, const struct lm_lower *lower,
+	struct lm_mount *mount, struct lm_err *err)
 {
-	CLEANUP(lm_buf_done) struct lm_buf lower = LM_BUF(LOWERDIR_MAX);
-	for (const struct lm_snapshot *at = snapshot->parent; at; at = at->parent) {
-		bool has_lean = lean && at->layer_path;
-		int r = has_lean ? add_lean(&lower, prefix, at) : add_directory(&lower, prefix, at, "fs");
-		if (r < 0)
-			return lm_err_sys(err, r, "list of lower directories");
+	CLEANUP(lm_buf_done) struct lm_buf list = LM_BUF(LOWERDIR_MAX);
+	int r = lower->tree ? lm_buf_printf(&list, "%s::%s", lower->tree, lower->data) : 0;
+	for (const struct lm_snapshot *at = snapshot->parent; at && !lower->tree && r == 0; at = at->parent) {
+		bool has_lean = lower->lean && at->layer_path;
+		r = has_lean ? add_lean(&list, prefix, at) : add_directory(&list, prefix, at, "fs");
 	}
-	return add_option(mount, "lowerdir=", lm_buf_cstr(&lower), err);
+	return r < 0 ? lm_err_sys(err, r, "list of lower directories")
+		     : add_option(mount, "lowerdir=", lm_buf_cstr(&list), err);
 }
 
 static int add_upper(const char *prefix, const struct lm_snapshot *snapshot, struct lm_mount *mount, struct lm_err *err)
@@ -106,7 +106,7 @@ static int add_id_maps(const struct lm_snapshot *snapshot, struct lm_mount *moun
 }
 
 static int overlay_mount(const char *prefix, const struct lm_mount_options *options, const struct lm_snapshot *snapshot,
-	bool lean, struct lm_mount *mount, struct lm_err *err)
+	const struct lm_lower *lower, struct lm_mount *mount, struct lm_err *err)
 {
 	mount->type = "overlay";
 	mount->source = strdup("overlay");
@@ -121,11 +121,11 @@ static int overlay_mount(const char *prefix, const struct lm_mount_options *opti
 		r = add_id_maps(snapshot, mount, err);
 	if (r == 0 && snapshot->kind == LM_ACTIVE)
 		r = add_upper(prefix, snapshot, mount, err);
-	return r < 0 ? r : add_lower(prefix, snapshot, lean, mount, err);
+	return r < 0 ? r : add_lower(prefix, snapshot, lower, mount, err);
 }
 
 int lm_overlay_mount(const char *prefix, const struct lm_mount_options *options, const struct lm_snapshot *snapshot,
-	bool lean, struct lm_mount *ret, struct lm_err *err)
+	const struct lm_lower *lower, struct lm_mount *ret, struct lm_err *err)
 {
 	if (snapshot->kind == LM_COMMITTED)
 		return lm_err_set(err, -EINVAL, "a committed snapshot has no mounts");
@@ -136,7 +136,7 @@ int lm_overlay_mount(const char *prefix, const struct lm_mount_options *options,
 	else if (snapshot->kind == LM_VIEW && !snapshot->parent->parent)
 		r = bind_mount(prefix, snapshot->parent, false, &mount, err);
 	else
-		r = overlay_mount(prefix, options, snapshot, lean, &mount, err);
+		r = overlay_mount(prefix, options, snapshot, lower, &mount, err);
 	if (r < 0)
 		return r;
 	*ret = mount;

@@ -26,6 +26,13 @@ struct lm_mount_options {
 /* Asks the running kernel. */
 struct lm_mount_options lm_overlay_probe(void);
 
+/* What a mount takes for the layers below a snapshot. */
+struct lm_lower {
+	bool lean; /* every remote layer of an overlay from its lean link (layout.h), with what belongs below it */
+	const char *tree; /* or instead of all of them their merged tree (trees.h), mounted there; else NULL */
+	const char *data; /* for it: the data-only layer */
+};
+
 #define LM_MOUNT_OPTIONS_MAX 8
 
 struct lm_mount {
@@ -38,10 +45,9 @@ struct lm_mount {
 void lm_mount_done(struct lm_mount *mount);
 
 /*
- * prefix: the directory of all snapshots. lean: every remote layer of an overlay has its lean link (layout.h), and is
- * taken from there, with what belongs below it. -EINVAL for a committed snapshot, -ENOMEM.
+ * prefix: the directory of all snapshots. -EINVAL for a committed snapshot, -ENOMEM.
  */
 int lm_overlay_mount(const char *prefix, const struct lm_mount_options *options, const struct lm_snapshot *snapshot,
-	bool lean, struct lm_mount *ret, struct lm_err *err) MUST_CHECK;
+	const struct lm_lower *lower, struct lm_mount *ret, struct lm_err *err) MUST_CHECK;
 
 #endif

@@ -279,8 +279,8 @@ static int invoke_resolve(struct lm_policy *policy, const Lamella__Fetcher__V1__
 		NULL, err);
 }
 
-static int call_fetcher(struct lm_policy *policy, struct known **entries, size_t count, unsigned timeout_ms,
-	Lamella__Fetcher__V1__ResolveResponse **ret, struct lm_err *err)
+static int call_fetcher(struct lm_policy *policy, const char *const *digests, size_t count, bool tree,
+	unsigned timeout_ms, Lamella__Fetcher__V1__ResolveResponse **ret, struct lm_err *err)
 {
 	CLEANUP(lm_freep) Lamella__Fetcher__V1__LayerQuery *queries = calloc(count, sizeof(*queries));
 	CLEANUP(lm_freep) Lamella__Fetcher__V1__LayerQuery **pointers = calloc(count, sizeof(*pointers));
@@ -288,12 +288,13 @@ static int call_fetcher(struct lm_policy *policy, struct known **entries, size_t
 		return lm_err_oom(err);
 	for (size_t i = 0; i < count; i++) {
 		queries[i] = (Lamella__Fetcher__V1__LayerQuery)LAMELLA__FETCHER__V1__LAYER_QUERY__INIT;
-		queries[i].digest = entries[i]->digest;
+		queries[i].digest = (char *)digests[i];
 		pointers[i] = &queries[i];
 	}
 	Lamella__Fetcher__V1__ResolveRequest request = LAMELLA__FETCHER__V1__RESOLVE_REQUEST__INIT;
 	request.layers = pointers;
 	request.n_layers = count;
+	request.tree = tree;
 	int64_t until_ms = lm_now_ms() + timeout_ms;
 	int r = invoke_resolve(policy, &request, timeout_ms, false, ret, err);
 	int64_t left_ms = until_ms - lm_now_ms();
@@ -313,7 +314,10 @@ static void ask(struct lm_policy *policy, struct known **entries, size_t count, 
 {
 	struct lm_err err = LM_ERR_INIT;
 	Lamella__Fetcher__V1__ResolveResponse *response = NULL;
-	int r = call_fetcher(policy, entries, count, timeout_ms, &response, &err);
+	CLEANUP(lm_freep) const char **digests = calloc(count, sizeof(*digests));
+	for (size_t i = 0; i < count && digests; i++)
+		digests[i] = entries[i]->digest;
+	int r = digests ? call_fetcher(policy, digests, count, false, timeout_ms, &response, &err) : lm_err_oom(&err);
 	if (r == 0 && response->n_layers != count)
 		r = lm_err_set(&err, -EPROTO, "%zu answers to %zu questions", response->n_layers, count);
 	lm_lock_take(&policy->lock);
@@ -489,4 +493,46 @@ void lm_policy_free(struct lm_policy *policy)
 	lm_cond_done(&policy->answered);
 	lm_lock_done(&policy->lock);
 	free(policy);
+}
+
+void lm_chain_tree_done(struct lm_chain_tree *tree)
+{
+	free(tree->image);
+	free(tree->data);
+	*tree = (struct lm_chain_tree){0};
+}
+
+/* A comma ends a mount's option, a colon a directory of its list, a backslash goes before either. */
+static bool is_option_safe(const char *path)
+{
+	return !strpbrk(path, ",:\\");
+}
+
+static int take_tree(const Lamella__Fetcher__V1__TreeAnswer *answer, struct lm_chain_tree *ret, struct lm_err *err)
+{
+	if (!answer || !*answer->image)
+		return lm_err_set(
+			err, -ENOENT, "%.*s", REASON_MAX, answer ? answer->reason : "the fetcher knows no trees");
+	if (!is_usable(answer->image) || !is_usable(answer->data) || !is_option_safe(answer->data))
+		return lm_err_set(err, -EAGAIN, "the fetcher named no usable path");
+	CLEANUP(lm_chain_tree_done) struct lm_chain_tree tree = {strdup(answer->image), strdup(answer->data)};
+	if (!tree.image || !tree.data)
+		return lm_err_oom(err);
+	*ret = tree;
+	tree = (struct lm_chain_tree){0};
+	return 0;
+}
+
+int lm_policy_tree(struct lm_policy *policy, const char *const *digests, size_t count, unsigned timeout_ms,
+	struct lm_chain_tree *ret, struct lm_err *err)
+{
+	struct lm_err why = LM_ERR_INIT;
+	Lamella__Fetcher__V1__ResolveResponse *response = NULL;
+	timeout_ms = LM_MIN(timeout_ms, policy->timeout_ms);
+	int r = call_fetcher(policy, digests, count, true, timeout_ms, &response, &why);
+	if (r < 0)
+		return lm_err_set(err, -EAGAIN, "the fetcher does not answer: %s", lm_err_text(&why));
+	r = take_tree(response->tree, ret, err);
+	lamella__fetcher__v1__resolve_response__free_unpacked(response, NULL);
+	return r;
 }

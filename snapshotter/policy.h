@@ -63,4 +63,15 @@ int lm_policy_find(struct lm_policy *policy, const struct lm_labels *labels, uns
 int lm_policy_check(struct lm_policy *policy, const char *const *digests, size_t count, unsigned timeout_ms,
 	struct lm_layer *ret, struct lm_err *err) MUST_CHECK;
 
+struct lm_chain_tree {
+	char *image; /* to be mounted: trees.h */
+	char *data;  /* the directory that is its data-only layer */
+};
+void lm_chain_tree_done(struct lm_chain_tree *tree);
+
+/* The merged tree of a whole chain of layers, the lowest first (at most LM_POLICY_ASK_MAX). Asks each time. -ENOENT:
+ * there is none; -EAGAIN: can't be said. */
+int lm_policy_tree(struct lm_policy *policy, const char *const *digests, size_t count, unsigned timeout_ms,
+	struct lm_chain_tree *ret, struct lm_err *err) MUST_CHECK;
+
 #endif

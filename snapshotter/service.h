@@ -21,6 +21,7 @@ struct lm_service_options {
 	const char *fetcher; /* socket of the fetcher */
 	enum lm_on_miss on_miss;
 	unsigned resolve_timeout_ms;
+	bool trees; /* use merged trees of chains (trees.h) where there are any and the kernel can */
 };
 
 /*
@@ -42,6 +43,8 @@ enum lm_counter {
 	LM_COUNT_FALLBACK_UNAVAILABLE, /* ordinary, because the fetcher could not say or serve it */
 	LM_COUNT_FALLBACK_LOCAL,       /* ordinary, because of a failure here */
 	LM_COUNT_STARTS_REFUSED,       /* mounts refused because a layer is not being served */
+	LM_COUNT_TREES_USED,	       /* mounts handed out over the merged tree of their layers */
+	LM_COUNT_TREES_FAILED,	       /* over the layers themselves, because their tree could not be used */
 	LM_COUNT_SNAPSHOTS_MADE,       /* active ones and views */
 	LM_COUNT_REMOVED,
 	LM_COUNT_DIRECTORIES_DROPPED,

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "snapshotter/layout.h"
+#include "snapshotter/trees.h"
 #include "snapshotter/usage.h"
 
 #include <inttypes.h>
@@ -20,6 +21,7 @@ struct lm_snapshots {
 	struct lm_policy *policy;
 	struct lm_mount_options mount_options;
 	enum lm_on_miss on_miss;
+	bool trees;
 	/* held while directories are deleted: two clean-ups would trip over each other */
 	struct lm_lock cleaning;
 	_Atomic(uint64_t) counters[LM_COUNTERS];
@@ -96,6 +98,18 @@ static int repair_links(struct lm_snapshots *s, struct lm_err *err)
 	return r;
 }
 
+/* Without trees everything works, only slower. */
+static void probe_trees(struct lm_snapshots *s, const char *root)
+{
+	struct lm_err why = LM_ERR_INIT;
+	int r = s->mount_options.user_xattr ? lm_err_set(&why, -ENOTSUP, "not the host's user namespace")
+					    : lm_trees_probe(root, &why);
+	s->trees = r == 0;
+	if (r < 0)
+		lm_log(r == -ENOTSUP ? LM_LOG_INFO : LM_LOG_WARN, "merged trees of layers are not used",
+			LM_KV("reason", "%s", lm_err_text(&why)));
+}
+
 int lm_snapshots_open(const struct lm_service_options *options, struct lm_snapshots **ret, struct lm_err *err)
 {
 	CLEANUP(lm_snapshots_closep) struct lm_snapshots *s = calloc(1, sizeof(*s));
@@ -112,6 +126,8 @@ int lm_snapshots_open(const struct lm_service_options *options, struct lm_snapsh
 		r = open_store(s, options->root, err);
 	if (r == 0)
 		r = repair_links(s, err);
+	if (r == 0 && options->trees)
+		probe_trees(s, options->root);
 	if (r == 0)
 		r = lm_policy_new(options->fetcher, options->resolve_timeout_ms, &s->policy, err);
 	if (r < 0)
@@ -221,14 +237,84 @@ static int link_lean(struct lm_snapshots *s, const struct lm_snapshot *top, cons
 	return 0;
 }
 
+/* What a mount is to take for its layers, and the texts of it. */
+struct below {
+	bool fresh; /* nothing has been written above: the quickest ways to show the layers are open */
+	bool tree;  /* their merged tree, too */
+	struct lm_lower lower;
+	struct lm_chain_tree chain;
+	char *mountpoint;
+};
+
+static void below_done(struct below *below)
+{
+	lm_chain_tree_done(&below->chain);
+	free(below->mountpoint);
+}
+
+/* The digests of all layers, the lowest first; -ENOENT: some are not remote, or too many. */
+static int collect_chain(const struct lm_snapshot *top, const char **digests, size_t *ret_count)
+{
+	size_t count = 0;
+	for (const struct lm_snapshot *at = top; at; at = at->parent)
+		if (!at->layer_digest || ++count > LM_POLICY_ASK_MAX)
+			return -ENOENT;
+	*ret_count = count;
+	for (const struct lm_snapshot *at = top; at; at = at->parent)
+		digests[--count] = at->layer_digest;
+	return 0;
+}
+
+/* 0; -ENOENT: the chain has no tree. */
+static int mount_tree(struct lm_snapshots *s, const struct lm_snapshot *top, unsigned timeout_ms, struct below *ret,
+	struct lm_err *err)
+{
+	const char *digests[LM_POLICY_ASK_MAX];
+	size_t count;
+	int r = collect_chain(top, digests, &count);
+	if (r < 0)
+		return r;
+	CLEANUP(lm_freep) char *dir = lm_layout_directory(s->layout, top->id);
+	if (!dir)
+		return lm_err_oom(err);
+	r = lm_policy_tree(s->policy, digests, count, timeout_ms, &ret->chain, err);
+	return r < 0 ? r : lm_trees_mount(dir, ret->chain.image, &ret->mountpoint, err);
+}
+
+/* Where that fails, the layers themselves will do. */
+static void use_tree(struct lm_snapshots *s, const struct lm_snapshot *top, unsigned timeout_ms, struct below *below)
+{
+	struct lm_err why = LM_ERR_INIT;
+	int r = mount_tree(s, top, timeout_ms, below, &why);
+	if (r == 0) {
+		count(s, LM_COUNT_TREES_USED);
+		below->lower = (struct lm_lower){.tree = below->mountpoint, .data = below->chain.data};
+	} else if (r != -ENOENT) {
+		count(s, LM_COUNT_TREES_FAILED);
+		lm_log(LM_LOG_WARN, "layers are used without their merged tree", LM_KV("snapshot", "%s", top->key),
+			LM_KV("reason", "%s", lm_err_text(&why)));
+	}
+}
+
+/*
+ * A client that compares a snapshot with its parent takes "no attributes here" for an error, so the ways without are
+ * for what will be a container's root: not for views, nor for what one has written to. One that maps ids takes the list
+ * of lower directories apart, and knows nothing of data-only ones.
+ */
+static struct below below_for(enum lm_kind kind, const struct lm_labels *labels, bool written)
+{
+	bool mapped = lm_labels_get(labels, LM_LABEL_UIDMAP) || lm_labels_get(labels, LM_LABEL_GIDMAP);
+	bool fresh = kind == LM_ACTIVE && !written;
+	return (struct below){.fresh = fresh, .tree = fresh && !mapped};
+}
+
 /*
  * Everything below must be served before a mount of it is handed out: a container that only gets EIO is worse than
- * none. *ret_lean as of link_lean(), if want_lean.
+ * none. Finds out what the mount is to take.
  */
-static int check_served(struct lm_snapshots *s, const struct lm_snapshot *top, unsigned timeout_ms, bool want_lean,
-	bool *ret_lean, struct lm_err *err)
+static int check_served(struct lm_snapshots *s, const struct lm_snapshot *top, unsigned timeout_ms, struct below *below,
+	struct lm_err *err)
 {
-	*ret_lean = false;
 	CLEANUP(remote_layers_freep) struct remote_layers *layers = calloc(1, sizeof(*layers));
 	if (!layers)
 		return lm_err_oom(err);
@@ -239,7 +325,10 @@ static int check_served(struct lm_snapshots *s, const struct lm_snapshot *top, u
 	r = lm_policy_check(s->policy, layers->digests, layers->count, timeout_ms, layers->found, &reason);
 	if (r == 0) {
 		r = follow_moves(s, top, layers, err);
-		return r == 0 && want_lean && all_lean(layers) ? link_lean(s, top, layers, ret_lean, err) : r;
+		if (r == 0 && below->tree && s->trees)
+			use_tree(s, top, timeout_ms, below);
+		bool lean = below->fresh && !below->lower.tree && all_lean(layers);
+		return r == 0 && lean ? link_lean(s, top, layers, &below->lower.lean, err) : r;
 	}
 	count(s, LM_COUNT_STARTS_REFUSED);
 	lm_log(LM_LOG_WARN, "mount refused", LM_KV("snapshot", "%s", top->key),
@@ -255,11 +344,13 @@ int lm_snapshots_mount(struct lm_snapshots *s, const char *plugin, const char *k
 		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", key);
 	if (snapshot->kind == LM_COMMITTED)
 		return lm_err_set(err, -EBUSY, "snapshot %s is committed", key);
-	/* A client that compares a snapshot with its parent takes "no attributes here" for an error, so the lean layers
-	 * are for what will be a container's root: not for views, nor for what one has written to. */
-	bool lean, fresh = snapshot->kind == LM_ACTIVE && lm_layout_is_unwritten(s->layout, snapshot->id);
-	int r = check_served(s, snapshot->parent, timeout_ms, fresh, &lean, err);
-	return r < 0 ? r : lm_overlay_mount(lm_layout_prefix(s->layout), &s->mount_options, snapshot, lean, ret, err);
+	CLEANUP(below_done)
+	struct below below =
+		below_for(snapshot->kind, &snapshot->labels, !lm_layout_is_unwritten(s->layout, snapshot->id));
+	int r = check_served(s, snapshot->parent, timeout_ms, &below, err);
+	return r < 0 ? r
+		     : lm_overlay_mount(
+			       lm_layout_prefix(s->layout), &s->mount_options, snapshot, &below.lower, ret, err);
 }
 
 /* Making: an id, a directory for it, a record. */
@@ -320,7 +411,7 @@ static int root_attributes(struct lm_snapshots *s, const struct lm_snapshot *par
 }
 
 static int make_ordinary(struct lm_snapshots *s, const struct lm_make_request *request,
-	const struct lm_snapshot *parent, bool lean, struct lm_mount *ret, struct lm_err *err)
+	const struct lm_snapshot *parent, const struct lm_lower *lower, struct lm_mount *ret, struct lm_err *err)
 {
 	struct lm_root_attributes attributes;
 	CLEANUP(making_done) struct making making = {0};
@@ -335,7 +426,7 @@ static int make_ordinary(struct lm_snapshots *s, const struct lm_make_request *r
 	CLEANUP(lm_mount_done) struct lm_mount mount = {0};
 	struct lm_snapshot preview = {
 		.id = making.id, .kind = request->kind, .parent = parent, .labels = *request->labels};
-	r = lm_overlay_mount(lm_layout_prefix(s->layout), &s->mount_options, &preview, lean, &mount, err);
+	r = lm_overlay_mount(lm_layout_prefix(s->layout), &s->mount_options, &preview, lower, &mount, err);
 	if (r < 0)
 		return r;
 	struct lm_store_new new = {.id = making.id,
@@ -509,10 +600,10 @@ int lm_snapshots_make(struct lm_snapshots *s, struct lm_make_request *request, s
 	const char *ref = request->kind == LM_ACTIVE ? lm_labels_get(request->labels, LM_LABEL_REF) : NULL;
 	if (ref && *ref)
 		r = offer_layer(s, request, ref, ret_provided, err);
-	bool lean = false;
+	CLEANUP(below_done) struct below below = below_for(request->kind, request->labels, false);
 	if (r == 0)
-		r = check_served(s, parent, request->timeout_ms, request->kind == LM_ACTIVE, &lean, err);
-	return r < 0 ? r : make_ordinary(s, request, parent, lean, ret, err);
+		r = check_served(s, parent, request->timeout_ms, &below, err);
+	return r < 0 ? r : make_ordinary(s, request, parent, &below.lower, ret, err);
 }
 
 /* The rest. */

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # A container started from the repository sees exactly what one of containerd's own overlayfs snapshotter sees: every
-# layer view in full, a running container, and a container after it has changed things.
+# layer view in full, a running container, and a container after it has changed things. The tag zstd has a merged tree, so that its
+# containers are over that where the kernel can.
 # time limit: 600 s
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 need_containers
 IMAGES=(tiny)
 [ -n "${LM_SANITIZED:-}" ] || IMAGES+=(edge)
-[ -z "$LM_ALL" ] || IMAGES+=(analysis)
+[ -z "$LM_ALL" ] || IMAGES+=(analysis atlas)
 need_image "${IMAGES[@]}"
 isolate faithful
 
@@ -51,11 +52,15 @@ reference() { # IMAGE
 	say "$1: $(grep -c '^/' "$WORK/$1.view") entries by overlayfs"
 }
 
+lower() { # ID
+	grep -q ' - overlay overlay .*lowerdir=[^,]*::' "/proc/$(cri lamella pid "$1")/mountinfo" && echo "a merged tree" || echo "its layers"
+}
 check() { # IMAGE TAG
 	local layout=$LM_IMAGES/oci-$1 id requests
 	registry_mark
 	id=$(pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/$1:$2" sleep 3600)
 	requests=$(registry_layer_requests "$layout")
+	[ "$(lower "$id")" = "${LOWER[$2]}" ] || fail "$1:$2: over $(lower "$id")"
 	[ -z "$requests" ] || fail "$1:$2: layers were pulled: $requests"
 	mount_view lamella "$(chain_id "$layout" "$2")" "$WORK/view"
 	"$TREEDIFF" "${VIEW[@]}" --against "$WORK/$1.view" "$WORK/view" >"$WORK/differences" ||
@@ -68,7 +73,7 @@ check() { # IMAGE TAG
 		fail "$1:$2: after changes: $(head -n 40 "$WORK/differences")"
 	cri lamella rm "$id"
 	cri lamella rmi "$REGISTRY/$1:$2" # the tags have their layers' chain ids in common
-	say "$1:$2: equal"
+	say "$1:$2: equal, over ${LOWER[$2]}"
 }
 
 registry_start
@@ -80,12 +85,14 @@ containerd_wipe overlayfs
 repo_init
 for i in "${IMAGES[@]}"; do
 	convert "docker://$REGISTRY/$i:latest"
-	convert "oci:$LM_IMAGES/oci-$i:zstd"
+	convert "oci:$LM_IMAGES/oci-$i:zstd" --trees
 done
 serve_start
 fetcher_start
 snapshotter_start
 containerd_start lamella
+declare -A LOWER=([latest]="its layers" [zstd]="a merged tree")
+if grep -q 'merged trees of layers are not used' "$WORK/log/snapshotter.log"; then LOWER[zstd]=${LOWER[latest]}; fi
 for i in "${IMAGES[@]}"; do
 	check "$i" latest
 	check "$i" zstd

@@ -277,8 +277,8 @@ repo_init() {
 	"$LAMELLA" repo init "$FQRN" --storage "$WORK/storage" --keys "$WORK/keys" >>"$WORK/log/convert.log" 2>&1 ||
 		fail "repo init: $(tail -n 3 "$WORK/log/convert.log")"
 }
-convert() { # SOURCE
-	"$LAMELLA" convert "$1" --repo "$FQRN" --storage "$WORK/storage" --keys "$WORK/keys" >>"$WORK/log/convert.log" 2>&1 ||
+convert() { # SOURCE [OPTION...]
+	"$LAMELLA" convert "$@" --repo "$FQRN" --storage "$WORK/storage" --keys "$WORK/keys" >>"$WORK/log/convert.log" 2>&1 ||
 		fail "convert $1: $(tail -n 3 "$WORK/log/convert.log")"
 }
 
@@ -359,8 +359,10 @@ find_files() {
 forget_mount() { mount -i -o remount,ro "$MOUNT_BASE/$FQRN"; }
 forget_content() { find "$1" -type f -exec dd if={} iflag=nocache count=0 status=none \;; } # DIR: of any file system
 
-snapshotter_start() {
-	start_socket snapshotter "$SNAPSHOTTER_SOCKET" "$LM_BUILD/snapshotter/lamella-snapshotter" \
+snapshotter_start() { # [KEY=VALUE...]
+	local s
+	for s; do echo "$s"; done >"$WORK/snapshotter.conf"
+	start_socket snapshotter "$SNAPSHOTTER_SOCKET" "$LM_BUILD/snapshotter/lamella-snapshotter" --config "$WORK/snapshotter.conf" \
 		--root "$WORK/snapshotter" --address "$SNAPSHOTTER_SOCKET" --fetcher "$FETCHER_SOCKET"
 }
 

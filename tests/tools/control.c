@@ -1,11 +1,12 @@
 /*
  * control: asks lamella-fetcher's control service.
  *
- *   control SOCKET status | update [NAME] | resolve DIGEST... | lean DIGEST...
+ *   control SOCKET status | update [NAME] | resolve DIGEST... | lean DIGEST... | tree DIGEST...
  *
  * Prints a line per repository (`NAME MOUNTPOINT REVISION online|offline files=N catalogs=N bytes=N requests=N
  * [fixed=WHAT]`) or per layer (`DIGEST STATE PATH REASON`, "-" for what is empty; of lean only the lean path and what
- * belongs below it). Exit code: 0, 1 when the call failed (said).
+ * belongs below it; of tree, which takes a whole chain, only the merged tree's image, its data-only layer and a
+ * reason). Exit code: 0, 1 when the call failed (said).
  */
 #include "base/macros.h"
 #include "lamella/fetcher.pb-c.h"
@@ -48,6 +49,13 @@ static void print_lean_paths(const Lamella__Fetcher__V1__ResolveResponse *respon
 {
 	for (size_t i = 0; i < response->n_layers; i++)
 		printf("%s %s\n", or_dash(response->layers[i]->lean_path), or_dash(response->layers[i]->opaque_path));
+}
+
+static void print_tree(const Lamella__Fetcher__V1__ResolveResponse *response)
+{
+	const Lamella__Fetcher__V1__TreeAnswer *tree = response->tree;
+	if (tree)
+		printf("%s %s %s\n", or_dash(tree->image), or_dash(tree->data), or_dash(tree->reason));
 }
 
 static ProtobufCMessage *call(struct lm_rpc_client *client, const char *path, const ProtobufCMessage *request,
@@ -99,6 +107,7 @@ static ProtobufCMessage *do_resolve(struct lm_rpc_client *client, char **digests
 	}
 	request.n_layers = count;
 	request.layers = pointers;
+	request.tree = print == print_tree;
 	ProtobufCMessage *message =
 		call(client, SERVICE "Resolve", &request.base, &lamella__fetcher__v1__resolve_response__descriptor);
 	if (message)
@@ -124,8 +133,11 @@ int main(int argc, char **argv)
 		response = do_resolve(client, argv + 3, (size_t)argc - 3, print_layers);
 	} else if (strcmp(verb, "lean") == 0) {
 		response = do_resolve(client, argv + 3, (size_t)argc - 3, print_lean_paths);
+	} else if (strcmp(verb, "tree") == 0) {
+		response = do_resolve(client, argv + 3, (size_t)argc - 3, print_tree);
 	} else {
-		fprintf(stderr, "usage: control SOCKET status | update [NAME] | resolve DIGEST... | lean DIGEST...\n");
+		fprintf(stderr, "usage: control SOCKET status | update [NAME] | resolve DIGEST... | lean DIGEST... | "
+				"tree DIGEST...\n");
 		return 2;
 	}
 	if (!response)

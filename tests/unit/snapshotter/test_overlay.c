@@ -13,10 +13,11 @@
 static const struct lm_mount_options plain = {0};
 
 /* "type source option option ..." */
-static char *mount_text(const struct lm_mount_options *options, const struct lm_snapshot *snapshot, bool lean)
+static char *mount_text(
+	const struct lm_mount_options *options, const struct lm_snapshot *snapshot, struct lm_lower lower)
 {
 	struct lm_mount mount = {0};
-	assert_int_equal(lm_overlay_mount("/r/snapshots", options, snapshot, lean, &mount, NULL), 0);
+	assert_int_equal(lm_overlay_mount("/r/snapshots", options, snapshot, &lower, &mount, NULL), 0);
 	char *text = NULL;
 	assert_true(asprintf(&text, "%s %s", mount.type, mount.source) > 0);
 	for (size_t i = 0; i < mount.n_options; i++) {
@@ -29,12 +30,14 @@ static char *mount_text(const struct lm_mount_options *options, const struct lm_
 	return text;
 }
 
-#define EXPECT_OF(options, snapshot, lean, text)                                    \
-	do {                                                                        \
-		CLEANUP(lm_freep) char *got_ = mount_text(options, snapshot, lean); \
-		assert_string_equal(got_, text);                                    \
+#define EXPECT_OF(options, snapshot, lower, text)                                    \
+	do {                                                                         \
+		CLEANUP(lm_freep) char *got_ = mount_text(options, snapshot, lower); \
+		assert_string_equal(got_, text);                                     \
 	} while (0)
-#define EXPECT(options, snapshot, text) EXPECT_OF(options, snapshot, false, text)
+#define EXPECT(options, snapshot, text) EXPECT_OF(options, snapshot, (struct lm_lower){0}, text)
+
+static const struct lm_lower lean_lower = {.lean = true}, no_lower = {0};
 
 static void shapes(void **state)
 {
@@ -56,7 +59,7 @@ static void shapes(void **state)
 	EXPECT(&plain, &s, "bind /r/snapshots/9/fs ro rbind");
 	struct lm_mount mount = {0};
 	s.kind = LM_COMMITTED;
-	assert_int_equal(lm_overlay_mount("/r", &plain, &s, false, &mount, NULL), -EINVAL);
+	assert_int_equal(lm_overlay_mount("/r", &plain, &s, &no_lower, &mount, NULL), -EINVAL);
 }
 
 /* Only what is served remotely has a second link, and only overlays take it. */
@@ -66,10 +69,21 @@ static void lean(void **state)
 			   two = {.id = 2, .kind = LM_COMMITTED, .parent = &one},
 			   three = {.id = 3, .kind = LM_COMMITTED, .parent = &two, .layer_path = (char *)"/n"};
 	struct lm_snapshot s = {.id = 9, .kind = LM_VIEW, .parent = &three};
-	EXPECT_OF(
-		&plain, &s, true, "overlay overlay lowerdir=/r/snapshots/3/lean:/r/snapshots/2/fs:/r/snapshots/1/lean");
+	EXPECT_OF(&plain, &s, lean_lower,
+		"overlay overlay lowerdir=/r/snapshots/3/lean:/r/snapshots/2/fs:/r/snapshots/1/lean");
 	s.parent = &one;
-	EXPECT_OF(&plain, &s, true, "bind /r/snapshots/1/fs ro rbind");
+	EXPECT_OF(&plain, &s, lean_lower, "bind /r/snapshots/1/fs ro rbind");
+}
+
+/* Instead of all layers. */
+static void tree(void **state)
+{
+	struct lm_snapshot one = {.id = 1, .kind = LM_COMMITTED, .layer_path = (char *)"/m"},
+			   two = {.id = 2, .kind = LM_COMMITTED, .parent = &one, .layer_path = (char *)"/n"};
+	struct lm_snapshot s = {.id = 9, .kind = LM_ACTIVE, .parent = &two};
+	EXPECT_OF(&plain, &s, ((struct lm_lower){.tree = "/r/snapshots/2/tree.1.2", .data = "/d"}),
+		"overlay overlay workdir=/r/snapshots/9/work upperdir=/r/snapshots/9/fs "
+		"lowerdir=/r/snapshots/2/tree.1.2::/d");
 }
 
 /* What belongs right below a lean layer is taken where it is, but for the lowest layer, which has nothing to hide. */
@@ -87,7 +101,7 @@ static void opaque(void **state)
 	}
 	for (int lean = 0; lean < 2; lean++) {
 		struct lm_mount mount = {0};
-		assert_int_equal(lm_overlay_mount(dir, &plain, &s, lean, &mount, NULL), 0);
+		assert_int_equal(lm_overlay_mount(dir, &plain, &s, lean ? &lean_lower : &no_lower, &mount, NULL), 0);
 		if (lean)
 			snprintf(expected, sizeof(expected), "lowerdir=%s/3/lean:%s/3/opaque:%s/2/lean:%s/1/lean", dir,
 				dir, dir, dir);
@@ -125,7 +139,7 @@ static void many_layers(void **state)
 		layers[i] =
 			(struct lm_snapshot){.id = i + 1, .kind = LM_COMMITTED, .parent = i ? &layers[i - 1] : NULL};
 	struct lm_snapshot s = {.id = 500, .kind = LM_ACTIVE, .parent = &layers[127]};
-	CLEANUP(lm_freep) char *text = mount_text(&plain, &s, false);
+	CLEANUP(lm_freep) char *text = mount_text(&plain, &s, no_lower);
 	const char *lower = strstr(text, "lowerdir=/r/snapshots/128/fs:/r/snapshots/127/fs:");
 	assert_non_null(lower);
 	assert_string_equal(text + strlen(text) - strlen(":/r/snapshots/1/fs"), ":/r/snapshots/1/fs");
@@ -137,7 +151,7 @@ static void many_layers(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(shapes), cmocka_unit_test(lean), cmocka_unit_test(opaque),
-		cmocka_unit_test(options), cmocka_unit_test(many_layers)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(shapes), cmocka_unit_test(lean), cmocka_unit_test(tree),
+		cmocka_unit_test(opaque), cmocka_unit_test(options), cmocka_unit_test(many_layers)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

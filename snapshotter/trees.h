@@ -1,0 +1,30 @@
+/*
+ * Merged trees of whole chains of layers: EROFS images of names and attributes, mounted at DIR/tree.DEVICE.INODE, DIR
+ * being the directory of the chain's uppermost snapshot (layout.h), DEVICE and INODE those of the image's file.
+ *
+ * An overlay over such a mount and a data-only layer (the kernel's Documentation/filesystems/overlayfs.rst) finds names
+ * and attributes in the kernel, and only the content of files where the layers are served.
+ *
+ * Mounts outlive this process, and are what they were after its next start. Where the images' file system is another
+ * one than before, its device number is, too, so that the old mount is not taken for the new. The loop devices vanish
+ * with their mounts. Any thread may call.
+ */
+#ifndef LM_SNAPSHOTTER_TREES_H
+#define LM_SNAPSHOTTER_TREES_H
+
+#include "base/err.h"
+
+/* Do overlays over a tree and a data-only layer work here, without options that change what is written to an upper
+ * directory? Asked by a small one made in `dir`. -ENOTSUP: no; other errors: can't be said. */
+int lm_trees_probe(const char *dir, struct lm_err *err) MUST_CHECK;
+
+/*
+ * Mounts the image, unless it is mounted; *ret its mountpoint. Reads of the image, which its file system may have to
+ * fetch: waits as long as that does. Callers that name the same directory wait for each other.
+ */
+int lm_trees_mount(const char *dir, const char *image, char **ret, struct lm_err *err) MUST_CHECK;
+
+/* Detaches all trees below dir, and takes their mountpoints away. Overlays over them stay as they are. */
+int lm_trees_detach(const char *dir, struct lm_err *err) MUST_CHECK;
+
+#endif
