@@ -87,6 +87,8 @@ for i in "${IMAGES[@]}"; do
 	convert "docker://$REGISTRY/$i:latest"
 	convert "oci:$LM_IMAGES/oci-$i:zstd" --trees
 done
+"$LAMELLA" repo check "$FQRN" --storage "$WORK/storage" --keys "$WORK/keys" --objects --quiet >"$WORK/tmp/check" 2>&1 ||
+	fail "repo check: $(head -n 20 "$WORK/tmp/check")"
 serve_start
 fetcher_start
 snapshotter_start
