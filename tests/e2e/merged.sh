@@ -2,6 +2,7 @@
 # Containers over the merged tree of their layers: what they see is what the layers themselves show, they write as ever, they go on when
 # snapshotter and fetcher are killed, nothing of a tree is left when its image goes, and where a tree can't be had the layers serve.
 # time limit: 300 s
+# runs by itself: loop devices are the machine's
 # also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
