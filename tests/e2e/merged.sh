@@ -131,6 +131,18 @@ id=$(start_pod tiny)
 is_merged "$id" || fail "not tried again"
 cri lamella rm "$id"
 
+say "the layers' file system is another one, after the fetcher was stopped and started"
+before=$(trees)
+stop fetcher
+! findmnt "$MOUNT_BASE/$FQRN" >/dev/null || fail "a tree keeps the layers mounted"
+fetcher_start
+sleep 3.5 # answers are kept for 3 s where containers start
+id=$(start_pod tiny)
+is_merged "$id" || fail "not over a tree"
+[[ $(trees) != "$before" && $(trees | count) = 1 ]] || fail "trees: $(trees)"
+listing "$id" | diff - "$WORK/tmp/merged.tiny" >"$WORK/tmp/difference" || fail "another tree: $(head "$WORK/tmp/difference")"
+cri lamella rm "$id"
+
 say "and where they are turned off"
 stop snapshotter
 snapshotter_start LAMELLA_TREES=no
