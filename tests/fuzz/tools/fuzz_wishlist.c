@@ -12,6 +12,15 @@ static void on_note(void *arg, const char *text)
 	assert(*text && strchr(text, ':'));
 }
 
+/* Two dots inside of a tag lead nowhere. */
+static bool leads_out(const char *name)
+{
+	for (const char *part = name; part; part = strchr(part, '/') ? strchr(part, '/') + 1 : NULL)
+		if (*part == '/' || *part == '\0' || strcspn(part, "/") == strspn(part, "."))
+			return true;
+	return false;
+}
+
 static void check_wish(const struct lm_wish *wish)
 {
 	CLEANUP(lm_freep) char *source = NULL, *name = NULL;
@@ -21,7 +30,7 @@ static void check_wish(const struct lm_wish *wish)
 	assert(wish->wildcard == (wish->tag && strchr(wish->tag, '*')));
 	assert(lm_wish_names(wish, tag, &source, &name, NULL) == 0);
 	assert(lm_reference_parse(source, &ref, NULL) == 0 && ref.transport == LM_TRANSPORT_DOCKER);
-	assert(strcmp(ref.repository, wish->repository) == 0 && *name && !strstr(name, "..") && *name != '/');
+	assert(strcmp(ref.repository, wish->repository) == 0 && !leads_out(name));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
