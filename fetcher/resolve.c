@@ -34,7 +34,8 @@ enum leanness {
 	LEAN_OPAQUE, /* it has none but those of opaque directories, and a tree that does the same */
 };
 
-struct layer {					     /* or the tree of all; under the resolve's lock */
+/* Or the tree of all; under the resolve's lock. */
+struct layer {
 	char digest[sizeof("sha256:") + DIGEST_HEX]; /* of the tree: of its chain */
 	Lamella__Fetcher__V1__LayerState state;
 	size_t repository;
@@ -176,6 +177,7 @@ static void fill_tree(
 {
 	const struct lm_control_config *config = resolver->config;
 	const char *hex = tree->digest + strlen("sha256:");
+	ret->state = tree->state == STATE(UNSPECIFIED) ? STATE(UNAVAILABLE) : tree->state;
 	if (!is_served(tree)) {
 		ret->reason = tree->reason ? tree->reason : (char *)"it was not found in time";
 		return;
@@ -187,6 +189,7 @@ static void fill_tree(
 		ret_paths->data = lm_str_printf("%s/" LM_IMAGES_LAYERS, lean ? lean : whole);
 	}
 	if (!ret_paths->image || !ret_paths->data) {
+		ret->state = STATE(UNAVAILABLE);
 		ret->reason = (char *)(whole ? "out of memory" : "it is not mounted any more");
 		return;
 	}

@@ -510,9 +510,12 @@ static bool is_option_safe(const char *path)
 
 static int take_tree(const Lamella__Fetcher__V1__TreeAnswer *answer, struct lm_chain_tree *ret, struct lm_err *err)
 {
-	if (!answer || !*answer->image)
-		return lm_err_set(
-			err, -ENOENT, "%.*s", REASON_MAX, answer ? answer->reason : "the fetcher knows no trees");
+	if (!answer)
+		return lm_err_set(err, -ENOENT, "the fetcher knows no trees");
+	if (answer->state != LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_FAITHFUL) {
+		bool absent = answer->state == LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_ABSENT;
+		return lm_err_set(err, absent ? -ENOENT : -EAGAIN, "%.*s", REASON_MAX, answer->reason);
+	}
 	if (!is_usable(answer->image) || !is_usable(answer->data) || !is_option_safe(answer->data))
 		return lm_err_set(err, -EAGAIN, "the fetcher named no usable path");
 	CLEANUP(lm_chain_tree_done) struct lm_chain_tree tree = {strdup(answer->image), strdup(answer->data)};

@@ -278,7 +278,11 @@ static int mount_tree(struct lm_snapshots *s, const struct lm_snapshot *top, uns
 	if (!dir)
 		return lm_err_oom(err);
 	r = lm_policy_tree(s->policy, digests, count, timeout_ms, &ret->chain, err);
-	return r < 0 ? r : lm_trees_mount(dir, ret->chain.image, &ret->mountpoint, err);
+	if (r < 0)
+		return r;
+	/* A file or device that is missing now is a failure, not a chain without a tree. */
+	r = lm_trees_mount(dir, ret->chain.image, &ret->mountpoint, err);
+	return r == -ENOENT ? -ENODEV : r;
 }
 
 /* Where that fails, the layers themselves will do. */

@@ -19,7 +19,9 @@ struct fake_fetcher {
 	struct lm_lock lock;
 	struct lm_cond changed;
 	enum fake_mode mode;
-	char prefix[64]; /* of the paths answered */
+	char prefix[64];		       /* of the paths answered */
+	Lamella__Fetcher__V1__LayerState tree; /* of every chain; 0: not answered, as by older ones */
+	char tree_image[96], tree_data[96];
 	unsigned calls, asked, waiting;
 };
 
@@ -72,8 +74,14 @@ static inline void fake_resolve(struct lm_rpc_call *call, void *arg)
 		fake_answer(f, request->layers[i]->digest, paths[i], sizeof(paths[i]), &answers[i]);
 		pointers[i] = &answers[i];
 	}
+	Lamella__Fetcher__V1__TreeAnswer tree = LAMELLA__FETCHER__V1__TREE_ANSWER__INIT;
+	tree.state = f->tree;
+	tree.image = f->tree_image;
+	tree.data = f->tree_data;
+	tree.reason = (char *)"why not";
 	lm_lock_release(&f->lock);
 	Lamella__Fetcher__V1__ResolveResponse response = LAMELLA__FETCHER__V1__RESOLVE_RESPONSE__INIT;
+	response.tree = request->tree && tree.state ? &tree : NULL;
 	response.n_layers = request->n_layers - (mode == FAKE_TOO_FEW);
 	response.layers = pointers;
 	if (mode == FAKE_FAILS)
@@ -122,6 +130,15 @@ static inline void fake_set_prefix(struct fake_fetcher *f, const char *prefix)
 {
 	LM_LOCKED(&f->lock);
 	snprintf(f->prefix, sizeof(f->prefix), "%s", prefix);
+}
+
+static inline void fake_set_tree(
+	struct fake_fetcher *f, Lamella__Fetcher__V1__LayerState state, const char *image, const char *data)
+{
+	LM_LOCKED(&f->lock);
+	f->tree = state;
+	snprintf(f->tree_image, sizeof(f->tree_image), "%s", image);
+	snprintf(f->tree_data, sizeof(f->tree_data), "%s", data);
 }
 
 static inline unsigned fake_calls(struct fake_fetcher *f)

@@ -102,6 +102,37 @@ static void answers(void **state)
 	assert_null(layer.path);
 }
 
+/* None is no failure; one that can't be told or used is. */
+static void trees(void **state)
+{
+	static const struct {
+		Lamella__Fetcher__V1__LayerState state;
+		const char *image, *data;
+		int expected;
+	} cases[] = {
+		{1, "/image", "/data", 0},
+		{3, "", "", -ENOENT},
+		{4, "", "", -EAGAIN},
+		{0, "", "", -ENOENT},
+		{1, "image", "/data", -EAGAIN},
+		{1, "/image", "data", -EAGAIN},
+		{1, "/image", "", -EAGAIN},
+		{1, "/image", "/data,upperdir=/etc", -EAGAIN},
+		{1, "/image", "/data:/etc", -EAGAIN},
+	};
+	struct fixture *f = *state;
+	const char *const digests[] = {fake_digest(101), fake_digest(102)};
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		CLEANUP(lm_chain_tree_done) struct lm_chain_tree tree = {0};
+		fake_set_tree(&f->fetcher, cases[i].state, cases[i].image, cases[i].data);
+		assert_int_equal(lm_policy_tree(f->policy, digests, 2, 3000, &tree, NULL), cases[i].expected);
+		assert_int_equal(tree.image != NULL, cases[i].expected == 0);
+	}
+	fake_stop(&f->fetcher);
+	CLEANUP(lm_chain_tree_done) struct lm_chain_tree tree = {0};
+	assert_int_equal(lm_policy_tree(f->policy, digests, 2, 200, &tree, NULL), -EAGAIN);
+}
+
 /* One question for a whole image; broken entries of the list are passed over. */
 static void whole_image(void **state)
 {
@@ -254,6 +285,7 @@ int main(void)
 		cmocka_unit_test(words),
 		cmocka_unit_test(wanted),
 		cmocka_unit_test_setup_teardown(answers, setup, teardown),
+		cmocka_unit_test_setup_teardown(trees, setup, teardown),
 		cmocka_unit_test_setup_teardown(whole_image, setup, teardown),
 		cmocka_unit_test_setup_teardown(nonsense, setup, teardown),
 		cmocka_unit_test_setup_teardown(stalls, setup, teardown),
