@@ -46,6 +46,8 @@ enum {
 	/* System calls that read the file, in hundredths per look-up: the leaf of the index, and that of the table. */
 	READS_ABSENT_MAX = 110,
 	READS_FOUND_MAX = 210,
+	/* What a question may cost at the largest size, in hundredths of what it costs at the smallest. */
+	GROWTH_MAX = 200,
 };
 
 static void die(const char *what, const struct lm_err *err)
@@ -668,17 +670,18 @@ static double chunks(const struct reader *reader, void *handle, const struct sam
 static const struct measurement {
 	const char *name, *per;
 	measure_fn *run;
+	bool bounded; /* by GROWTH_MAX; else the disk's */
 } measurements[] = {
-	{"open, look up root, cold", "catalog", open_cold},
-	{"open, look up root", "catalog", open_warm},
-	{"look-up by path, cold", "look-up", lookup_cold},
-	{"look-up by path", "look-up", lookup_hit},
-	{"look-up by path, absent", "look-up", lookup_miss},
-	{"look-up by path, 64 paths", "look-up", lookup_again},
-	{"row by id", "row", row},
-	{"list a directory", "entry", list},
-	{"list a large directory", "entry", list_large},
-	{"chunks of a file", "chunk", chunks},
+	{"open, look up root, cold", "catalog", open_cold, false},
+	{"open, look up root", "catalog", open_warm, true},
+	{"look-up by path, cold", "look-up", lookup_cold, false},
+	{"look-up by path", "look-up", lookup_hit, true},
+	{"look-up by path, absent", "look-up", lookup_miss, true},
+	{"look-up by path, 64 paths", "look-up", lookup_again, true},
+	{"row by id", "row", row, true},
+	{"list a directory", "entry", list, true},
+	{"list a large directory", "entry", list_large, true},
+	{"chunks of a file", "chunk", chunks, true},
 };
 enum { MEASUREMENTS = ARRAY_LEN(measurements) };
 
@@ -860,17 +863,24 @@ static void print_table(const struct figures *sizes, size_t count, unsigned roun
 	       "quicker\n");
 }
 
-static void print_growth(const struct figures *sizes, size_t count, unsigned rounds)
+static bool print_growth(const struct figures *sizes, size_t count, unsigned rounds)
 {
 	const struct figures *small = &sizes[0], *large = &sizes[count - 1];
+	bool good = true;
 	printf("\n%-34s %19s %19s\n", "the largest by the smallest", "lamella: min, median", "sqlite3: min, median");
 	for (size_t i = 0; i < MEASUREMENTS; i++) {
 		printf("%-34s", measurements[i].name);
-		for (size_t k = 0; k < READERS; k++)
-			printf(" %10.2f %9.2f", large->ns[i][k][0] / small->ns[i][k][0],
-				large->ns[i][k][rounds / 2] / small->ns[i][k][rounds / 2]);
-		putchar('\n');
+		for (size_t k = 0; k < READERS; k++) {
+			double min = large->ns[i][k][0] / small->ns[i][k][0];
+			double median = large->ns[i][k][rounds / 2] / small->ns[i][k][rounds / 2];
+			printf(" %10.2f %9.2f", min, median);
+			if (k == LAMELLA && measurements[i].bounded)
+				good = good && LM_MAX(min, median) * 100 <= GROWTH_MAX;
+		}
+		puts(measurements[i].bounded ? "" : "  (the disk's: no bound)");
 	}
+	printf("growth with the size: %s\n", good ? "within its bound" : "MORE THAN ITS BOUND");
+	return good;
 }
 
 static bool print_reads(const struct figures *sizes, size_t count)
@@ -1083,8 +1093,8 @@ int main(int argc, char **argv)
 	if (lm_remove_tree(AT_FDCWD, dir, &err) < 0)
 		die(dir, &err);
 	print_table(sizes, o.count, o.rounds);
-	print_growth(sizes, o.count, o.rounds);
-	bool good = print_reads(sizes, o.count);
+	bool good = print_growth(sizes, o.count, o.rounds);
+	good = print_reads(sizes, o.count) && good;
 	good = print_memory(sizes, o.count) && good;
 	if (o.json)
 		write_json(o.json, sizes, o.count, o.rounds);
