@@ -364,9 +364,40 @@ static json_t *report_json(const struct report *report)
 
 /* --- what would be done --- */
 
+/* What earlier runs have finished only the owner of the keys can know. */
+struct remembered {
+	struct lm_repo_record record;
+	struct lm_repo_keys keys;
+	char *ledger;
+};
+
+static void remembered_done(struct remembered *own)
+{
+	lm_repo_record_done(&own->record);
+	lm_repo_keys_done(&own->keys);
+	free(own->ledger);
+}
+
+static void remember(const struct options *o, struct remembered *own, struct lm_converter_config *config)
+{
+	const struct lm_repo_record *record = &own->record;
+	struct lm_err err = LM_ERR_INIT;
+	if (lm_repo_record_load(o->repo, o->storage, o->keys, &own->record, NULL) < 0 || !record->keys ||
+		lm_ledger_path(record->name, record->dir, &own->ledger, NULL) < 0 || access(own->ledger, F_OK) < 0)
+		return;
+	if (lm_repo_keys_load(record->keys, record->name, &own->keys, &err) < 0) {
+		lm_cli_say("%s: what earlier runs have finished is not known", lm_err_text(&err));
+		return;
+	}
+	config->keys = &own->keys;
+	config->ledger = own->ledger;
+	config->remote = lm_repo_record_remote(record);
+}
+
 static int make_plan(const struct options *o, struct lm_plan *ret, struct lm_err *err)
 {
 	CLEANUP(lm_repo_source_done) struct lm_repo_source repository = {0};
+	CLEANUP(remembered_done) struct remembered own = {0};
 	CLEANUP(lm_http_freep) struct lm_http *http = NULL;
 	CLEANUP(lm_freep) char *platform = NULL;
 	struct lm_access access = o->access.access;
@@ -380,7 +411,13 @@ static int make_plan(const struct options *o, struct lm_plan *ret, struct lm_err
 	if (r < 0)
 		return r;
 	access.http = http;
+	remember(o, &own, &config);
 	return lm_plan_make(&repository, &config, o->sources, o->source_count, o->name, ret, err);
+}
+
+static const char *planned_state(const struct lm_layer_report *layer, const char *fetch, const char *present)
+{
+	return !layer->converted ? present : layer->kept ? "kept" : fetch;
 }
 
 static void print_planned(const struct lm_plan_image *planned)
@@ -392,7 +429,7 @@ static void print_planned(const struct lm_plan_image *planned)
 		planned->tree ? ", tree for kernels" : "");
 	for (size_t i = 0; i < image->layer_count; i++)
 		printf("  %s  %-9s  %8s\n", image->layers[i].digest,
-			image->layers[i].converted ? "to fetch" : "is there",
+			planned_state(&image->layers[i], "to fetch", "is there"),
 			lm_cli_size(image->layers[i].blob_bytes).s);
 }
 
@@ -402,6 +439,8 @@ static void print_plan(const struct lm_plan *plan)
 		print_planned(&plan->images[i]);
 	printf("%llu of %llu layers would be fetched, %s\n", (unsigned long long)plan->fetch_layers,
 		(unsigned long long)plan->layers, lm_cli_size(plan->fetch_bytes).s);
+	if (plan->kept_layers > 0)
+		printf("%llu more have been finished by an earlier run\n", (unsigned long long)plan->kept_layers);
 	if (plan->changed)
 		printf("revision %llu would be published\n", (unsigned long long)plan->base.revision + 1);
 	else
@@ -413,9 +452,10 @@ static json_t *planned_json(const struct lm_plan_image *planned)
 	const struct lm_image_report *image = &planned->image;
 	json_t *layers = json_array();
 	for (size_t i = 0; i < image->layer_count; i++)
-		(void)json_array_append_new(layers, json_pack("{s:s, s:s, s:I}", "digest", image->layers[i].digest,
-							    "state", image->layers[i].converted ? "fetch" : "present",
-							    "blob_bytes", (json_int_t)image->layers[i].blob_bytes));
+		(void)json_array_append_new(
+			layers, json_pack("{s:s, s:s, s:I}", "digest", image->layers[i].digest, "state",
+					planned_state(&image->layers[i], "fetch", "present"), "blob_bytes",
+					(json_int_t)image->layers[i].blob_bytes));
 	return json_pack("{s:o, s:o, s:s, s:s?, s:s, s:s?, s:b, s:b, s:o}", "source", lm_cli_text_json(image->source),
 		"name", lm_cli_text_json(image->name), "digest", image->digest, "platform", image->platform, "state",
 		lm_plan_state_name(planned->state), "replaced", planned->replaced[0] ? planned->replaced : NULL, "flat",
@@ -427,10 +467,10 @@ static json_t *plan_json(const struct lm_plan *plan)
 	json_t *images = json_array();
 	for (size_t i = 0; i < plan->count; i++)
 		(void)json_array_append_new(images, planned_json(&plan->images[i]));
-	return json_pack("{s:s, s:s, s:I, s:b, s:I, s:I, s:I, s:o}", "event", "plan", "repository", plan->base.fqrn,
-		"revision", (json_int_t)plan->base.revision, "changed", plan->changed, "layers",
-		(json_int_t)plan->layers, "fetch_layers", (json_int_t)plan->fetch_layers, "fetch_bytes",
-		(json_int_t)plan->fetch_bytes, "images", images);
+	return json_pack("{s:s, s:s, s:I, s:b, s:I, s:I, s:I, s:I, s:o}", "event", "plan", "repository",
+		plan->base.fqrn, "revision", (json_int_t)plan->base.revision, "changed", plan->changed, "layers",
+		(json_int_t)plan->layers, "kept_layers", (json_int_t)plan->kept_layers, "fetch_layers",
+		(json_int_t)plan->fetch_layers, "fetch_bytes", (json_int_t)plan->fetch_bytes, "images", images);
 }
 
 /* --- the command --- */

@@ -133,6 +133,11 @@ kill $silent
 wait $silent 2>/dev/null || true
 checked "killed right before the publication"
 asked >/dev/null
+"$LAMELLA" convert "$SOURCE" --repo "$FQRN" --dry-run --json >"$WORK/plan" 2>"$WORK/err" || fail "a dry run: $(cat "$WORK/err")"
+jq -e --argjson n "$count" '.fetch_layers == 0 and .fetch_bytes == 0 and .kept_layers == ([.images[].layers[].digest] | unique | length) and
+	(.images[0].layers | length) == $n and .changed' "$WORK/plan" >/dev/null || fail "the plan after a kill: $(cat "$WORK/plan")"
+asked >"$WORK/asked"
+[ ! -s "$WORK/asked" ] || fail "a dry run fetched: $(cat "$WORK/asked")"
 must "$SOURCE" --json
 [ "$(states)" = kept ] || fail "states: $(states)"
 asked >"$WORK/asked"

@@ -83,7 +83,8 @@ bool lm_layer_kept(struct lm_ledger *ledger, const struct lm_image *image, size_
 {
 	CLEANUP(lm_buf_done) struct lm_buf key = LM_BUF(KEY_MAX);
 	struct lm_ledger_layer kept;
-	return ledger && describe(image, index, &key) == 0 && lm_ledger_layer(ledger, lm_buf_cstr(&key), &kept);
+	return ledger && describe(image, index, &key) == 0 && lm_ledger_layer(ledger, lm_buf_cstr(&key), &kept) &&
+	       lm_presence_ask(lm_ledger_presence(ledger), &kept.root, LM_OBJECT_CATALOG, NULL) > 0;
 }
 
 static int make_parents(const struct lm_layer_job *job, const struct lm_layer_path *path, struct lm_err *err)

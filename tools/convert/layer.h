@@ -30,7 +30,8 @@ struct lm_layer_job {
 	struct lm_layer_meter *meter;
 };
 
-/* The ledger knows the layer from a run that has not published it. All that it is made of may be gone nevertheless. */
+/* The ledger (NULL: false) knows the layer from a run that has not published it, and its root catalog is stored. What
+ * else it is made of may be gone nevertheless. */
 bool lm_layer_kept(struct lm_ledger *ledger, const struct lm_image *image, size_t index);
 
 /* Fetches, verifies (blob digest and diff id), converts and grafts it. One that an earlier run has kept is only

@@ -40,7 +40,7 @@ struct row {
 struct lm_ledger {
 	/* constant after open */
 	char *path, *damaged_path;
-	int lock_fd;
+	int lock_fd; /* -1: only peeked into */
 	enum lm_hash_algo algo;
 	uint8_t secret[SHA256_BYTES];
 	int64_t run;
@@ -474,7 +474,9 @@ static int open_checked(struct lm_ledger *ledger, struct lm_err *err)
 	return lm_err_set(err, -EIO, "ledger %s: %s", ledger->path, sqlite3_errstr(rc));
 }
 
-int lm_ledger_open(const char *path, const struct lm_ledger_owner *owner, struct lm_ledger **ret, struct lm_err *err)
+/* All but the database. */
+static int make_ledger(
+	const char *path, const struct lm_ledger_owner *owner, struct lm_ledger **ret, struct lm_err *err)
 {
 	CLEANUP(lm_ledger_freep) struct lm_ledger *ledger = calloc(1, sizeof(*ledger));
 	if (!ledger)
@@ -495,10 +497,38 @@ int lm_ledger_open(const char *path, const struct lm_ledger_owner *owner, struct
 	if (r == 0)
 		r = lm_presence_new(owner->storage, owner->remote, &ledger->presence, err);
 	if (r == 0)
+		*ret = STEAL(ledger);
+	return r;
+}
+
+int lm_ledger_open(const char *path, const struct lm_ledger_owner *owner, struct lm_ledger **ret, struct lm_err *err)
+{
+	CLEANUP(lm_ledger_freep) struct lm_ledger *ledger = NULL;
+	int r = make_ledger(path, owner, &ledger, err);
+	if (r == 0)
 		r = open_checked(ledger, err);
 	if (r == 0)
 		*ret = STEAL(ledger);
 	return r;
+}
+
+int lm_ledger_peek(const char *path, const struct lm_ledger_owner *owner, struct lm_ledger **ret, struct lm_err *err)
+{
+	CLEANUP(lm_ledger_freep) struct lm_ledger *ledger = NULL;
+	if (access(path, F_OK) < 0)
+		return lm_err_sys(err, -errno, "ledger %s", path);
+	int r = make_ledger(path, owner, &ledger, err);
+	if (r < 0)
+		return r;
+	int rc = open_db(path, SQLITE_OPEN_READWRITE, READ_CACHE_KIB, &ledger->db);
+	if (rc == SQLITE_OK)
+		rc = exec(ledger->db, "PRAGMA query_only = ON");
+	if (rc == SQLITE_OK)
+		rc = check_owner(ledger);
+	if (rc != SQLITE_OK)
+		return lm_err_set(err, is_damage(rc) ? -EPERM : -EIO, "ledger %s: %s", path, sqlite3_errstr(rc));
+	*ret = STEAL(ledger);
+	return 0;
 }
 
 int lm_ledger_path(const char *fqrn, const char *dir, char **ret, struct lm_err *err)
@@ -607,7 +637,7 @@ void lm_ledger_free(struct lm_ledger *ledger)
 		end_turn(ledger, SQLITE_OK);
 	close_tables(ledger);
 	struct lm_err err = LM_ERR_INIT;
-	if (ledger->state == DAMAGED && move_aside(ledger, &err) < 0)
+	if (ledger->state == DAMAGED && ledger->lock_fd >= 0 && move_aside(ledger, &err) < 0)
 		lm_cli_error("ledger: %s", lm_err_text(&err));
 	lm_presence_free(ledger->presence);
 	lm_closep(&ledger->lock_fd);
@@ -791,9 +821,13 @@ static int select_layer(struct lm_ledger *ledger, const char *key, struct lm_led
 {
 	CLEANUP(finalizep) sqlite3_stmt *stmt = NULL;
 	uint8_t digest[SHA256_BYTES];
-	int rc = prepare(ledger->db, "SELECT value, run, code FROM layers WHERE key = ?1", &stmt);
+	int rc = prepare(ledger->db,
+		"SELECT value, run, code FROM layers JOIN runs ON id = run WHERE key = ?1 AND (durable OR boot = ?2)",
+		&stmt);
 	if (rc == SQLITE_OK)
 		rc = bind_layer_key(stmt, key, digest);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_bind_text(stmt, 2, ledger->boot, -1, SQLITE_STATIC);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_step(stmt);
 	if (rc != SQLITE_ROW)

@@ -55,6 +55,12 @@ int lm_ledger_path(const char *fqrn, const char *dir, char **ret, struct lm_err 
 /* Directories are made. -EBUSY: another process uses it. */
 int lm_ledger_open(
 	const char *path, const struct lm_ledger_owner *owner, struct lm_ledger **ret, struct lm_err *err) MUST_CHECK;
+/*
+ * For lm_ledger_layer() alone, beside whoever has it open; what the ledger says is not changed. Without any -ENOENT;
+ * -EPERM: made by another key or version, or damaged, so that lm_ledger_open() would begin anew.
+ */
+int lm_ledger_peek(
+	const char *path, const struct lm_ledger_owner *owner, struct lm_ledger **ret, struct lm_err *err) MUST_CHECK;
 /* Writes what is not written yet; the readers are gone. */
 void lm_ledger_free(struct lm_ledger *ledger);
 LM_DEFINE_CLEANUP(struct lm_ledger, lm_ledger_free, lm_ledger_freep)

@@ -1,9 +1,11 @@
 #include "convert/plan.h"
 
 #include "base/str.h"
+#include "common.h"
 #include "convert/chain_tree.h"
 #include "convert/flat.h"
 #include "convert/image_name.h"
+#include "convert/layer.h"
 #include "convert/layer_catalog.h"
 #include "convert/published.h"
 #include "oci/digest.h"
@@ -15,6 +17,7 @@ struct planning {
 	const struct lm_converter_config *config;
 	struct lm_published *published;
 	struct lm_published_top top;
+	struct lm_ledger *ledger; /* NULL: none */
 	struct lm_plan *plan;
 };
 
@@ -63,9 +66,10 @@ static bool fetched_already(const struct lm_plan *plan, const char *digest)
 	return false;
 }
 
-static int plan_layer(struct planning *p, const struct lm_layer *layer, struct lm_layer_report *ret, bool *missing,
-	struct lm_err *err)
+static int plan_layer(struct planning *p, const struct lm_image *image, size_t index, struct lm_layer_report *ret,
+	bool *missing, struct lm_err *err)
 {
+	const struct lm_layer *layer = &image->layers[index];
 	char path[LM_LAYER_PATH_TEXT_MAX + 16];
 	snprintf(path, sizeof(path), "%s/" LM_IMAGES_LAYER_ROOT, lm_layer_path(layer->digest).s);
 	int r = has(p, path, err);
@@ -73,12 +77,15 @@ static int plan_layer(struct planning *p, const struct lm_layer *layer, struct l
 		return r;
 	*missing |= r == 0;
 	ret->converted = r == 0 && !fetched_already(p->plan, layer->digest);
+	ret->kept = ret->converted && lm_layer_kept(p->ledger, image, index);
 	memcpy(ret->digest, layer->digest, sizeof(ret->digest));
 	memcpy(ret->diff_id, layer->diff_id, sizeof(ret->diff_id));
 	ret->blob_bytes = layer->size;
+	bool fetch = ret->converted && !ret->kept;
 	p->plan->layers++;
-	p->plan->fetch_layers += ret->converted;
-	p->plan->fetch_bytes += ret->converted ? layer->size : 0;
+	p->plan->kept_layers += ret->kept;
+	p->plan->fetch_layers += fetch;
+	p->plan->fetch_bytes += fetch ? layer->size : 0;
 	return 0;
 }
 
@@ -150,7 +157,7 @@ static int fill_image(struct planning *p, const struct lm_image *image, struct l
 		return lm_err_oom(err);
 	for (size_t i = 0; i < image->layer_count; i++) {
 		ret->image.layer_count = i + 1;
-		int r = plan_layer(p, &image->layers[i], &ret->image.layers[i], &missing, err);
+		int r = plan_layer(p, image, i, &ret->image.layers[i], &missing, err);
 		if (r < 0)
 			return r;
 	}
@@ -230,16 +237,34 @@ static int read_base(struct lm_repo_source *repository, struct lm_manifest *ret,
 	return 0;
 }
 
+/* Without one everything is planned as if no run had been interrupted. */
+static void look_into_ledger(struct planning *p, struct lm_storage *storage)
+{
+	const struct lm_converter_config *config = p->config;
+	struct lm_err err = LM_ERR_INIT;
+	if (!config->ledger || !config->keys)
+		return;
+	const struct lm_ledger_owner owner = {
+		storage, config->remote, config->keys->key, p->plan->base.fqrn, p->plan->base.catalog.algo};
+	int r = lm_ledger_peek(config->ledger, &owner, &p->ledger, &err);
+	if (r < 0 && r != -ENOENT)
+		lm_cli_say("%s: what earlier runs have finished is not known", lm_err_text(&err));
+}
+
 int lm_plan_make(struct lm_repo_source *repository, const struct lm_converter_config *config, char *const *sources,
 	size_t count, const char *name, struct lm_plan *ret, struct lm_err *err)
 {
 	CLEANUP(lm_plan_done) struct lm_plan plan = {0};
 	CLEANUP(lm_published_freep) struct lm_published *published = NULL;
+	CLEANUP(lm_ledger_freep) struct lm_ledger *ledger = NULL;
 	int r = read_base(repository, &plan.base, err);
 	if (r == 0)
 		r = lm_published_new(repository, &published, err);
 	char root[] = "";
-	struct planning p = {config, published, {root, plan.base.catalog}, &plan};
+	struct planning p = {config, published, {root, plan.base.catalog}, NULL, &plan};
+	if (r == 0)
+		look_into_ledger(&p, repository->storage);
+	ledger = p.ledger;
 	for (size_t i = 0; r == 0 && i < count; i++) {
 		r = plan_source(&p, sources[i], name, err);
 		if (r < 0)

@@ -245,6 +245,48 @@ static void test_layers(void **state)
 	assert_false(lm_ledger_layer(f->ledger, "two", &there));
 }
 
+static int peek(struct fixture *f, struct lm_ledger **ret)
+{
+	*ret = NULL;
+	return lm_ledger_peek(f->path, &f->owner, ret, NULL);
+}
+
+static bool peek_finds(struct fixture *f, const char *name)
+{
+	CLEANUP(lm_ledger_freep) struct lm_ledger *ledger = NULL;
+	struct lm_ledger_layer there;
+	assert_int_equal(peek(f, &ledger), 0);
+	return lm_ledger_layer(ledger, name, &there);
+}
+
+/* Beside the one who has it open, and without; what it can't believe it leaves where it is. */
+static void test_peek(void **state)
+{
+	struct fixture *f = *state;
+	const struct lm_ledger_layer made = make_layer();
+	CLEANUP(lm_ledger_freep) struct lm_ledger *ledger = NULL;
+	assert_int_equal(peek(f, &ledger), -ENOENT);
+	assert_false(exists(f->path));
+	open_ledger(f);
+	lm_ledger_add_layer(f->ledger, "one", &made);
+	assert_true(peek_finds(f, "one"));
+	assert_false(peek_finds(f, "two"));
+	lm_ledger_add_layer(f->ledger, "two", &made);
+	assert_true(peek_finds(f, "two"));
+	close_ledger(f);
+	assert_true(peek_finds(f, "two"));
+	change(f, "UPDATE runs SET boot = 'another'");
+	assert_false(peek_finds(f, "two"));
+	f->owner.key = other_key;
+	assert_int_equal(peek(f, &ledger), -EPERM);
+	assert_int_equal(truncate(f->path, 5000), 0);
+	assert_int_equal(peek(f, &ledger), -EPERM);
+	assert_int_equal(truncate(f->path, 0), 0);
+	assert_int_equal(peek(f, &ledger), -EPERM);
+	assert_true(exists(f->path));
+	assert_false(exists(f->damaged));
+}
+
 /* What a killed process had written stays; a restart of the machine may have emptied what was not made durable. */
 static void test_restart(void **state)
 {
@@ -524,6 +566,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_swept, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_wrong_rows, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_layers, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_peek, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_restart, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_others, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
