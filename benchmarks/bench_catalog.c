@@ -34,6 +34,7 @@ enum {
 	ROUNDS_MAX = 100,
 	SAMPLES = 1 << 14, /* paths, row ids: each is asked for once in a round */
 	DIRS = 1 << 10,
+	SUBTREE_ROWS = 10000,
 	CHUNKED = 1 << 10,
 	COLD_OPENS = 5,
 	WARM_OPENS = 50,
@@ -98,7 +99,9 @@ static unsigned below(unsigned bound)
 
 /*
  * Making a catalog: a tree as software installations have it. Directories hold a dozen entries, few of them thousands;
- * eight of a hundred files are links, one has attributes, one is cut into chunks, one is a pair of hard links.
+ * eight of a hundred files are links, one has attributes, one is cut into chunks, one is a pair of hard links. It has a
+ * directory at the top for each SUBTREE_ROWS rows, so that paths are as long in catalogs of all sizes, and what grows
+ * is the number of rows alone.
  */
 
 struct maker {
@@ -199,6 +202,17 @@ static void fill_dir(struct maker *m, const char *dir)
 	}
 }
 
+static void make_subtree(struct maker *m, unsigned number, uint64_t rows_max)
+{
+	char path[16];
+	snprintf(path, sizeof(path), "/%u", number);
+	m->rows_max = rows_max;
+	m->dir_next = m->dir_count;
+	insert_dir(m, path);
+	for (; m->rows < rows_max; m->dir_next++)
+		fill_dir(m, m->dirs[m->dir_next]);
+}
+
 static void make_xattr(struct maker *m)
 {
 	static const uint8_t capability[20] = {1, 0, 0, 2, 0x20};
@@ -221,13 +235,11 @@ static void make_catalog(const char *file, uint64_t rows)
 	struct lm_err err = LM_ERR_INIT;
 	struct maker *m = checked(calloc(1, sizeof(*m)));
 	make_xattr(m);
-	m->rows_max = rows;
 	m->rows = 1;
 	if (lm_catalog_create(file, "", &root, &m->writer, &err) < 0)
 		die("create", &err);
-	fill_dir(m, "");
-	for (; m->rows < rows; m->dir_next++)
-		fill_dir(m, m->dirs[m->dir_next]);
+	for (unsigned i = 0; m->rows < rows; i++)
+		make_subtree(m, i, LM_MIN(rows, (i + 1) * (uint64_t)SUBTREE_ROWS));
 	if (lm_catalog_writer_finish(m->writer, &props, &self, &subtree, &err) < 0)
 		die("finish", &err);
 	lm_catalog_writer_free(m->writer);
@@ -696,6 +708,7 @@ struct figures {
 	unsigned large_entries;
 	bool never_cold;
 	double ns[MEASUREMENTS][READERS][ROUNDS_MAX]; /* sorted in the end */
+	double growth[MEASUREMENTS][READERS];	      /* by the first size: the median of the rounds' own ratios */
 };
 
 static uint64_t resident_kib(void)
@@ -771,6 +784,16 @@ static void measure_alone(const char *file, struct figures *ret)
 	samples_free(s);
 }
 
+/* What disturbs the machine disturbs all sizes of a round, so their times are compared with each other. */
+static double growth(const double *large, const double *small, unsigned rounds)
+{
+	double ratios[ROUNDS_MAX];
+	for (unsigned round = 0; round < rounds; round++)
+		ratios[round] = large[round] / small[round];
+	qsort(ratios, rounds, sizeof(double), by_value);
+	return ratios[rounds / 2];
+}
+
 /* One catalog after the other in each round, so that what disturbs the machine for a while disturbs all sizes. */
 static void measure_times(char *const *files, size_t count, unsigned rounds, struct figures *sizes)
 {
@@ -787,11 +810,13 @@ static void measure_times(char *const *files, size_t count, unsigned rounds, str
 				for (size_t k = 0; k < READERS; k++)
 					sizes[n].ns[i][k][round] =
 						measurements[i].run(&readers[k], handles[n][k], samples[n]);
-	for (size_t n = 0; n < count; n++) {
+	for (size_t n = count; n-- > 0;) {
 		for (size_t k = 0; k < READERS; k++) {
 			readers[k].close(handles[n][k]);
-			for (size_t i = 0; i < MEASUREMENTS; i++)
+			for (size_t i = 0; i < MEASUREMENTS; i++) {
+				sizes[n].growth[i][k] = growth(sizes[n].ns[i][k], sizes[0].ns[i][k], rounds);
 				qsort(sizes[n].ns[i][k], rounds, sizeof(double), by_value);
+			}
 		}
 		samples_free(samples[n]);
 	}
@@ -872,7 +897,7 @@ static bool print_growth(const struct figures *sizes, size_t count, unsigned rou
 		printf("%-34s", measurements[i].name);
 		for (size_t k = 0; k < READERS; k++) {
 			double min = large->ns[i][k][0] / small->ns[i][k][0];
-			double median = large->ns[i][k][rounds / 2] / small->ns[i][k][rounds / 2];
+			double median = large->growth[i][k];
 			printf(" %10.2f %9.2f", min, median);
 			if (k == LAMELLA && measurements[i].bounded)
 				good = good && LM_MAX(min, median) * 100 <= GROWTH_MAX;
