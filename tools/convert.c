@@ -17,7 +17,7 @@
 struct options {
 	const char *repo, *storage, *s3_config, *keys, *name, *platform;
 	struct lm_access_options access;
-	bool no_wait, dry_run, flat, layers_only, trees, strict, json;
+	bool no_wait, dry_run, flat, no_flat, no_trees, strict, json;
 	char **sources;
 	size_t source_count;
 };
@@ -58,9 +58,9 @@ static int parse_options(int argc, char **argv, struct options *o, int *ret_code
 			.text = &o->platform},
 		{"flat", NULL, "a tree for Apptainer as well, at REGISTRY/REPOSITORY:TAG (the default)",
 			.flag = &o->flat},
-		{"no-flat", NULL, "no such tree, layers only", .flag = &o->layers_only},
-		{"trees", NULL, "a tree for the kernels of nodes as well, as a file below .lamella/trees",
-			.flag = &o->trees},
+		{"no-flat", NULL, "no such tree", .flag = &o->no_flat},
+		{"no-trees", NULL, "no tree for the kernels of nodes, which else is a file below .lamella/trees",
+			.flag = &o->no_trees},
 		LM_ACCESS_OPTIONS(&o->access),
 		{"strict", NULL, "publish nothing if an image has what the format can't hold", .flag = &o->strict},
 		{"dry-run", NULL, "only say what would be fetched and published", .flag = &o->dry_run},
@@ -86,7 +86,7 @@ static int parse_options(int argc, char **argv, struct options *o, int *ret_code
 	o->source_count = (size_t)(argc - at);
 	const char *wrong = !o->repo			     ? syntax.words
 			    : o->name && o->source_count > 1 ? "--name goes with a single SOURCE"
-			    : o->flat && o->layers_only	     ? "--flat or --no-flat, not both"
+			    : o->flat && o->no_flat	     ? "--flat or --no-flat, not both"
 							     : NULL;
 	if (!wrong)
 		return 0;
@@ -190,8 +190,8 @@ static int run(const struct options *o, struct watch *watch, struct report *ret,
 	struct lm_converter_config config = {.strict = o->strict,
 		.no_wait = o->no_wait,
 		.access = &access,
-		.layers_only = o->layers_only,
-		.trees = o->trees,
+		.no_flat = o->no_flat,
+		.no_trees = o->no_trees,
 		.progress = lm_reporter_progress(watch->reporter)};
 	int r = choose_platform(o, &config, &platform, err);
 	if (r == 0)
@@ -401,7 +401,7 @@ static int make_plan(const struct options *o, struct lm_plan *ret, struct lm_err
 	CLEANUP(lm_http_freep) struct lm_http *http = NULL;
 	CLEANUP(lm_freep) char *platform = NULL;
 	struct lm_access access = o->access.access;
-	struct lm_converter_config config = {.access = &access, .layers_only = o->layers_only, .trees = o->trees};
+	struct lm_converter_config config = {.access = &access, .no_flat = o->no_flat, .no_trees = o->no_trees};
 	const struct lm_repo_source_options where = {.storage = o->storage, .s3_config = o->s3_config, .keys = o->keys};
 	int r = choose_platform(o, &config, &platform, err);
 	if (r == 0)

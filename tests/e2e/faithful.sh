@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A container started from the repository sees exactly what one of containerd's own overlayfs snapshotter sees: every
-# layer view in full, a running container, and a container after it has changed things. The tag zstd has a merged tree, so that its
-# containers are over that where the kernel can.
+# layer view in full, a running container, and a container after it has changed things. Of the two tags only zstd has a merged tree,
+# so that its containers are over that where the kernel can.
 # time limit: 600 s
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -84,8 +84,8 @@ containerd_wipe overlayfs
 
 repo_init
 for i in "${IMAGES[@]}"; do
-	convert "docker://$REGISTRY/$i:latest"
-	convert "oci:$LM_IMAGES/oci-$i:zstd" --trees
+	convert "docker://$REGISTRY/$i:latest" --no-trees
+	convert "oci:$LM_IMAGES/oci-$i:zstd"
 done
 "$LAMELLA" repo check "$FQRN" --storage "$WORK/storage" --keys "$WORK/keys" --objects --quiet >"$WORK/tmp/check" 2>&1 ||
 	fail "repo check: $(head -n 20 "$WORK/tmp/check")"

@@ -110,7 +110,7 @@ for image in "${IMAGES[@]}"; do
 	convert "docker://$REGISTRY/$image:latest"
 done
 "$LAMELLA" update --socket "$FETCHER_SOCKET" >/dev/null
-snapshotter_start
+snapshotter_start LAMELLA_TREES=no
 containerd_start lamella
 lower_of() { # ID: where the layers of a container come from, each kind once
 	local links

@@ -54,7 +54,7 @@ push_pause
 repo_init
 for image in "${IMAGES[@]}"; do
 	push "$LM_IMAGES/oci-$image:latest" "$image:latest"
-	convert "docker://$REGISTRY/$image:latest" --trees
+	convert "docker://$REGISTRY/$image:latest"
 done
 serve_start
 fetcher_start

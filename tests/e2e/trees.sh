@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trees for the kernel (--trees): an EROFS image above the layers as data shows what an overlay of the layers shows; made
+# Trees for the kernel: an EROFS image above the layers as data shows what an overlay of the layers shows; made
 # once, the same bytes again, gone with the image, and left out where stock tools wrote a layer.
 # time limit: 600 s
 # also sanitized
@@ -37,18 +37,18 @@ report() { tail -n 1 "$WORK/out" | jq -c "$1"; } # JQ-PROGRAM
 say "conversion"
 repo_init
 for i in "${IMAGES[@]}"; do
-	lamella convert "oci:$LM_IMAGES/oci-$i" --dry-run --trees --name "registry.example.org/$i:1" --json
+	lamella convert "oci:$LM_IMAGES/oci-$i" --dry-run --name "registry.example.org/$i:1" --json
 	[ "$(report '.images[0].tree')" = true ] || fail "the plan: $(cat "$WORK/out")"
-	lamella convert "oci:$LM_IMAGES/oci-$i" --trees --name "registry.example.org/$i:1" --json
+	lamella convert "oci:$LM_IMAGES/oci-$i" --name "registry.example.org/$i:1" --json
 	[ "$(report '.images[0].tree | .made and .entries > 1000 and .bytes > .bytes_stored and .impossible == null')" = true ] ||
 		fail "the report: $(cat "$WORK/out")"
 done
 
 say "the same again: nothing is written"
 before=$(revision)
-lamella convert "oci:$LM_IMAGES/oci-tiny" --trees --name registry.example.org/tiny:1 --json
+lamella convert "oci:$LM_IMAGES/oci-tiny" --name registry.example.org/tiny:1 --json
 [[ $(report '.images[0].tree.made') = false && $(revision) = "$before" ]] || fail "made twice: $(cat "$WORK/out")"
-lamella convert "oci:$LM_IMAGES/oci-tiny" --trees --name registry.example.org/tiny:1 --dry-run --json
+lamella convert "oci:$LM_IMAGES/oci-tiny" --name registry.example.org/tiny:1 --dry-run --json
 [ "$(report '.changed, .images[0].tree' | tr '\n' ' ')" = "false false " ] || fail "the plan: $(cat "$WORK/out")"
 
 say "without, and later"
@@ -56,10 +56,10 @@ echo alone >"$WORK/files/alone"
 setfattr -n user.colour -v blue "$WORK/files/alone"
 tar -C "$WORK/files" --xattrs --owner=0 --group=0 -cf "$WORK/tmp/a.tar" .
 make_layout "$WORK/oci-a" "$WORK/tmp/a.tar" /none
-lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:1 --json
+lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:1 --no-trees --json
 [ "$(report '.images[0].tree.made')" = false ] || fail "made unasked"
 touch "$WORK/tmp/before"
-lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:1 --trees
+lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:1
 object=$(find "$WORK/storage/cvmfs/$FQRN/data" -type f ! -name '*[A-Z]' -newer "$WORK/tmp/before")
 grep -q '^  tree for kernels  1 entries' "$WORK/out" || fail "made later: $(cat "$WORK/out")"
 
@@ -68,11 +68,11 @@ mkdir "$WORK/marked"
 : >"$WORK/marked/.cvmfscatalog"
 tar -C "$WORK/marked" --owner=0 --group=0 -cf "$WORK/tmp/m.tar" .
 make_layout "$WORK/oci-m" "$WORK/tmp/m.tar" /none
-lamella convert "oci:$WORK/oci-m" --name registry.example.org/m:1 --trees
+lamella convert "oci:$WORK/oci-m" --name registry.example.org/m:1 --strict
 grep -q '^  no tree for kernels: .*stock tools' "$WORK/out" || fail "not said: $(cat "$WORK/out")"
-lamella convert "oci:$WORK/oci-m" --name registry.example.org/m:1 --trees --json
+lamella convert "oci:$WORK/oci-m" --name registry.example.org/m:1 --json
 [ "$(report '.images[0].tree | .made, (.impossible | length > 0)' | tr '\n' ' ')" = "false true " ] || fail "not said: $(cat "$WORK/out")"
-lamella convert "oci:$WORK/oci-m" --name registry.example.org/m:1 --trees --dry-run
+lamella convert "oci:$WORK/oci-m" --name registry.example.org/m:1 --dry-run
 grep -q ': unchanged$' "$WORK/out" || fail "the plan: $(cat "$WORK/out")"
 lamella rm registry.example.org/m:1 --now
 
@@ -115,7 +115,6 @@ cat >"$WORK/wishes.yaml" <<-END2
 	version: 2
 	repositories:
 	  - repository: $FQRN
-	    trees: true
 	    images:
 	      - {image: 'http://$REGISTRY/two:1', platform: all}
 	      - 'http://$REGISTRY/tiny:1'
@@ -130,7 +129,7 @@ cp "$WORK/tmp/blob" "$blob"
 
 say "another repository has the same bytes"
 "$LAMELLA" repo init other.lamella.test --storage "$WORK/storage2" --keys "$WORK/keys2" >/dev/null
-"$LAMELLA" convert "oci:$LM_IMAGES/oci-tiny" --repo other.lamella.test --storage "$WORK/storage2" --trees >/dev/null || fail "other.lamella.test"
+"$LAMELLA" convert "oci:$LM_IMAGES/oci-tiny" --repo other.lamella.test --storage "$WORK/storage2" >/dev/null || fail "other.lamella.test"
 tiny=$(layers_of "$LM_IMAGES/oci-tiny")
 row=$(tree_row "$FQRN" "$WORK/storage" "$tiny")
 [ -n "$row" ] || fail "no tree of tiny"
@@ -151,7 +150,7 @@ alone=$(layers_of "$WORK/oci-a")
 again "$WORK/oci-a" '.author = "somebody else"' |
 	jq -c '{schemaVersion: 2, manifests: [. + {annotations: {"org.opencontainers.image.ref.name": "latest"}}]}' >"$WORK/tmp/index"
 cp "$WORK/tmp/index" "$WORK/oci-a/index.json"
-lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:2 --trees --json
+lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:2 --json
 [ "$(report '.images[0].tree.made')" = false ] || fail "another config, another tree: $(cat "$WORK/out")"
 lamella rm registry.example.org/a:1 --now --json
 [ "$(jq -c '[(.images | length), (.trees | length)]' "$WORK/out")" = '[1,0]' ] || fail "another image has it: $(cat "$WORK/out")"
@@ -169,7 +168,7 @@ has_tree "$tiny" || fail "another image's tree went"
 
 # --- what is seen ---
 
-lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:3 --trees
+lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:3
 serve_start
 "$LAMELLA" mount "$FQRN" "$MNT" --url "http://$WEB/cvmfs/@fqrn@" --key "$WORK/keys/$FQRN.pub" --cache "$WORK/cache" 2>"$WORK/log/mount.log" ||
 	fail "mount: $(cat "$WORK/log/mount.log")"

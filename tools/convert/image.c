@@ -338,9 +338,9 @@ static int convert_layers(struct lm_converter *converter, struct lm_source *sour
 	int r = begin_image(converter, image, report, err);
 	for (size_t i = 0; r == 0 && i < image->layer_count; i++)
 		r = convert_layer(converter, source, image, i, report, err);
-	if (r == 0 && !converter->config.layers_only)
+	if (r == 0 && !converter->config.no_flat)
 		r = make_flat(converter, image, report, err);
-	return r < 0 || !converter->config.trees ? r : make_tree(converter, image, report, err);
+	return r < 0 || converter->config.no_trees ? r : make_tree(converter, image, report, err);
 }
 
 static int64_t grace_of(const struct lm_converter *converter)
@@ -535,11 +535,11 @@ int lm_converter_images(struct lm_converter *converter, const char *source, cons
 }
 
 void lm_converter_choose(
-	struct lm_converter *converter, const struct lm_platform *platform, bool layers_only, bool trees)
+	struct lm_converter *converter, const struct lm_platform *platform, bool no_flat, bool no_trees)
 {
 	converter->config.platform = *platform;
-	converter->config.layers_only = layers_only;
-	converter->config.trees = trees;
+	converter->config.no_flat = no_flat;
+	converter->config.no_trees = no_trees;
 }
 
 int lm_converter_remove(struct lm_converter *converter, const char *const *names, size_t count, struct lm_removal *ret,

@@ -11,7 +11,7 @@
  *   /.layers/xx/DIGEST                       each layer, a nested catalog, see layer_catalog.h, with
  *     .metadata/layers.json, origin.json       where it comes from, and the images (configs) that use it
  *   /.flat/xx/CONFIGDIGEST                   all layers in one, for Apptainer: flat.h
- *   /.lamella/trees/xx/CHAIN/tree            the same for the kernel of a node, where it is wanted: chain_tree.h
+ *   /.lamella/trees/xx/CHAIN/tree            the same for the kernel of a node: chain_tree.h
  *   what is there by its name                manifests, and the public link to the flat tree: metadata.h
  *
  * A layer that is there is not fetched, and nothing is written that is there already in the same words. What a layer
@@ -40,8 +40,8 @@ struct lm_converter_config { /* all outlives the converter */
 	bool no_wait;		      /* for another publisher: -EBUSY */
 	const char *ledger;	      /* path, see ledger.h; NULL: none */
 	bool remote;		      /* asking the storage for an object costs a request */
-	bool layers_only;	      /* no flat trees */
-	bool trees;		      /* those for the kernels of nodes */
+	bool no_flat;		      /* no trees for Apptainer */
+	bool no_trees;		      /* none for the kernels of nodes */
 	/* How long the content of an image stays that has lost its name. 0: LM_GRACE_S; negative: it goes at once. */
 	int64_t grace_s;
 };
@@ -100,7 +100,7 @@ const struct lm_manifest *lm_converter_base(const struct lm_converter *converter
 
 /* Instead of the configuration's, for the images from now on; its strings until the last of them. */
 void lm_converter_choose(
-	struct lm_converter *converter, const struct lm_platform *platform, bool layers_only, bool trees);
+	struct lm_converter *converter, const struct lm_platform *platform, bool no_flat, bool no_trees);
 
 /* source: as reference.h spells them. name: REGISTRY/REPOSITORY[:TAG] to publish it under, NULL: by the source. One
  * that fails leaves nothing in the revision (what it had before stays), and others may follow; where not even that can

@@ -135,7 +135,7 @@ static int has_stock_layer(struct planning *p, const struct lm_image *image, str
 static int plan_tree(struct planning *p, const struct lm_image *image, bool *ret, struct lm_err *err)
 {
 	struct lm_layer_path path;
-	if (!p->config->trees)
+	if (p->config->no_trees)
 		return 0;
 	int r = lm_chain_tree_path(image, &path, err);
 	if (r == 0)
@@ -161,7 +161,7 @@ static int fill_image(struct planning *p, const struct lm_image *image, struct l
 		if (r < 0)
 			return r;
 	}
-	int r = p->config->layers_only ? 1 : has(p, lm_flat_path(image->config_digest).s, err);
+	int r = p->config->no_flat ? 1 : has(p, lm_flat_path(image->config_digest).s, err);
 	ret->flat = r == 0;
 	if (r >= 0)
 		r = plan_tree(p, image, &ret->tree, err);

@@ -38,8 +38,8 @@ struct lm_plan { /* owned */
 };
 void lm_plan_done(struct lm_plan *plan);
 
-/* sources: as for lm_converter_image(). Of config: access, platform, all_platforms, layers_only, trees, remote; keys
- * and ledger, without which nothing is known to be kept. -EBADMSG: the repository is not validly signed. */
+/* sources: as for lm_converter_image(). Of config: access, platform, all_platforms, no_flat, no_trees, remote; keys and
+ * ledger, without which nothing is known to be kept. -EBADMSG: the repository is not validly signed. */
 int lm_plan_make(struct lm_repo_source *repository, const struct lm_converter_config *config, char *const *sources,
 	size_t count, const char *name, struct lm_plan *ret, struct lm_err *err) MUST_CHECK;
 

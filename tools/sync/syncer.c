@@ -543,7 +543,7 @@ static int convert_task(struct work *work, struct task *task, struct lm_err *err
 	}
 	int r = copy ? lm_platform_parse(copy, &platform, err) : 0;
 	s->access.plain_http = s->config.access->plain_http || strcmp(wish->scheme, "http") == 0;
-	lm_converter_choose(work->converter, &platform, !wish->flat, wish->trees);
+	lm_converter_choose(work->converter, &platform, !wish->flat, !wish->trees);
 	if (r == 0)
 		r = all ? lm_converter_images(work->converter, source, task->name, reports, max, &count, err)
 			: lm_converter_image(work->converter, source, task->name, reports, err);

@@ -694,7 +694,7 @@ static int get_version(struct parser *p, const yaml_node_t *root, unsigned *ret)
 
 static int take_list(struct parser *p, const yaml_node_t *root)
 {
-	const struct defaults defaults = {.flat = true};
+	const struct defaults defaults = {.flat = true, .trees = true};
 	struct repo_parser top = {.defaults = defaults};
 	p->list->repos = calloc(LM_WISHLIST_REPOS_MAX, sizeof(*p->list->repos));
 	if (!p->list->repos)

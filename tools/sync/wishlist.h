@@ -19,7 +19,7 @@
  *     - repository: unpacked.example.org
  *       platform: all                              # or linux/arm64/v8; of this machine, if not said
  *       flat: false                                # trees of whole images, for Apptainer (default true)
- *       trees: true                                # those for the kernels of nodes (default false)
+ *       trees: false                               # those for the kernels of nodes (default true)
  *       grace: 12h                                 # content that has lost its name stays that long
  *       images:
  *         - docker.io/library/debian:stable

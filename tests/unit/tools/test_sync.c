@@ -62,7 +62,7 @@ static void recipes(void **state)
 	assert_non_null(strstr(notes, "9:5: "));
 	assert_non_null(strstr(notes, "10:5: the same image"));
 	const struct lm_wish *wishes = list->repos[0].wishes;
-	assert_true(wishes[0].wildcard && wishes[0].flat && !wishes[0].trees);
+	assert_true(wishes[0].wildcard && wishes[0].flat && wishes[0].trees);
 	assert_true(lm_wish_wants(&wishes[0], "1.2") && !lm_wish_wants(&wishes[0], "2"));
 	check_names(&wishes[0], "1.2", "docker://r.example.org/g/n:1.2", "r.example.org/g/n:1.2");
 	assert_string_equal(wishes[1].tag, "latest");
@@ -72,7 +72,7 @@ static void own_lists(void **state)
 {
 	CLEANUP(lm_wishlist_freep)
 	struct lm_wishlist *list =
-		parse("version: 2\ngrace: 2h\nplatform: all\ntrees: yes\nrepositories:\n"
+		parse("version: 2\ngrace: 2h\nplatform: all\nrepositories:\n"
 		      "- {repository: a.org, grace: 0s, images: [x/y, {image: x/z, trees: no}]}\n"
 		      "- repository: b.org\n  trees: no\n  images:\n"
 		      "  - {image: 'http://h:5000/x/y:*', exclude: ['*-rc*', 'old*'], flat: no, trees: yes,\n"
