@@ -96,6 +96,8 @@ well
 stop snapshotter KILL
 snapshotter_start
 well
+connected() { ctr_ lamella snapshots --snapshotter lamella ls >/dev/null 2>&1; } # again: containerd takes its time
+wait_for 20 "containerd to find the snapshotter" connected
 for i in 1 2 3; do
 	kill -KILL "$(pgrep -P "$(pid_of fetcher)")"
 	echo 3 >/proc/sys/vm/drop_caches 2>/dev/null || true
