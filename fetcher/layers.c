@@ -33,7 +33,7 @@ struct lm_layers {
 	struct lm_lock lock;
 	/* under lock */
 	TAILQ_HEAD(layer_list, layer) list; /* the one asked for last first; those never used at the end */
-	uint64_t answers[STATES];
+	uint64_t answers[STATES], tree_answers[STATES];
 	struct layer layers[LM_LAYERS_KEPT];
 };
 
@@ -95,6 +95,13 @@ void lm_layers_note(struct lm_layers *layers, const LayerAnswer *answer)
 	TAILQ_INSERT_HEAD(&layers->list, layer, entry);
 }
 
+void lm_layers_note_tree(struct lm_layers *layers, Lamella__Fetcher__V1__LayerState state)
+{
+	LM_LOCKED(&layers->lock);
+	if ((unsigned)state < STATES)
+		layers->tree_answers[state]++;
+}
+
 static void add_layer(
 	struct lm_message_builder *b, const struct layer *layer, Lamella__Fetcher__V1__StatusResponse *status)
 {
@@ -111,11 +118,9 @@ static void add_layer(
 }
 
 /* "LAYER_FAITHFUL": "faithful" */
-static void add_count(
-	struct lm_message_builder *b, unsigned state, uint64_t count, Lamella__Fetcher__V1__StatusResponse *status)
+static void name_count(struct lm_message_builder *b, unsigned state, uint64_t count, Count *m)
 {
 	const ProtobufCEnumValue *value = protobuf_c_enum_descriptor_get_value(TYPE(layer_state), (int)state);
-	Count *m = lm_message_add(b, TYPE(count), &status->layer_answers, &status->n_layer_answers);
 	if (!m)
 		return;
 	lm_message_text(b, &m->name, value->name + strlen("LAYER_"));
@@ -128,8 +133,13 @@ void lm_layers_describe(struct lm_layers *layers, bool list, struct lm_message_b
 	Lamella__Fetcher__V1__StatusResponse *status)
 {
 	LM_LOCKED(&layers->lock);
-	for (unsigned state = 1; state < STATES; state++)
-		add_count(builder, state, layers->answers[state], status);
+	for (unsigned state = 1; state < STATES; state++) {
+		name_count(builder, state, layers->answers[state],
+			lm_message_add(builder, TYPE(count), &status->layer_answers, &status->n_layer_answers));
+		if (state != LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_LOSSY)
+			name_count(builder, state, layers->tree_answers[state],
+				lm_message_add(builder, TYPE(count), &status->tree_answers, &status->n_tree_answers));
+	}
 	const struct layer *layer;
 	TAILQ_FOREACH(layer, &layers->list, entry)
 	if (list && *layer->digest)

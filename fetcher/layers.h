@@ -18,6 +18,9 @@ LM_DEFINE_CLEANUP(struct lm_layers, lm_layers_free, lm_layers_freep)
 /* An answer went out. Longer reasons are cut. */
 void lm_layers_note(struct lm_layers *layers, const Lamella__Fetcher__V1__LayerAnswer *answer);
 
+/* The same of the merged tree of layers. */
+void lm_layers_note_tree(struct lm_layers *layers, Lamella__Fetcher__V1__LayerState state);
+
 /* Fills the status: how often each state was answered, and with list the layers, the one asked for last first. */
 void lm_layers_describe(struct lm_layers *layers, bool list, struct lm_message_builder *builder,
 	Lamella__Fetcher__V1__StatusResponse *status);

@@ -11,7 +11,7 @@ typedef Lamella__Fetcher__V1__KernelRequests KernelRequests;
 #define STATE(name) LAMELLA__FETCHER__V1__REPOSITORY_STATE__REPOSITORY_##name
 
 /* What a metric is about: the message its value stands in, and the labels that tell its instances apart. */
-enum scope { INFO, NODE, CACHE, REPOSITORY, KERNEL, SERVER, PROXY, LAYER_ANSWERS };
+enum scope { INFO, NODE, CACHE, REPOSITORY, KERNEL, SERVER, PROXY, LAYER_ANSWERS, TREE_ANSWERS };
 
 struct metric {
 	const char *name;
@@ -176,6 +176,8 @@ static const struct metric metrics[] = {
 
 	{"layer_answers_total", COUNTER, LAYER_ANSWERS, "Answers to the question where a layer is.", NUMBER,
 		AT(Count, count)},
+	{"tree_answers_total", COUNTER, TREE_ANSWERS,
+		"Answers to the question where the merged tree of an image's layers is.", NUMBER, AT(Count, count)},
 };
 
 /* Printing. */
@@ -327,6 +329,12 @@ static void put_repository(struct printer *p, const RepositoryStatus *r)
 	}
 }
 
+static void put_counts(struct printer *p, Count *const *counts, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		put(p, counts[i], "state", counts[i]->name, NULL, NULL);
+}
+
 static void put_instances(struct printer *p, const StatusResponse *status)
 {
 	switch (p->metric->scope) {
@@ -347,8 +355,10 @@ static void put_instances(struct printer *p, const StatusResponse *status)
 			put_repository(p, status->repositories[i]);
 		break;
 	case LAYER_ANSWERS:
-		for (size_t i = 0; i < status->n_layer_answers; i++)
-			put(p, status->layer_answers[i], "state", status->layer_answers[i]->name, NULL, NULL);
+		put_counts(p, status->layer_answers, status->n_layer_answers);
+		break;
+	case TREE_ANSWERS:
+		put_counts(p, status->tree_answers, status->n_tree_answers);
 		break;
 	}
 }

@@ -227,6 +227,7 @@ static void answer(struct resolve *resolve)
 	if (resolve->tree) {
 		fill_tree(resolve->resolver, &resolve->layers[count], &tree, &tree_paths);
 		response.tree = &tree;
+		lm_layers_note_tree(resolve->resolver->config->layers, tree.state);
 	}
 	lm_rpc_reply(call, &response.base);
 	paths_free(paths, count);

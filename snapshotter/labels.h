@@ -14,6 +14,9 @@
 /* What we add to layers that came with a LM_LABEL_REF: how the layer is provided, and why not lazily. */
 #define LM_LABEL_LAYER "containerd.io/snapshot/lamella.layer" /* "lazy" or "ordinary" */
 #define LM_LABEL_REASON "containerd.io/snapshot/lamella.reason"
+/* And to containers' roots above such layers: "used", or "not used: " and why not. Of Prepare; a later mount may
+ * differ. */
+#define LM_LABEL_TREE "containerd.io/snapshot/lamella.tree"
 
 #define LM_LABELS_MAX_BYTES (1 << 20) /* of one snapshot: what one message of a List must be able to carry */
 

@@ -525,6 +525,7 @@ static const char *const counter_names[LM_COUNTERS] = {
 	[LM_COUNT_FALLBACK_LOCAL] = "fallback_local",
 	[LM_COUNT_STARTS_REFUSED] = "starts_refused",
 	[LM_COUNT_TREES_USED] = "trees_used",
+	[LM_COUNT_TREES_ABSENT] = "trees_absent",
 	[LM_COUNT_TREES_FAILED] = "trees_failed",
 	[LM_COUNT_SNAPSHOTS_MADE] = "snapshots_made",
 	[LM_COUNT_REMOVED] = "removed",
@@ -549,4 +550,5 @@ void lm_service_log_counters(const struct lm_service *service)
 	for (unsigned i = 0; i < LM_COUNTERS; i++)
 		pairs[i] = lm_kv(counter_names[i], "%" PRIu64, lm_service_count(service, (enum lm_counter)i));
 	lm_log_line(LM_LOG_INFO, "counters", pairs, LM_COUNTERS);
+	lm_snapshots_log_trees(service->snapshots);
 }

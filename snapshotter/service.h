@@ -44,6 +44,7 @@ enum lm_counter {
 	LM_COUNT_FALLBACK_LOCAL,       /* ordinary, because of a failure here */
 	LM_COUNT_STARTS_REFUSED,       /* mounts refused because a layer is not being served */
 	LM_COUNT_TREES_USED,	       /* mounts handed out over the merged tree of their layers */
+	LM_COUNT_TREES_ABSENT,	       /* over the layers themselves, of which no repository has a tree */
 	LM_COUNT_TREES_FAILED,	       /* over the layers themselves, because their tree could not be used */
 	LM_COUNT_SNAPSHOTS_MADE,       /* active ones and views */
 	LM_COUNT_REMOVED,
@@ -52,7 +53,7 @@ enum lm_counter {
 };
 uint64_t lm_service_count(const struct lm_service *service, enum lm_counter counter);
 const char *lm_counter_name(enum lm_counter counter);
-/* One line with all of them. */
+/* One line with all of them, and one of merged trees. */
 void lm_service_log_counters(const struct lm_service *service);
 
 #endif

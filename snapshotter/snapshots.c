@@ -21,10 +21,14 @@ struct lm_snapshots {
 	struct lm_policy *policy;
 	struct lm_mount_options mount_options;
 	enum lm_on_miss on_miss;
-	bool trees;
+	struct lm_err no_trees; /* code not 0: why merged trees are not used at all */
 	/* held while directories are deleted: two clean-ups would trip over each other */
 	struct lm_lock cleaning;
 	_Atomic(uint64_t) counters[LM_COUNTERS];
+
+	struct lm_lock lock;
+	/* under lock */
+	struct lm_err tree_failure; /* why one could not be used last; code 0: that never was */
 };
 
 static void count(struct lm_snapshots *s, enum lm_counter counter)
@@ -99,15 +103,25 @@ static int repair_links(struct lm_snapshots *s, struct lm_err *err)
 }
 
 /* Without trees everything works, only slower. */
-static void probe_trees(struct lm_snapshots *s, const char *root)
+static void probe_trees(struct lm_snapshots *s, const struct lm_service_options *options)
 {
-	struct lm_err why = LM_ERR_INIT;
-	int r = s->mount_options.user_xattr ? lm_err_set(&why, -ENOTSUP, "not the host's user namespace")
-					    : lm_trees_probe(root, &why);
-	s->trees = r == 0;
+	struct lm_err *why = &s->no_trees;
+	int r = !options->trees		      ? lm_err_set(why, -ENOTSUP, "turned off by LAMELLA_TREES")
+		: s->mount_options.user_xattr ? lm_err_set(why, -ENOTSUP, "not the host's user namespace")
+					      : lm_trees_probe(options->root, why);
 	if (r < 0)
 		lm_log(r == -ENOTSUP ? LM_LOG_INFO : LM_LOG_WARN, "merged trees of layers are not used",
-			LM_KV("reason", "%s", lm_err_text(&why)));
+			LM_KV("reason", "%s", lm_err_text(why)));
+}
+
+void lm_snapshots_log_trees(struct lm_snapshots *s)
+{
+	lm_lock_take(&s->lock);
+	const struct lm_err failure = s->tree_failure;
+	lm_lock_release(&s->lock);
+	lm_log(LM_LOG_INFO, "merged trees", LM_KV("used", "%s", s->no_trees.code ? "no" : "yes"),
+		LM_KV("reason", "%s", s->no_trees.code ? lm_err_text(&s->no_trees) : ""),
+		LM_KV("last_failure", "%s", failure.code ? lm_err_text(&failure) : ""));
 }
 
 int lm_snapshots_open(const struct lm_service_options *options, struct lm_snapshots **ret, struct lm_err *err)
@@ -116,6 +130,7 @@ int lm_snapshots_open(const struct lm_service_options *options, struct lm_snapsh
 	if (!s)
 		return lm_err_oom(err);
 	lm_lock_init(&s->cleaning);
+	lm_lock_init(&s->lock);
 	s->lock_fd = -1;
 	s->on_miss = options->on_miss;
 	s->mount_options = lm_overlay_probe();
@@ -126,8 +141,8 @@ int lm_snapshots_open(const struct lm_service_options *options, struct lm_snapsh
 		r = open_store(s, options->root, err);
 	if (r == 0)
 		r = repair_links(s, err);
-	if (r == 0 && options->trees)
-		probe_trees(s, options->root);
+	if (r == 0)
+		probe_trees(s, options);
 	if (r == 0)
 		r = lm_policy_new(options->fetcher, options->resolve_timeout_ms, &s->policy, err);
 	if (r < 0)
@@ -145,6 +160,7 @@ void lm_snapshots_close(struct lm_snapshots *s)
 	lm_layout_close(s->layout);
 	lm_closep(&s->lock_fd);
 	lm_lock_done(&s->cleaning);
+	lm_lock_done(&s->lock);
 	free(s);
 }
 
@@ -239,9 +255,10 @@ static int link_lean(struct lm_snapshots *s, const struct lm_snapshot *top, cons
 
 /* What a mount is to take for its layers, and the texts of it. */
 struct below {
-	bool fresh; /* nothing has been written above: the quickest ways to show the layers are open */
-	bool tree;  /* their merged tree, too */
+	bool fresh;  /* nothing has been written above: the quickest ways to show the layers are open */
+	bool mapped; /* but not their merged tree */
 	struct lm_lower lower;
+	struct lm_err no_tree; /* code not 0: why that is not used */
 	struct lm_chain_tree chain;
 	char *mountpoint;
 };
@@ -253,12 +270,12 @@ static void below_done(struct below *below)
 }
 
 /* The digests of all layers, the lowest first; -ENOENT: some are not remote, or too many. */
-static int collect_chain(const struct lm_snapshot *top, const char **digests, size_t *ret_count)
+static int collect_chain(const struct lm_snapshot *top, const char **digests, size_t *ret_count, struct lm_err *err)
 {
 	size_t count = 0;
 	for (const struct lm_snapshot *at = top; at; at = at->parent)
 		if (!at->layer_digest || ++count > LM_POLICY_ASK_MAX)
-			return -ENOENT;
+			return lm_err_set(err, -ENOENT, "not all layers are served");
 	*ret_count = count;
 	for (const struct lm_snapshot *at = top; at; at = at->parent)
 		digests[--count] = at->layer_digest;
@@ -270,8 +287,8 @@ static int mount_tree(struct lm_snapshots *s, const struct lm_snapshot *top, uns
 	struct lm_err *err)
 {
 	const char *digests[LM_POLICY_ASK_MAX];
-	size_t count;
-	int r = collect_chain(top, digests, &count);
+	size_t count = 0;
+	int r = collect_chain(top, digests, &count, err);
 	if (r < 0)
 		return r;
 	CLEANUP(lm_freep) char *dir = lm_layout_directory(s->layout, top->id);
@@ -285,18 +302,31 @@ static int mount_tree(struct lm_snapshots *s, const struct lm_snapshot *top, uns
 	return r == -ENOENT ? -ENODEV : r;
 }
 
+static void note_tree_failure(struct lm_snapshots *s, const struct lm_snapshot *top, const struct lm_err *why)
+{
+	count(s, LM_COUNT_TREES_FAILED);
+	lm_log(LM_LOG_WARN, "layers are used without their merged tree", LM_KV("snapshot", "%s", top->key),
+		LM_KV("reason", "%s", lm_err_text(why)));
+	LM_LOCKED(&s->lock);
+	s->tree_failure = *why;
+}
+
 /* Where that fails, the layers themselves will do. */
 static void use_tree(struct lm_snapshots *s, const struct lm_snapshot *top, unsigned timeout_ms, struct below *below)
 {
-	struct lm_err why = LM_ERR_INIT;
-	int r = mount_tree(s, top, timeout_ms, below, &why);
+	if (below->mapped || s->no_trees.code) {
+		(void)lm_err_set(
+			&below->no_tree, -ENOTSUP, "%s", below->mapped ? "ids are mapped" : lm_err_text(&s->no_trees));
+		return;
+	}
+	int r = mount_tree(s, top, timeout_ms, below, &below->no_tree);
 	if (r == 0) {
 		count(s, LM_COUNT_TREES_USED);
 		below->lower = (struct lm_lower){.tree = below->mountpoint, .data = below->chain.data};
-	} else if (r != -ENOENT) {
-		count(s, LM_COUNT_TREES_FAILED);
-		lm_log(LM_LOG_WARN, "layers are used without their merged tree", LM_KV("snapshot", "%s", top->key),
-			LM_KV("reason", "%s", lm_err_text(&why)));
+	} else if (r == -ENOENT) {
+		count(s, LM_COUNT_TREES_ABSENT);
+	} else {
+		note_tree_failure(s, top, &below->no_tree);
 	}
 }
 
@@ -309,7 +339,7 @@ static struct below below_for(enum lm_kind kind, const struct lm_labels *labels,
 {
 	bool mapped = lm_labels_get(labels, LM_LABEL_UIDMAP) || lm_labels_get(labels, LM_LABEL_GIDMAP);
 	bool fresh = kind == LM_ACTIVE && !written;
-	return (struct below){.fresh = fresh, .tree = fresh && !mapped};
+	return (struct below){.fresh = fresh, .mapped = mapped};
 }
 
 /*
@@ -329,7 +359,7 @@ static int check_served(struct lm_snapshots *s, const struct lm_snapshot *top, u
 	r = lm_policy_check(s->policy, layers->digests, layers->count, timeout_ms, layers->found, &reason);
 	if (r == 0) {
 		r = follow_moves(s, top, layers, err);
-		if (r == 0 && below->tree && s->trees)
+		if (r == 0 && below->fresh)
 			use_tree(s, top, timeout_ms, below);
 		bool lean = below->fresh && !below->lower.tree && all_lean(layers);
 		return r == 0 && lean ? link_lean(s, top, layers, &below->lower.lean, err) : r;
@@ -459,7 +489,7 @@ static int add_label(struct lm_labels *labels, const char *key, const char *valu
 
 /* Text of the fetcher's and ours, cut wherever it was too long. A label that is not UTF-8 would break a Go client's
  * List. */
-static int add_reason(struct lm_labels *labels, const char *text, struct lm_err *err)
+static int add_text_label(struct lm_labels *labels, const char *key, const char *text, struct lm_err *err)
 {
 	CLEANUP(lm_freep) char *plain = strdup(text);
 	if (!plain)
@@ -467,7 +497,23 @@ static int add_reason(struct lm_labels *labels, const char *text, struct lm_err 
 	for (char *c = plain; *c; c++)
 		if (*c < ' ' || *c > '~')
 			*c = '?';
-	return add_label(labels, LM_LABEL_REASON, plain, err);
+	return add_label(labels, key, plain, err);
+}
+
+static int add_reason(struct lm_labels *labels, const char *text, struct lm_err *err)
+{
+	return add_text_label(labels, LM_LABEL_REASON, text, err);
+}
+
+/* Said of what is to be a container's root, above layers that are served. */
+static int add_tree_label(struct lm_labels *labels, const struct below *below, struct lm_err *err)
+{
+	char text[sizeof(below->no_tree.msg) + sizeof("not used: ")];
+	if (!below->lower.tree && !below->no_tree.code)
+		return 0;
+	snprintf(text, sizeof(text), "%s%s",
+		below->lower.tree ? "used" : "not used: ", below->lower.tree ? "" : lm_err_text(&below->no_tree));
+	return add_text_label(labels, LM_LABEL_TREE, text, err);
 }
 
 /* "@" can't begin a namespace, and all of containerd's names begin with one. -EEXIST: somebody else has just made it.
@@ -607,6 +653,8 @@ int lm_snapshots_make(struct lm_snapshots *s, struct lm_make_request *request, s
 	CLEANUP(below_done) struct below below = below_for(request->kind, request->labels, false);
 	if (r == 0)
 		r = check_served(s, parent, request->timeout_ms, &below, err);
+	if (r == 0)
+		r = add_tree_label(request->labels, &below, err);
 	return r < 0 ? r : make_ordinary(s, request, parent, &below.lower, ret, err);
 }
 

@@ -19,6 +19,8 @@ LM_DEFINE_CLEANUP(struct lm_snapshots, lm_snapshots_close, lm_snapshots_closep)
 
 struct lm_store *lm_snapshots_store(struct lm_snapshots *snapshots);
 uint64_t lm_snapshots_count(const struct lm_snapshots *snapshots, enum lm_counter counter);
+/* One line: whether merged trees are used, why not, and why one could not be used last. */
+void lm_snapshots_log_trees(struct lm_snapshots *snapshots);
 
 struct lm_make_request {
 	const char *plugin, *key, *parent;

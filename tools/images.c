@@ -2,6 +2,7 @@
 #include "base/str.h"
 #include "commands.h"
 #include "common.h"
+#include "convert/chain_tree.h"
 #include "convert/flat.h"
 #include "convert/inventory.h"
 #include "oci/digest.h"
@@ -24,7 +25,7 @@ struct shown {
 	char digest[LM_DIGEST_MAX]; /* "" where only DUCC's files are there */
 	char *platform;		    /* NULL: not said */
 	uint64_t bytes, own_bytes;  /* of the layers; of those that no other image has */
-	bool flat;
+	bool flat, tree;
 };
 
 struct use { /* of a layer by an image, names aside */
@@ -152,6 +153,14 @@ static int read_platform(const struct lm_buf *config, char **ret, struct lm_err 
 	return *ret ? 0 : lm_err_oom(err);
 }
 
+/* 1: its layers have a tree for the kernels of nodes. */
+static int has_tree(const struct lm_view *view, const struct lm_image_parts *parts, struct lm_err *err)
+{
+	struct lm_chain_hex chain;
+	int r = lm_image_parts_chain(parts, &chain, err);
+	return r < 0 ? r : lm_view_has(view, lm_chain_path(chain.s).s, NULL, err);
+}
+
 static int look_at(const struct lm_view *view, const struct report *report, struct shown *shown, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done)
@@ -167,6 +176,9 @@ static int look_at(const struct lm_view *view, const struct report *report, stru
 	if (r == 0 && *image->parts.config)
 		r = lm_view_has(view, lm_flat_path(image->parts.config).s, NULL, err);
 	shown->flat = r > 0;
+	if (r >= 0 && *image->parts.config)
+		r = has_tree(view, &image->parts, err);
+	shown->tree = r > 0;
 	add_sizes(report, shown);
 	return LM_MIN(r, 0);
 }
@@ -263,9 +275,9 @@ static void print_image(const struct shown *shown, int width)
 		printf("%-*s  %s\n", width, image->name, lm_err_text(&image->why));
 		return;
 	}
-	printf("%-*s  %-14s  %6zu  %8s  %8s  %-4s  %s\n", width, image->name,
+	printf("%-*s  %-14s  %6zu  %8s  %8s  %-4s  %-4s  %s\n", width, image->name,
 		shown->platform ? shown->platform : "unknown", image->parts.layer_count, lm_cli_size(shown->bytes).s,
-		lm_cli_size(shown->own_bytes).s, shown->flat && image->link ? "yes" : "no",
+		lm_cli_size(shown->own_bytes).s, shown->flat && image->link ? "yes" : "no", shown->tree ? "yes" : "no",
 		lm_cli_time(image->when_s).s);
 }
 
@@ -274,8 +286,8 @@ static int print_text(const struct report *report, struct lm_err *err)
 	int width = (int)strlen("NAME");
 	for (size_t i = 0; i < report->inventory.count; i++)
 		width = LM_MAX(width, (int)strlen(report->inventory.images[i].name));
-	printf("%-*s  %-14s  %6s  %8s  %8s  %-4s  %s\n", width, "NAME", "PLATFORM", "LAYERS", "SIZE", "OWN", "FLAT",
-		"PUBLISHED");
+	printf("%-*s  %-14s  %6s  %8s  %8s  %-4s  %-4s  %s\n", width, "NAME", "PLATFORM", "LAYERS", "SIZE", "OWN",
+		"FLAT", "TREE", "PUBLISHED");
 	for (size_t i = 0; i < report->inventory.count; i++)
 		print_image(&report->shown[i], width);
 	for (size_t i = 0; i < report->failing_count; i++) {
@@ -324,12 +336,13 @@ static json_t *image_json(const struct shown *shown)
 			json_decref(platforms);
 			return NULL;
 		}
-	return json_pack("{s:o, s:s?, s:s?, s:s?, s:o, s:I, s:I, s:s, s:b, s:o?, s:o, s:s?}", "name",
+	return json_pack("{s:o, s:s?, s:s?, s:s?, s:o, s:I, s:I, s:s, s:b, s:b, s:o?, s:o, s:s?}", "name",
 		lm_cli_text_json(image->name), "digest", or_null(shown->digest), "config", or_null(image->parts.config),
 		"platform", shown->platform, "layers", layers_json(&image->parts), "bytes", (json_int_t)shown->bytes,
 		"own_bytes", (json_int_t)shown->own_bytes, "published", lm_cli_time(image->when_s).s, "flat",
-		shown->flat && image->link, "link", image->link ? lm_cli_text_json(image->link) : NULL, "platforms",
-		platforms, "error", image->why.code ? lm_err_text(&image->why) : NULL);
+		shown->flat && image->link, "tree", shown->tree, "link",
+		image->link ? lm_cli_text_json(image->link) : NULL, "platforms", platforms, "error",
+		image->why.code ? lm_err_text(&image->why) : NULL);
 }
 
 static int scheduled_json(const struct report *report, json_t **ret, struct lm_err *err)
@@ -403,8 +416,9 @@ int lm_cmd_images(int argc, char **argv)
 		.synopsis = "--repo WHERE [OPTION]...",
 		.about = "Lists the images in the newest revision of a repository: by name, with the size of their "
 			 "layers\n"
-			 "as they came (OWN: of those that no other image has), and whether there is a tree for "
-			 "Apptainer.\n"
+			 "as they came (OWN: of those that no other image has), and whether there are a tree for "
+			 "Apptainer\n"
+			 "(FLAT) and one for the kernels of nodes (TREE).\n"
 			 "Then those that `lamella sync` on this machine could not bring up to date, and why.",
 		.options = options,
 		.words = "--repo WHERE is wanted, and nothing else",

@@ -14,6 +14,7 @@ typedef Lamella__Fetcher__V1__LayerStatus LayerStatus;
 typedef Lamella__Fetcher__V1__Problem Problem;
 typedef Lamella__Fetcher__V1__CacheStatus CacheStatus;
 typedef Lamella__Fetcher__V1__Host Host;
+typedef Lamella__Fetcher__V1__Count Count;
 
 enum { LISTED_MAX = 3 };
 
@@ -44,6 +45,30 @@ static void print_cache(const CacheStatus *c)
 	putchar('\n');
 }
 
+static uint64_t sum(Count *const *counts, size_t n, const char *name)
+{
+	uint64_t all = 0;
+	for (size_t i = 0; i < n; i++)
+		all += !name || strcmp(counts[i]->name, name) == 0 ? counts[i]->count : 0;
+	return all;
+}
+
+/* What containers were offered here; which of them took it, the snapshotter says. */
+static void print_trees(const StatusResponse *status)
+{
+	uint64_t asked = sum(status->tree_answers, status->n_tree_answers, NULL),
+		 absent = sum(status->tree_answers, status->n_tree_answers, "absent"),
+		 unavailable = sum(status->tree_answers, status->n_tree_answers, "unavailable");
+	if (sum(status->layer_answers, status->n_layer_answers, NULL) == 0)
+		return;
+	if (asked == 0)
+		printf("  trees     the snapshotter has asked for none\n");
+	else
+		printf("  trees     %" PRIu64 " of %" PRIu64 " were there, %" PRIu64 " are not published, %" PRIu64
+		       " could not be looked up\n",
+			asked - absent - unavailable, asked, absent, unavailable);
+}
+
 static void print_node(const StatusResponse *status)
 {
 	printf("lamella-fetcher %s, process %" PRIu64 ", up %s\n", status->version, status->process,
@@ -53,6 +78,7 @@ static void print_node(const StatusResponse *status)
 			status->worker_restarts, *status->worker_last_end ? ": " : "", status->worker_last_end);
 	if (status->cache)
 		print_cache(status->cache);
+	print_trees(status);
 }
 
 static void print_looks(const RepositoryStatus *r)

@@ -23,6 +23,7 @@ no_trees() { [ -z "$(trees)" ] && [ "$(loops)" = 0 ]; }
 start_pod() { pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/$1:latest" sleep 3600; } # IMAGE
 root_of() { echo "/proc/$(cri lamella pid "$1")/root"; } # ID
 lower_of() { sed -n 's/.* - overlay overlay .*lowerdir=\([^, ]*\).*/\1/p' "/proc/$(cri lamella pid "$1")/mountinfo" | head -n 1; } # ID
+tree_label() { ctr_ lamella snapshots --snapshotter lamella info "$1" | jq -r '.Labels["containerd.io/snapshot/lamella.tree"]'; } # ID
 is_merged() { [[ $(lower_of "$1") == *::"$MOUNT_BASE"/* ]]; } # ID
 # All of a container but what it was given, with content and what hard links are of one file.
 listing() { # ID
@@ -64,15 +65,21 @@ if grep -q 'merged trees of layers are not used' "$WORK/log/snapshotter.log"; th
 	skip "$(grep -o 'merged trees.*' "$WORK/log/snapshotter.log" | head -n 1)"
 fi
 
+tree_answers() { "$LAMELLA" status --socket "$FETCHER_SOCKET" --json | jq -c '.tree_answers | map({(.name): .count}) | add'; }
+
 say "containers over trees"
 for image in "${IMAGES[@]}"; do
 	id=$(start_pod "$image")
 	is_merged "$id" || fail "$image: over $(lower_of "$id")"
+	[ "$(tree_label "$id")" = used ] || fail "$image: tree $(tree_label "$id")"
 	listing "$id" >"$WORK/tmp/merged.$image"
 	use "$id" || fail "$image: can't be used"
 	cri lamella rm "$id"
 done
 [ "$(trees | count) $(loops)" = "2 2" ] || fail "trees: $(trees), loop devices: $(loops)"
+# Whenever mounts are asked for; of pods' sandboxes no layer is served, and no tree is asked for.
+jq -e '.faithful >= 2 and .absent == 0 and .unavailable == 0' <<<"$(tree_answers)" >/dev/null || fail "asked for trees: $(tree_answers)"
+"$LAMELLA" status --socket "$FETCHER_SOCKET" | grep -qE '^  trees     ([0-9]+) of \1 were there, 0 ' || fail "$("$LAMELLA" status)"
 
 say "what a container has written can be told from its image"
 id=$(start_pod tiny)

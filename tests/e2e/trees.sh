@@ -58,6 +58,8 @@ tar -C "$WORK/files" --xattrs --owner=0 --group=0 -cf "$WORK/tmp/a.tar" .
 make_layout "$WORK/oci-a" "$WORK/tmp/a.tar" /none
 lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:1 --no-trees --json
 [ "$(report '.images[0].tree.made')" = false ] || fail "made unasked"
+lamella images --json
+jq -e '[.images[] | .tree == (.name != "registry.example.org/a:1")] | length > 1 and all' "$WORK/out" >/dev/null || fail "images: $(cat "$WORK/out")"
 touch "$WORK/tmp/before"
 lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:1
 object=$(find "$WORK/storage/cvmfs/$FQRN/data" -type f ! -name '*[A-Z]' -newer "$WORK/tmp/before")

@@ -182,3 +182,13 @@ int lm_image_parts_read(const json_t *manifest, struct lm_image_parts *ret, stru
 	parts = (struct lm_image_parts){0};
 	return 0;
 }
+
+int lm_image_parts_chain(const struct lm_image_parts *parts, struct lm_chain_hex *ret, struct lm_err *err)
+{
+	CLEANUP(lm_freep) const char **digests = calloc(parts->layer_count + 1, sizeof(*digests));
+	if (!digests)
+		return lm_err_oom(err);
+	for (size_t i = 0; i < parts->layer_count; i++)
+		digests[i] = parts->layers[i].digest;
+	return lm_images_chain(digests, parts->layer_count, ret, err);
+}

@@ -3,6 +3,7 @@
 #define LM_TOOLS_IMAGE_JSON_H
 
 #include "oci/image.h"
+#include "repo/images.h"
 
 enum { LM_LAYER_JSON_MAX = 4 << 20 };
 
@@ -40,5 +41,7 @@ void lm_image_parts_done(struct lm_image_parts *parts); /* for CLEANUP */
 /* manifest: the parsed text. -EPROTO. */
 struct json_t;
 int lm_image_parts_read(const struct json_t *manifest, struct lm_image_parts *ret, struct lm_err *err) MUST_CHECK;
+/* The name of the chain of its layers. */
+int lm_image_parts_chain(const struct lm_image_parts *parts, struct lm_chain_hex *ret, struct lm_err *err) MUST_CHECK;
 
 #endif

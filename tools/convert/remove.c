@@ -317,14 +317,9 @@ static int judge_flats(struct planning *p, struct lm_err *err)
 
 static int take_chain(struct planning *p, const struct lm_image_parts *parts, struct lm_err *err)
 {
-	CLEANUP(lm_freep) const char **digests = calloc(parts->layer_count + 1, sizeof(*digests));
 	struct chain *chain = &p->chains[p->chain_count];
-	if (!digests)
-		return lm_err_oom(err);
-	for (size_t i = 0; i < parts->layer_count; i++)
-		digests[i] = parts->layers[i].digest;
 	chain->stays = !has(&p->due, parts->config);
-	int r = lm_images_chain(digests, parts->layer_count, &chain->name, err);
+	int r = lm_image_parts_chain(parts, &chain->name, err);
 	p->chain_count += r == 0;
 	return r;
 }

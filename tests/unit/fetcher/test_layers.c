@@ -28,13 +28,18 @@ static StatusResponse *describe(struct lm_layers *layers, bool list)
 	return s;
 }
 
-static uint64_t count_of(const StatusResponse *s, const char *name)
+static uint64_t count_in(Lamella__Fetcher__V1__Count *const *counts, size_t n, const char *name)
 {
-	for (size_t i = 0; i < s->n_layer_answers; i++)
-		if (strcmp(s->layer_answers[i]->name, name) == 0)
-			return s->layer_answers[i]->count;
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(counts[i]->name, name) == 0)
+			return counts[i]->count;
 	fail_msg("no count of %s", name);
 	return 0;
+}
+
+static uint64_t count_of(const StatusResponse *s, const char *name)
+{
+	return count_in(s->layer_answers, s->n_layer_answers, name);
 }
 
 static void test_answers(void **state)
@@ -60,6 +65,21 @@ static void test_answers(void **state)
 	assert_int_equal(without->n_layer_answers, s->n_layer_answers);
 }
 
+static void test_trees(void **state)
+{
+	CLEANUP(lm_layers_freep) struct lm_layers *layers = NULL;
+	assert_int_equal(lm_layers_new(&layers, NULL), 0);
+	lm_layers_note_tree(layers, STATE(FAITHFUL));
+	lm_layers_note_tree(layers, STATE(ABSENT));
+	lm_layers_note_tree(layers, STATE(ABSENT));
+	CLEANUP(lm_status_freep) StatusResponse *s = describe(layers, true);
+	assert_int_equal(count_in(s->tree_answers, s->n_tree_answers, "faithful"), 1);
+	assert_int_equal(count_in(s->tree_answers, s->n_tree_answers, "absent"), 2);
+	assert_int_equal(count_in(s->tree_answers, s->n_tree_answers, "unavailable"), 0);
+	assert_int_equal(s->n_tree_answers, 3);
+	assert_int_equal(count_of(s, "absent"), 0);
+}
+
 static void test_bound(void **state)
 {
 	CLEANUP(lm_layers_freep) struct lm_layers *layers = NULL;
@@ -83,6 +103,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_answers),
+		cmocka_unit_test(test_trees),
 		cmocka_unit_test(test_bound),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

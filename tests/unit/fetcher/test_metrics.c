@@ -42,6 +42,9 @@ static StatusResponse *make_status(void)
 		lm_message_add(&b, &lamella__fetcher__v1__count__descriptor, &s->layer_answers, &s->n_layer_answers);
 	lm_message_text(&b, &c->name, "faithful");
 	c->count = 3;
+	c = lm_message_add(&b, &lamella__fetcher__v1__count__descriptor, &s->tree_answers, &s->n_tree_answers);
+	lm_message_text(&b, &c->name, "absent");
+	c->count = 4;
 	assert_false(b.failed);
 	return s;
 }
@@ -69,6 +72,7 @@ static void test_text(void **state)
 		"\\xff\",le=\"+Inf\"} 5\n",
 		"\\xff\"} 12.345\n",
 		"lamella_fetcher_layer_answers_total{state=\"faithful\"} 3\n",
+		"lamella_fetcher_tree_answers_total{state=\"absent\"} 4\n",
 	};
 	for (size_t i = 0; i < ARRAY_LEN(lines); i++)
 		if (!strstr(lm_buf_cstr(&out), lines[i]))

@@ -633,6 +633,9 @@ static void lazy_image(void **state)
 	assert_int_equal(stat(option_of(m, "upperdir="), &st), 0);
 	assert_int_equal(st.st_mode & 07777, 0755);
 	response_free(m);
+	s = stat_ok(f, "container");
+	assert_string_equal(label_of(s->info, LM_LABEL_TREE), "not used: turned off by LAMELLA_TREES");
+	response_free(s);
 
 	/* Asked for again: from another namespace, or after a crash. Always the one record. */
 	assert_int_equal(offer(f, "y1", "", 101, "chain1"), LM_RPC_ALREADY_EXISTS);
@@ -644,6 +647,9 @@ static void lazy_image(void **state)
 
 	/* Committed on top of a lazy layer, and removed from the leaf down. */
 	assert_int_equal(commit(f, "top", "container", NULL), LM_RPC_OK);
+	s = stat_ok(f, "top");
+	assert_null(label_of(s->info, LM_LABEL_TREE));
+	response_free(s);
 	assert_int_equal(remove_key(f, one), LM_RPC_FAILED_PRECONDITION);
 	assert_int_equal(remove_key(f, "top"), LM_RPC_OK);
 	lookup_layer(f, "chain2", one, two);
