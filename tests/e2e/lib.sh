@@ -359,10 +359,11 @@ find_files() {
 forget_mount() { mount -i -o remount,ro "$MOUNT_BASE/$FQRN"; }
 forget_content() { find "$1" -type f -exec dd if={} iflag=nocache count=0 status=none \;; } # DIR: of any file system
 
+SNAPSHOTTER_BY=() # a command that runs it
 snapshotter_start() { # [KEY=VALUE...]
 	local s
 	for s; do echo "$s"; done >"$WORK/snapshotter.conf"
-	start_socket snapshotter "$SNAPSHOTTER_SOCKET" "$LM_BUILD/snapshotter/lamella-snapshotter" --config "$WORK/snapshotter.conf" \
+	start_socket snapshotter "$SNAPSHOTTER_SOCKET" "${SNAPSHOTTER_BY[@]}" "$LM_BUILD/snapshotter/lamella-snapshotter" --config "$WORK/snapshotter.conf" \
 		--root "$WORK/snapshotter" --address "$SNAPSHOTTER_SOCKET" --fetcher "$FETCHER_SOCKET"
 }
 
