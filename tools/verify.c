@@ -175,14 +175,20 @@ static void print_part(const struct lm_verify_part *part)
 	printf(part->differences ? ": %" PRIu64 " differences\n" : ": equal\n", part->differences);
 	for (size_t i = 0; i < part->shown; i++) {
 		const struct lm_verify_finding *finding = &part->findings[i];
-		printf("  %s ", finding->loss ? "lost" : "differs");
+		static const char *const words[] = {
+			[LM_VERIFY_DIFFERENCE] = "differs",
+			[LM_VERIFY_LOSS] = "lost",
+			[LM_VERIFY_UNCOMPARED] = "not compared",
+		};
+		printf("  %s ", words[finding->kind]);
 		print_escaped(finding->path);
 		printf(": ");
 		print_escaped(finding->text);
 		printf("\n");
 	}
-	if (part->differences + part->losses > part->shown)
-		printf("  and %" PRIu64 " more\n", part->differences + part->losses - part->shown);
+	const uint64_t all = part->differences + part->losses + part->uncompared;
+	if (all > part->shown)
+		printf("  and %" PRIu64 " more\n", all - part->shown);
 }
 
 static void print_report(const struct report *report)
@@ -196,18 +202,25 @@ static void print_report(const struct report *report)
 		printf("%" PRIu64 " differences", result->differences);
 	else
 		printf("equal");
-	printf(", %" PRIu64 " losses that the format does not hold, %.1f s\n", result->losses,
-		(double)report->ms / 1000);
+	printf(", %" PRIu64 " losses that the format does not hold", result->losses);
+	if (result->uncompared)
+		printf(", %" PRIu64 " files not compared", result->uncompared);
+	printf(", %.1f s\n", (double)report->ms / 1000);
 }
 
 static json_t *findings_json(const struct lm_verify_part *part)
 {
+	static const char *const names[] = {
+		[LM_VERIFY_DIFFERENCE] = "difference",
+		[LM_VERIFY_LOSS] = "loss",
+		[LM_VERIFY_UNCOMPARED] = "uncompared",
+	};
 	json_t *list = json_array();
 	for (size_t i = 0; i < part->shown; i++) {
 		const struct lm_verify_finding *f = &part->findings[i];
-		if (json_array_append_new(
-			    list, json_pack("{s:s, s:o, s:o}", "kind", f->loss ? "loss" : "difference", "path",
-					  lm_cli_text_json(f->path), "text", lm_cli_text_json(f->text))) < 0) {
+		if (json_array_append_new(list, json_pack("{s:s, s:o, s:o}", "kind", names[f->kind], "path",
+							lm_cli_text_json(f->path), "text", lm_cli_text_json(f->text))) <
+			0) {
 			json_decref(list);
 			return NULL;
 		}
@@ -217,10 +230,11 @@ static json_t *findings_json(const struct lm_verify_part *part)
 
 static json_t *part_json(const struct lm_verify_part *part)
 {
-	return json_pack("{s:s*, s:b, s:I, s:I, s:I, s:I, s:f, s:o}", "digest", part->digest[0] ? part->digest : NULL,
-		"equal", part->differences == 0, "entries", (json_int_t)part->entries, "bytes", (json_int_t)part->bytes,
-		"differences", (json_int_t)part->differences, "losses", (json_int_t)part->losses, "seconds",
-		(double)part->ms / 1000, "findings", findings_json(part));
+	return json_pack("{s:s*, s:b, s:I, s:I, s:I, s:I, s:I, s:f, s:o}", "digest",
+		part->digest[0] ? part->digest : NULL, "equal", part->differences == 0, "entries",
+		(json_int_t)part->entries, "bytes", (json_int_t)part->bytes, "differences",
+		(json_int_t)part->differences, "losses", (json_int_t)part->losses, "uncompared",
+		(json_int_t)part->uncompared, "seconds", (double)part->ms / 1000, "findings", findings_json(part));
 }
 
 /* NULL: no memory. */
@@ -233,12 +247,12 @@ static json_t *report_json(const struct options *o, const struct report *report)
 			json_decref(layers);
 			return NULL;
 		}
-	return json_pack("{s:o, s:s, s:s, s:s, s:I, s:b, s:I, s:I, s:f, s:o, s:o}", "source",
+	return json_pack("{s:o, s:s, s:s, s:s, s:I, s:b, s:I, s:I, s:I, s:f, s:o, s:o}", "source",
 		lm_cli_text_json(o->source), "name", report->name, "digest", report->image.digest, "repository",
 		report->manifest.fqrn, "revision", (json_int_t)report->manifest.revision, "equal",
 		result->differences == 0, "differences", (json_int_t)result->differences, "losses",
-		(json_int_t)result->losses, "seconds", (double)report->ms / 1000, "metadata",
-		part_json(&result->parts[0]), "layers", layers);
+		(json_int_t)result->losses, "uncompared", (json_int_t)result->uncompared, "seconds",
+		(double)report->ms / 1000, "metadata", part_json(&result->parts[0]), "layers", layers);
 }
 
 static int print_json(const struct options *o, const struct report *report)

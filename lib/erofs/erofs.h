@@ -8,9 +8,10 @@
  * Format: fs/erofs/erofs_fs.h of Linux; blocks of 4096 bytes, 64-byte ("extended") inodes, no compression, nothing that
  * Linux 5.15 does not know. Equal calls make equal bytes.
  *
- * Order of calls: lm_erofs_new(), lm_erofs_inode() for the root, then inodes and names in any order, lm_erofs_write()
- * once. The tree is kept in memory until it is freed: about 150 bytes and the lengths of name, target, redirect and
- * attributes per file. After -ENOMEM or another error of a call the tree is as it was before. One thread at a time.
+ * Order of calls: lm_erofs_new(), lm_erofs_inode() for the root, then inodes, names and the volume's in any order,
+ * lm_erofs_write() once. The tree is kept in memory until it is freed: about 150 bytes and the lengths of name, target,
+ * redirect and attributes per file. After -ENOMEM or another error of a call the tree is as it was before. One thread
+ * at a time.
  */
 #ifndef LM_EROFS_EROFS_H
 #define LM_EROFS_EROFS_H
@@ -25,6 +26,8 @@ struct lm_erofs;
 enum {
 	LM_EROFS_NAME_MAX = 255,
 	LM_EROFS_TARGET_MAX = 4095, /* bytes of a symbolic link, and of a redirect */
+	LM_EROFS_VOLUME_MAX = 16,
+	LM_EROFS_HEAD = 4096, /* of an image: what lm_erofs_volume() looks at */
 };
 
 /* Of a regular file. The format has room for more, at 4 bytes for each 8 TiB of nothing. */
@@ -68,6 +71,15 @@ int lm_erofs_inode(
  */
 int lm_erofs_link(
 	struct lm_erofs *erofs, uint32_t directory, const char *name, uint32_t inode, struct lm_err *err) MUST_CHECK;
+
+/* The volume's name, without which it has none: at most LM_EROFS_VOLUME_MAX bytes. -EINVAL: it is longer. */
+int lm_erofs_set_volume(struct lm_erofs *erofs, const char *name, struct lm_err *err) MUST_CHECK;
+
+struct lm_erofs_volume {
+	char name[LM_EROFS_VOLUME_MAX + 1];
+};
+/* That of any image, which begins with head. -EPROTO: it is none, or its superblock is damaged. */
+int lm_erofs_volume(const uint8_t head[LM_EROFS_HEAD], struct lm_erofs_volume *ret, struct lm_err *err) MUST_CHECK;
 
 /*
  * Writes the image to an empty file (or a pipe), in pieces of a MiB from its beginning to its end; *ret_size its

@@ -79,6 +79,7 @@ struct lm_erofs {
 	uint32_t inode_count, entry_count;
 	size_t inode_cap, entry_cap;
 	uint32_t directories;
+	char volume[LM_EROFS_VOLUME_MAX];
 	bool written;
 };
 

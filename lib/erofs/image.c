@@ -16,6 +16,7 @@ enum {
 	INCOMPAT_CHUNKED = 4,
 	EXTENDED = 1, /* 64-byte inodes */
 	LAYOUT_SHIFT = 1,
+	VOLUME = 64, /* where the superblock has it */
 };
 
 /* Collects bytes. After a failure, r, all that is put is dropped. */
@@ -84,6 +85,13 @@ static void set64(uint8_t *at, uint64_t value)
 	memcpy(at, &value, sizeof(value));
 }
 
+static uint32_t get32(const uint8_t *at)
+{
+	uint32_t value;
+	memcpy(&value, at, sizeof(value));
+	return le32toh(value);
+}
+
 /*
  * The first block
  */
@@ -119,10 +127,36 @@ static void put_super(struct out *out, const struct lm_erofs *erofs, const struc
 	set16(super + 14, (uint16_t)nid_of(&erofs->inodes[0])); /* the first inode: it fits */
 	set64(super + 16, layout->count);
 	set32(super + 36, layout->blocks);
+	memcpy(super + VOLUME, erofs->volume, sizeof(erofs->volume));
 	set32(super + 80, INCOMPAT_CHUNKED);
 	lm_erofs_shared_attribute(block + SHARED_AT);
 	set32(super + 4, crc32c(super, BLOCK - SUPER_AT));
 	put(out, block, sizeof(block));
+}
+
+int lm_erofs_set_volume(struct lm_erofs *erofs, const char *name, struct lm_err *err)
+{
+	size_t len = strlen(name);
+	if (len > sizeof(erofs->volume))
+		return lm_err_set(err, -EINVAL, "a volume's name of %zu bytes", len);
+	memset(erofs->volume, 0, sizeof(erofs->volume));
+	memcpy(erofs->volume, name, len);
+	return 0;
+}
+
+int lm_erofs_volume(const uint8_t head[LM_EROFS_HEAD], struct lm_erofs_volume *ret, struct lm_err *err)
+{
+	uint8_t super[BLOCK - SUPER_AT];
+	memcpy(super, head + SUPER_AT, sizeof(super));
+	uint32_t magic = get32(super), checksum = get32(super + 4);
+	set32(super + 4, 0);
+	if (magic != MAGIC)
+		return lm_err_set(err, -EPROTO, "no EROFS image");
+	if (crc32c(super, sizeof(super)) != checksum)
+		return lm_err_set(err, -EPROTO, "the checksum of the superblock is wrong");
+	memcpy(ret->name, super + VOLUME, LM_EROFS_VOLUME_MAX);
+	ret->name[LM_EROFS_VOLUME_MAX] = '\0';
+	return 0;
 }
 
 /*

@@ -145,6 +145,19 @@ mv "$object" "$WORK/tmp/object"
 	fail "a tree that is not there is equal"
 jq -e '.differences == 1 and (.metadata.findings[0].path | test("^/.lamella/trees/.*/tree$"))' "$WORK/out" >/dev/null || fail "verify: $(cat "$WORK/out")"
 mv "$WORK/tmp/object" "$object"
+# A program whose trees have another form.
+LC_ALL=C sed 's/lamella form %d/lamella form 77/' "$LAMELLA" >"$WORK/tmp/lamella" && chmod +x "$WORK/tmp/lamella"
+! cmp -s "$LAMELLA" "$WORK/tmp/lamella" || fail "the form is not where it was"
+lamella rm registry.example.org/a:1 --now
+LAMELLA=$WORK/tmp/lamella lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:1
+lamella verify "oci:$WORK/oci-a" --name registry.example.org/a:1 --json
+[ "$(jq -c '[.equal, .differences, .uncompared, .metadata.entries, .metadata.findings[].kind]' "$WORK/out")" = '[true,0,1,3,"uncompared"]' ] ||
+	fail "verify, another form: $(cat "$WORK/out")"
+lamella verify "oci:$WORK/oci-a" --name registry.example.org/a:1
+grep -q '^  not compared /.lamella/trees/.*: made by another version of this program: it has form 77' "$WORK/out" || fail "verify: $(cat "$WORK/out")"
+grep -q '^equal, .*, 1 files not compared' "$WORK/out" || fail "verify: $(cat "$WORK/out")"
+LAMELLA=$WORK/tmp/lamella lamella verify "oci:$WORK/oci-a" --name registry.example.org/a:1 --json
+jq -e '.equal and .uncompared == 1' "$WORK/out" >/dev/null || fail "read as form 1, whatever made it: $(cat "$WORK/out")"
 "$LAMELLA" repo check "$FQRN" --storage "$WORK/storage" --objects >"$WORK/out" || fail "check: $(cat "$WORK/out")"
 
 say "removal"

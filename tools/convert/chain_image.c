@@ -1,12 +1,15 @@
 #include "convert/chain_image.h"
 
+#include "base/str.h"
 #include "convert/layer.h"
-#include "erofs/erofs.h"
 #include "repo/images.h"
 #include "repo/xattr.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+
+#define FORM "lamella form "
 
 struct building {
 	struct lm_erofs *erofs;
@@ -126,7 +129,11 @@ int lm_chain_image_write(struct lm_layer_tree *tree, const char *const *digests,
 		.redirect = LM_BUF(LM_EROFS_TARGET_MAX),
 		.xattr = LM_BUF(LM_XATTR_BLOB_MAX),
 	};
+	char volume[sizeof(FORM) + 16];
+	snprintf(volume, sizeof(volume), FORM "%d", LM_CHAIN_IMAGE_FORM);
 	int r = lm_erofs_new(&b.erofs, err);
+	if (r == 0)
+		r = lm_erofs_set_volume(b.erofs, volume, err);
 	if (r == 0)
 		r = add_all(&b, tree, err);
 	if (r == -EINVAL)
@@ -135,4 +142,19 @@ int lm_chain_image_write(struct lm_layer_tree *tree, const char *const *digests,
 		return lm_err_prefix(err, r, "%.512s", b.path.len ? lm_buf_cstr(&b.path) : "/");
 	ret->names = b.names;
 	return lm_erofs_write(b.erofs, fd, &ret->bytes, err);
+}
+
+int lm_chain_image_form(const uint8_t head[LM_EROFS_HEAD], unsigned *ret, struct lm_err *err)
+{
+	struct lm_erofs_volume volume;
+	uint64_t form = 0;
+	int r = lm_erofs_volume(head, &volume, err);
+	if (r < 0)
+		return r;
+	const char *number = volume.name + strlen(FORM);
+	if (*volume.name &&
+		(!lm_str_starts(volume.name, FORM) || lm_str_u64(number, strlen(number), &form) < 0 || form == 0))
+		return lm_err_set(err, -EPROTO, "its volume has another name than ours");
+	*ret = (unsigned)form;
+	return 0;
 }

@@ -7,11 +7,21 @@
 #define LM_TOOLS_CHAIN_IMAGE_H
 
 #include "convert/layer_tree.h"
+#include "erofs/erofs.h"
 
 struct lm_chain_image {
 	uint64_t bytes; /* of the file */
 	uint64_t names; /* in the tree, but for its root */
 };
+
+/*
+ * What image is made of a tree: counted up with each change of merge.c, chain_image.c or lib/erofs that makes other
+ * bytes of some tree. The image's volume is called "lamella form N"; before there were forms it had no name.
+ */
+enum { LM_CHAIN_IMAGE_FORM = 1 };
+
+/* The form of the image that begins with head, 0 before there were any; -EPROTO: that can't be said. */
+int lm_chain_image_form(const uint8_t head[LM_EROFS_HEAD], unsigned *ret, struct lm_err *err) MUST_CHECK;
 
 /*
  * tree: by lm_merge() with LM_MERGE_CONTAINER; its inodes' groups are used. digests: of the layers, the lowest first.

@@ -73,9 +73,24 @@ static char *path_of(const struct lm_layer_node *node)
 	return lm_verify_path(node, &path) < 0 ? NULL : strdup(path.len ? lm_buf_cstr(&path) : "/");
 }
 
+static void count_finding(struct lm_verify_part *part, enum lm_verify_kind kind)
+{
+	switch (kind) {
+	case LM_VERIFY_DIFFERENCE:
+		part->differences++;
+		return;
+	case LM_VERIFY_LOSS:
+		part->losses++;
+		return;
+	case LM_VERIFY_UNCOMPARED:
+		part->uncompared++;
+		return;
+	}
+}
+
 /* Findings that there is no memory to keep are counted all the same. */
-void lm_verify_note(
-	struct lm_comparison *c, bool loss, const char *path, const struct lm_layer_node *node, const char *fmt, ...)
+void lm_verify_note(struct lm_comparison *c, enum lm_verify_kind kind, const char *path,
+	const struct lm_layer_node *node, const char *fmt, ...)
 {
 	char text[TEXT_MAX];
 	va_list args;
@@ -83,11 +98,11 @@ void lm_verify_note(
 	vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
 	LM_LOCKED(&c->lock);
-	*(loss ? &c->part->losses : &c->part->differences) += 1;
+	count_finding(c->part, kind);
 	if (c->part->shown == LM_VERIFY_SHOWN_MAX)
 		return;
 	struct lm_verify_finding finding = {
-		.path = path ? strdup(path) : path_of(node), .text = strdup(text), .loss = loss};
+		.path = path ? strdup(path) : path_of(node), .text = strdup(text), .kind = kind};
 	if (finding.path && finding.text) {
 		c->part->findings[c->part->shown++] = finding;
 	} else {
@@ -120,7 +135,8 @@ static int read_file(struct lm_comparison *c, struct lm_published *published, co
 	if (r == -ENOMEM)
 		return lm_err_oom(err);
 	if (r < 0)
-		lm_verify_note(c, false, path, NULL, "%s", r == -ENOENT ? "is not published" : lm_err_text(&failure));
+		lm_verify_note(c, LM_VERIFY_DIFFERENCE, path, NULL, "%s",
+			r == -ENOENT ? "is not published" : lm_err_text(&failure));
 	return r < 0;
 }
 
@@ -134,7 +150,7 @@ static int compare_file(struct lm_comparison *c, struct lm_published *published,
 	c->part->entries++;
 	c->part->bytes += text.len;
 	if (text.len != wanted->len || memcmp(lm_buf_cstr(&text), lm_buf_cstr(wanted), text.len) != 0)
-		lm_verify_note(c, false, path, NULL, "has other content than the registry's");
+		lm_verify_note(c, LM_VERIFY_DIFFERENCE, path, NULL, "has other content than the registry's");
 	return 0;
 }
 
@@ -172,8 +188,8 @@ static int compare_origin(struct lm_comparison *c, struct lm_published *publishe
 	if (r == -ENOMEM)
 		return lm_err_oom(err);
 	if (r < 0 || absent)
-		lm_verify_note(
-			c, false, path, NULL, "%s", r < 0 ? lm_err_text(&failure) : "does not name the image's config");
+		lm_verify_note(c, LM_VERIFY_DIFFERENCE, path, NULL, "%s",
+			r < 0 ? lm_err_text(&failure) : "does not name the image's config");
 	return 0;
 }
 
@@ -206,7 +222,7 @@ static int compare_layers_json(struct lm_comparison *c, struct lm_published *pub
 	if (r == 0)
 		r = read_file(c, published, top, path, &text, err);
 	if (r == 0 && !same_layers_json(&text, &wanted))
-		lm_verify_note(c, false, path, NULL, "does not describe this layer");
+		lm_verify_note(c, LM_VERIFY_DIFFERENCE, path, NULL, "does not describe this layer");
 	return LM_MIN(r, 0);
 }
 
@@ -359,7 +375,7 @@ static int find_layers(struct verification *v, struct lm_published *published, s
 		if (r < 0 && !seen_before(image, i)) {
 			CLEANUP(comparison_done) struct lm_comparison c;
 			comparison_init(&c, v, part);
-			lm_verify_note(&c, false, "/", NULL, "the layer is not published");
+			lm_verify_note(&c, LM_VERIFY_DIFFERENCE, "/", NULL, "the layer is not published");
 		}
 	}
 	return 0;
@@ -418,6 +434,7 @@ int lm_verify_image(const struct lm_verify_config *config, struct lm_verify_resu
 	for (size_t i = 0; i < count; i++) {
 		result.differences += result.parts[i].differences;
 		result.losses += result.parts[i].losses;
+		result.uncompared += result.parts[i].uncompared;
 	}
 	*ret = result;
 	result = (struct lm_verify_result){0};

@@ -7,7 +7,7 @@
  * name is read, verified and unpacked, and its content hashed. Nothing the repository says about content is believed.
  *
  * A tree of the layers for the kernels of nodes, where there is one, is made again of the published catalogs and
- * compared byte by byte, as part of the metadata.
+ * compared byte by byte, as part of the metadata. One of another form (chain_image.h) is only read.
  *
  * What the format can't hold is a loss and no difference; it is known since the image was published. A layer that is
  * twice in an image is compared once. What a layer takes from its place (layer_tree.h) is what this image gives it; a
@@ -23,25 +23,31 @@
 
 enum { LM_VERIFY_SHOWN_MAX = 20 }; /* findings that are kept, of each part */
 
+enum lm_verify_kind {
+	LM_VERIFY_DIFFERENCE,
+	LM_VERIFY_LOSS,
+	LM_VERIFY_UNCOMPARED, /* what another version of this program made, in a way that this one does not know */
+};
+
 struct lm_verify_finding { /* owned */
 	char *path;	   /* inside the layer or the image's metadata */
 	char *text;
-	bool loss;
+	enum lm_verify_kind kind;
 };
 
 struct lm_verify_part {		    /* the metadata, or a layer */
 	char digest[LM_DIGEST_MAX]; /* "": metadata */
 	struct lm_verify_finding findings[LM_VERIFY_SHOWN_MAX];
 	size_t shown;
-	uint64_t differences, losses; /* all of them */
-	uint64_t entries, bytes;      /* compared; bytes: of content */
+	uint64_t differences, losses, uncompared; /* all of them */
+	uint64_t entries, bytes;		  /* compared; bytes: of content */
 	int64_t ms;
 };
 
 struct lm_verify_result {
 	struct lm_verify_part *parts; /* metadata, then the layers, bottom first */
 	size_t count;
-	uint64_t differences, losses;
+	uint64_t differences, losses, uncompared;
 };
 void lm_verify_result_done(struct lm_verify_result *result);
 

@@ -1,6 +1,6 @@
 /*
  * The tree of the image's layers for the kernels of nodes, if it has one: made again of the published catalogs, which
- * are compared elsewhere, and compared byte by byte.
+ * are compared elsewhere, and compared byte by byte, unless it is of another form: then it is only read.
  */
 #include "base/file.h"
 #include "base/str.h"
@@ -23,17 +23,22 @@ struct chain {
 	const struct lm_image *image;
 	const struct lm_published_top *layers; /* bottom first */
 	char *path;			       /* of the file, in the repository */
-	int fd;				       /* of the image that was made again */
+	struct lm_row row;		       /* of the file */
+	struct lm_chunk *pieces;	       /* one that is the whole file, where that is small */
+	size_t count;
+	int fd; /* of the image that was made again; -1: the file is of another form */
 	struct lm_chain_image made;
 };
 
 static void chain_done(struct chain *chain)
 {
 	lm_closep(&chain->fd);
+	lm_row_done(&chain->row);
+	free(chain->pieces);
 	free(chain->path);
 }
 
-#define differs(chain, ...) lm_verify_note((chain)->comparison, false, (chain)->path, NULL, __VA_ARGS__)
+#define note(chain, kind, ...) lm_verify_note((chain)->comparison, kind, (chain)->path, NULL, __VA_ARGS__)
 
 /* --- made again --- */
 
@@ -94,16 +99,55 @@ static int make_again(struct chain *chain, struct lm_err *err)
 
 /* --- as it is published --- */
 
-static int compare_piece(
-	struct chain *chain, const struct lm_row *row, const struct lm_chunk *piece, struct lm_err *err)
+static int list_pieces(struct chain *chain, struct lm_catalog *catalog, struct lm_err *err)
+{
+	if (chain->row.flags & LM_ROW_CHUNKED)
+		return lm_catalog_chunks(catalog, &chain->row, 0, UINT64_MAX, &chain->pieces, &chain->count, err);
+	chain->pieces = malloc(sizeof(*chain->pieces));
+	if (!chain->pieces)
+		return lm_err_oom(err);
+	*chain->pieces = (struct lm_chunk){.size = chain->row.size, .hash = chain->row.hash};
+	chain->count = 1;
+	return 0;
+}
+
+static int find_file(struct chain *chain, const struct lm_published_top *top, struct lm_err *err)
+{
+	CLEANUP(lm_catalog_closep) struct lm_catalog *catalog = NULL;
+	int r = lm_repo_source_catalog(chain->comparison->repo, &top->hash, top->path, &catalog, err);
+	if (r == 0)
+		r = lm_catalog_lookup(catalog, lm_path_hash(chain->path, strlen(chain->path)), &chain->row, err);
+	if (r == 0 && (!S_ISREG(chain->row.mode) || chain->row.flags & LM_ROW_EXTERNAL))
+		r = lm_err_set(err, -EPROTO, "is no file with content");
+	return r < 0 ? r : list_pieces(chain, catalog, err);
+}
+
+static int load_piece(struct chain *chain, const struct lm_chunk *piece, struct lm_buf *ret, struct lm_err *err)
+{
+	int r = lm_object_load(chain->comparison->repo->storage, &piece->hash,
+		chain->row.flags & LM_ROW_CHUNKED ? LM_OBJECT_CHUNK : LM_OBJECT_FILE, chain->row.compression, ret, err);
+	return r == 0 && ret->len != piece->size
+		       ? lm_err_set(err, -EBADMSG, "an object of another size than its catalog says")
+		       : r;
+}
+
+/* What says nothing of its form is taken for this one, and will differ. */
+static int find_form(struct chain *chain, unsigned *ret, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf head = LM_BUF(PIECE_MAX);
+	*ret = LM_CHAIN_IMAGE_FORM;
+	int r = chain->count > 0 ? load_piece(chain, &chain->pieces[0], &head, err) : 0;
+	if (r == 0 && head.len >= LM_EROFS_HEAD)
+		(void)!lm_chain_image_form(head.data, ret, NULL);
+	return r;
+}
+
+static int compare_piece(struct chain *chain, const struct lm_chunk *piece, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf theirs = LM_BUF(PIECE_MAX), ours = LM_BUF(PIECE_MAX);
-	int r = lm_object_load(chain->comparison->repo->storage, &piece->hash,
-		row->flags & LM_ROW_CHUNKED ? LM_OBJECT_CHUNK : LM_OBJECT_FILE, row->compression, &theirs, err);
-	if (r < 0)
+	int r = load_piece(chain, piece, &theirs, err);
+	if (r < 0 || chain->fd < 0)
 		return r;
-	if (theirs.len != piece->size)
-		return lm_err_set(err, -EBADMSG, "an object of another size than its catalog says");
 	if (lm_buf_reserve(&ours, theirs.len) < 0)
 		return lm_err_oom(err);
 	r = lm_pread_all(chain->fd, ours.data, theirs.len, (off_t)piece->offset, err);
@@ -114,32 +158,15 @@ static int compare_piece(
 	return r;
 }
 
-static int compare_pieces(struct chain *chain, struct lm_catalog *catalog, const struct lm_row *row, struct lm_err *err)
+static int compare_pieces(struct chain *chain, struct lm_err *err)
 {
-	CLEANUP(lm_freep) struct lm_chunk *chunks = NULL;
-	const struct lm_chunk whole = {.size = row->size, .hash = row->hash};
-	size_t count = 0;
-	if (row->size != chain->made.bytes)
+	int r = 0;
+	if (chain->fd >= 0 && chain->row.size != chain->made.bytes)
 		return lm_err_set(err, -EBADMSG, "is not what its layers make: %" PRIu64 " bytes instead of %" PRIu64,
-			row->size, chain->made.bytes);
-	if (!(row->flags & LM_ROW_CHUNKED))
-		return compare_piece(chain, row, &whole, err);
-	int r = lm_catalog_chunks(catalog, row, 0, UINT64_MAX, &chunks, &count, err);
-	for (size_t i = 0; i < count && r == 0; i++)
-		r = compare_piece(chain, row, &chunks[i], err);
+			chain->row.size, chain->made.bytes);
+	for (size_t i = 0; i < chain->count && r == 0; i++)
+		r = compare_piece(chain, &chain->pieces[i], err);
 	return r;
-}
-
-static int compare_file(struct chain *chain, const struct lm_published_top *top, struct lm_err *err)
-{
-	CLEANUP(lm_catalog_closep) struct lm_catalog *catalog = NULL;
-	CLEANUP(lm_row_done) struct lm_row row = {0};
-	int r = lm_repo_source_catalog(chain->comparison->repo, &top->hash, top->path, &catalog, err);
-	if (r == 0)
-		r = lm_catalog_lookup(catalog, lm_path_hash(chain->path, strlen(chain->path)), &row, err);
-	if (r == 0 && (!S_ISREG(row.mode) || row.flags & LM_ROW_EXTERNAL))
-		r = lm_err_set(err, -EPROTO, "is no file with content");
-	return r < 0 ? r : compare_pieces(chain, catalog, &row, err);
 }
 
 /* --- both --- */
@@ -147,15 +174,23 @@ static int compare_file(struct chain *chain, const struct lm_published_top *top,
 static int compare(struct chain *chain, const struct lm_published_top *top, struct lm_err *err)
 {
 	struct lm_err failure = LM_ERR_INIT;
-	int r = make_again(chain, &failure);
+	unsigned form = LM_CHAIN_IMAGE_FORM;
+	int r = find_file(chain, top, &failure);
 	if (r == 0)
-		r = compare_file(chain, top, &failure);
+		r = find_form(chain, &form, &failure);
+	if (r == 0 && form == LM_CHAIN_IMAGE_FORM)
+		r = make_again(chain, &failure);
+	if (r == 0)
+		r = compare_pieces(chain, &failure);
 	if (r == -ENOMEM || r == -ENOSPC || r == -EMFILE || r == -ENFILE)
 		return lm_err_set(err, r, "%s", lm_err_text(&failure));
 	if (r < 0)
-		differs(chain, "%s", lm_err_text(&failure));
+		note(chain, LM_VERIFY_DIFFERENCE, "%s", lm_err_text(&failure));
+	else if (form != LM_CHAIN_IMAGE_FORM)
+		note(chain, LM_VERIFY_UNCOMPARED, "made by another version of this program: it has form %u, and not %d",
+			form, LM_CHAIN_IMAGE_FORM);
 	LM_LOCKED(&chain->comparison->lock);
-	chain->comparison->part->entries++;
+	chain->comparison->part->entries += form == LM_CHAIN_IMAGE_FORM;
 	chain->comparison->part->bytes += chain->made.bytes;
 	return 0;
 }

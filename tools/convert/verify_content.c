@@ -142,7 +142,7 @@ static void run_job(void *arg)
 	for (size_t i = 0; r == 0 && i < job->count; i++)
 		r = compare_chunk(job, &job->chunks[i], &err);
 	if (r < 0 && is_finding(r)) {
-		lm_verify_note(job->comparison, false, NULL, job->node, "%s", lm_err_text(&err));
+		lm_verify_note(job->comparison, LM_VERIFY_DIFFERENCE, NULL, job->node, "%s", lm_err_text(&err));
 		r = 0;
 	}
 	end_job(job->comparison, r, &err, job->size);

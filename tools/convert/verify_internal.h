@@ -26,9 +26,9 @@ struct lm_comparison {
 /* Appends the path inside the layer; nothing for the root. */
 int lm_verify_path(const struct lm_layer_node *node, struct lm_buf *path) MUST_CHECK;
 
-/* Notes a difference (or a loss), by any thread. path NULL: node's. */
-void lm_verify_note(struct lm_comparison *c, bool loss, const char *path, const struct lm_layer_node *node,
-	const char *fmt, ...) PRINTF_LIKE(5, 6);
+/* By any thread. path NULL: node's. */
+void lm_verify_note(struct lm_comparison *c, enum lm_verify_kind kind, const char *path,
+	const struct lm_layer_node *node, const char *fmt, ...) PRINTF_LIKE(5, 6);
 
 /* The layer's tree, whose hashes are lm_content_hash(), against the catalogs from top on. Contents are compared by
  * jobs; they are over when this returns. */

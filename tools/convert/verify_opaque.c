@@ -47,7 +47,8 @@ static int compare_node(struct lm_comparison *c, struct lm_catalog *catalog, con
 	if (r < 0)
 		return r;
 	if (whiteout ? (!S_ISCHR(mode) || rdev != 0) : !S_ISDIR(mode))
-		lm_verify_note(c, false, NULL, node, "the tree of opaque directories beside the layer lacks it");
+		lm_verify_note(c, LM_VERIFY_DIFFERENCE, NULL, node,
+			"the tree of opaque directories beside the layer lacks it");
 	return whiteout ? 0 : count_rows(catalog, path, published, err);
 }
 
@@ -74,7 +75,7 @@ int lm_verify_opaque(struct lm_comparison *c, struct lm_catalog *catalog, struct
 		r = compare_node(c, catalog, opaque.nodes[i], &path, &published, err);
 	}
 	if (r == 0 && (!S_ISDIR(mode) || opaque.count == 0 || published != opaque.count))
-		lm_verify_note(c, false, NULL, lm_layer_tree_root(tree),
+		lm_verify_note(c, LM_VERIFY_DIFFERENCE, NULL, lm_layer_tree_root(tree),
 			"the tree of opaque directories beside the layer has %zu entries instead of %zu", published,
 			opaque.count);
 	return r;

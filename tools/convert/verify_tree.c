@@ -50,8 +50,8 @@ static void walk_done(struct walk *w)
 	lm_buf_done(&w->path);
 }
 
-#define differs(w, node, ...) lm_verify_note((w)->comparison, false, NULL, node, __VA_ARGS__)
-#define lost(w, node, ...) lm_verify_note((w)->comparison, true, NULL, node, __VA_ARGS__)
+#define differs(w, node, ...) lm_verify_note((w)->comparison, LM_VERIFY_DIFFERENCE, NULL, node, __VA_ARGS__)
+#define lost(w, node, ...) lm_verify_note((w)->comparison, LM_VERIFY_LOSS, NULL, node, __VA_ARGS__)
 
 /* --- rows --- */
 

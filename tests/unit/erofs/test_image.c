@@ -288,6 +288,33 @@ static void test_links_said(void **state)
 	assert_int_equal(node_of(&image, &tree, "d/f").links, 7);
 }
 
+static void volume_is(const char *name)
+{
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_erofs_volume volume;
+	CLEANUP(tree_done) struct tree tree;
+	CLEANUP(image_done) struct image image;
+	tree_init(&tree);
+	if (*name)
+		assert_ok(lm_erofs_set_volume(tree.erofs, name, &err), &err);
+	assert_int_equal(lm_erofs_set_volume(tree.erofs, "longer than allowed", &err), -EINVAL);
+	image_init(&image, &tree);
+	assert_int_equal(strncmp((const char *)image.data + 1024 + 64, name, 16), 0);
+	assert_ok(lm_erofs_volume(image.data, &volume, &err), &err);
+	assert_string_equal(volume.name, name);
+	image.data[1024 + 64]++;
+	assert_int_equal(lm_erofs_volume(image.data, &volume, &err), -EPROTO);
+	image.data[1024]++;
+	assert_int_equal(lm_erofs_volume(image.data, &volume, &err), -EPROTO);
+}
+
+static void test_volume(void **state)
+{
+	volume_is("");
+	volume_is("some name");
+	volume_is("0123456789abcdef");
+}
+
 static void test_equal(void **state)
 {
 	CLEANUP(image_done) struct image first = {0}, second = {0};
@@ -330,6 +357,7 @@ int main(void)
 		cmocka_unit_test(test_unreachable),
 		cmocka_unit_test(test_bottom_up),
 		cmocka_unit_test(test_links_said),
+		cmocka_unit_test(test_volume),
 		cmocka_unit_test(test_equal),
 		cmocka_unit_test(test_many),
 	};

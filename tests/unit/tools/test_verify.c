@@ -136,8 +136,8 @@ static int compare(struct fixture *f)
 static void show(const struct fixture *f)
 {
 	for (size_t i = 0; i < f->part.shown; i++)
-		print_error("  %s %s: %s\n", f->part.findings[i].loss ? "lost" : "differs", f->part.findings[i].path,
-			f->part.findings[i].text);
+		print_error("  %s %s: %s\n", f->part.findings[i].kind == LM_VERIFY_LOSS ? "lost" : "differs",
+			f->part.findings[i].path, f->part.findings[i].text);
 }
 
 static void expect_equal(struct fixture *f, uint64_t entries)
