@@ -46,7 +46,8 @@ static const struct metric metrics[] = {
 		NUMBER, AT(StatusResponse, worker_restarts)},
 
 	{"repository_online", GAUGE, REPOSITORY,
-		"1 when the last look for a new revision succeeded, else 0 (starting, failed or offline).", ONLINE, 0},
+		"1 when the last look for a new revision succeeded, else 0 (starting, recorded, failed or offline).",
+		ONLINE, 0},
 	{"repository_offline_seconds", GAUGE, REPOSITORY,
 		"How long the repository has been offline or failed; 0 when it is not.", OFFLINE_MS, 0},
 	{"repository_mounted", GAUGE, REPOSITORY, "1 when the repository is mounted, else 0.", MOUNTED, 0},
@@ -262,7 +263,8 @@ static int put_value(const struct printer *p, const void *message)
 	}
 	if (p->metric->form == ONLINE)
 		return lm_buf_printf(p->out, " %d\n", is_online);
-	return put_ms(p->out, is_online || repository->state == STATE(STARTING) ? 0 : repository->state_age_ms);
+	bool looking = repository->state == STATE(STARTING) || repository->state == STATE(RECORDED);
+	return put_ms(p->out, is_online || looking ? 0 : repository->state_age_ms);
 }
 
 static void put(struct printer *p, const void *message, const char *label, const char *value, const char *label2,

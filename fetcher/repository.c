@@ -580,6 +580,7 @@ static uint64_t pause_of(const struct lm_repository *repository)
 	case LM_REPOSITORY_OFFLINE:
 		return LM_MIN(status->ttl_s, (uint64_t)LM_REPOSITORY_RETRY_S);
 	case LM_REPOSITORY_STARTING:
+	case LM_REPOSITORY_RECORDED:
 	case LM_REPOSITORY_FAILED:
 		break;
 	}
@@ -739,6 +740,7 @@ static void resume(struct lm_repository *repository)
 	LM_LOCKED(&repository->lock);
 	if (!repository->status.root.set)
 		return;
+	enter_state(repository, LM_REPOSITORY_RECORDED);
 	repository->first_ended = true;
 	lm_cond_broadcast(&repository->changed);
 }

@@ -8,6 +8,7 @@
  *
  * States:
  *   starting   no root yet; the first look is under way
+ *   recorded   resumed with the newest root ever accepted; the first look is under way
  *   failed     no root: the last look failed and the cache has none
  *   online     the last look said what is current
  *   offline    the last look failed: the newest root ever accepted stays
@@ -104,6 +105,7 @@ enum lm_repository_state {
 	LM_REPOSITORY_FAILED,
 	LM_REPOSITORY_ONLINE,
 	LM_REPOSITORY_OFFLINE,
+	LM_REPOSITORY_RECORDED,
 };
 
 struct lm_repository_status { /* times are monotonic */

@@ -77,6 +77,8 @@ static unsigned state_of(const struct lm_repository_status *s)
 		return STATE(ONLINE);
 	case LM_REPOSITORY_OFFLINE:
 		return STATE(OFFLINE);
+	case LM_REPOSITORY_RECORDED:
+		return STATE(RECORDED);
 	}
 	return STATE(UNSPECIFIED);
 }

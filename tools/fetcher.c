@@ -51,6 +51,8 @@ const char *lm_fetcher_state_name(Lamella__Fetcher__V1__RepositoryState state)
 		return "online";
 	case LAMELLA__FETCHER__V1__REPOSITORY_STATE__REPOSITORY_OFFLINE:
 		return "offline";
+	case LAMELLA__FETCHER__V1__REPOSITORY_STATE__REPOSITORY_RECORDED:
+		return "recorded";
 	default: /* a fetcher newer than this program */
 		return "unknown";
 	}

@@ -16,6 +16,7 @@ struct rig {
 	struct lm_repository *repository;
 	struct latch roots, looks;
 	uint32_t from, to; /* of the last root */
+	bool resume;
 };
 
 /* A root is announced after this. */
@@ -100,6 +101,7 @@ static void start_at(struct rig *rig, const char *url_of)
 		.cache = rig->cache,
 		.work = rig->work,
 		.dir = state,
+		.resume = rig->resume,
 		.on_root = on_root,
 		.arg = rig};
 	assert_ok(lm_repository_new(&config, &rig->repository, &err), &err);
@@ -558,6 +560,38 @@ static enum lm_repository_state state_of(struct rig *rig)
 	return status.state;
 }
 
+/* Resumed, it serves what it served before while the first look goes on; then that counts. */
+static void test_resumed(void **state)
+{
+	CLEANUP(rig_close) struct rig rig = {0};
+	struct lm_err err = LM_ERR_INIT;
+	if (!rig_open(&rig))
+		skip();
+	start(&rig);
+	assert_ok(lm_repository_wait(rig.repository, &err), &err);
+	halt(&rig);
+
+	rig.resume = true;
+	CLEANUP(lm_freep) char *silent = lm_str_printf("%s/stall-head/@fqrn@", rig.web->liar->url);
+	rig.web->liar->hook = NULL;
+	unsigned requests = liar_requests(rig.web->liar);
+	start_at(&rig, silent);
+	assert_ok(lm_repository_wait(rig.repository, &err), &err);
+	liar_wait_requests(rig.web->liar, requests + 1);
+	assert_int_equal(state_of(&rig), LM_REPOSITORY_RECORDED);
+	assert_int_equal(revision(&rig), 3);
+	look(&rig);
+	assert_int_equal(state_of(&rig), LM_REPOSITORY_OFFLINE);
+	assert_int_equal(revision(&rig), 3);
+	halt(&rig);
+
+	forget_cache(&rig);
+	requests = liar_requests(rig.web->liar);
+	start_at(&rig, silent);
+	liar_wait_requests(rig.web->liar, requests + 1);
+	assert_int_equal(state_of(&rig), LM_REPOSITORY_STARTING);
+}
+
 static int take_data(void *arg, const void *data, size_t len, struct lm_err *err)
 {
 	return 0;
@@ -619,6 +653,7 @@ int main(void)
 		cmocka_unit_test(test_past_caches),
 		cmocka_unit_test(test_reconfigure),
 		cmocka_unit_test(test_stop_in_the_middle),
+		cmocka_unit_test(test_resumed),
 		cmocka_unit_test(test_hope),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
