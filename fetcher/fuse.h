@@ -67,7 +67,8 @@ struct lm_fuse_config { /* everything pointed to must outlive the mount */
 /* Mounts and serves. The tree must have its root. */
 int lm_fuse_new(const struct lm_fuse_config *config, struct lm_fuse **ret, struct lm_err *err) MUST_CHECK;
 
-/* The root catalog `from` gave way to `to`. Never waits: a thread of its own tells the kernel. */
+/* The root catalog `from` (0: one that an earlier process had, and nobody knows) gave way to `to`. Never waits: a
+ * thread of its own tells the kernel. */
 void lm_fuse_root_changed(struct lm_fuse *fuse, uint32_t from, uint32_t to, uint64_t root_ttl_s);
 
 /*

@@ -125,7 +125,32 @@ static void log_ready(const struct mount *m, const struct lm_repository_root *ro
 struct told {
 	struct lm_fuse *fuses[FACES];
 	size_t count;
+	bool mounted; /* just now */
 };
+
+static void tell(struct face *face, uint32_t from, const struct lm_repository_root *root, struct told *told)
+{
+	if (!face->fuse || face->ended)
+		return;
+	lm_fuse_root_changed(face->fuse, from, root->catalog, root->ttl_s);
+	told->fuses[told->count++] = face->fuse;
+}
+
+/* Lock held. */
+static void mount_and_tell(struct mount *m, const struct lm_repository_root *root, struct told *told)
+{
+	if (mount_it(m, root->ttl_s, &m->err) < 0) {
+		lm_log(LM_LOG_ERROR, "can't be mounted", LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
+			LM_KV("cause", "%s", lm_err_text(&m->err)));
+		return;
+	}
+	log_ready(m, root);
+	told->mounted = true;
+	/* What the kernel knows by the last process is of the recorded root, or of one that can't be compared. */
+	for (struct face *face = m->faces; face < m->faces + FACES && !root->recorded; face++)
+		if (face->fuse && lm_fuse_resumed(face->fuse))
+			tell(face, 0, root, told);
+}
 
 /* Mounts where that was not done yet. */
 static struct told begin_telling(struct mount *m, uint32_t from, const struct lm_repository_root *root)
@@ -135,21 +160,11 @@ static struct told begin_telling(struct mount *m, uint32_t from, const struct lm
 	if (m->stopping || m->faces[WHOLE].ended)
 		return told;
 	if (!m->faces[WHOLE].fuse) {
-		int r = mount_it(m, root->ttl_s, &m->err);
-		if (r < 0)
-			lm_log(LM_LOG_ERROR, "can't be mounted",
-				LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
-				LM_KV("cause", "%s", lm_err_text(&m->err)));
-		else
-			log_ready(m, root);
+		mount_and_tell(m, root, &told);
 		return told;
 	}
-	for (struct face *face = m->faces; face < m->faces + FACES; face++) {
-		if (!face->fuse || face->ended)
-			continue;
-		lm_fuse_root_changed(face->fuse, from, root->catalog, root->ttl_s);
-		told.fuses[told.count++] = face->fuse;
-	}
+	for (struct face *face = m->faces; face < m->faces + FACES; face++)
+		tell(face, from, root, &told);
 	return told;
 }
 
@@ -165,7 +180,7 @@ static void on_root(void *arg, uint32_t from, const struct lm_repository_root *r
 			lm_log(LM_LOG_WARN, "the kernel does not take note of a new revision yet",
 				LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
 				LM_KV("waited_s", "%d", TELL_MS / 1000));
-	if (told.count)
+	if (told.count && !told.mounted)
 		lm_log(LM_LOG_INFO, "new revision", LM_KV("repository", "%s", lm_repository_fqrn(m->repository)),
 			LM_KV("revision", "%llu", (unsigned long long)root->revision),
 			LM_KV("root", "%s", lm_hash_text(&root->hash).s));

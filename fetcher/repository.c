@@ -434,6 +434,7 @@ struct root {
 	struct lm_hash catalog;
 	uint64_t revision; /* 0: what the catalog says */
 	enum names names;
+	bool recorded;
 };
 
 static int open_root(struct lm_repository *repository, const struct root *root, uint32_t *ret_number,
@@ -467,6 +468,7 @@ static int adopt_root(struct lm_repository *repository, const struct root *root,
 		.hash = root->catalog,
 		.revision = root->revision ? root->revision : lm_catalog_revision(open->catalog),
 		.ttl_s = LM_MAX(lm_catalog_ttl(open->catalog), (uint64_t)TTL_MIN_S),
+		.recorded = root->recorded,
 	};
 	lm_catalogs_put(repository->catalogs, open);
 	if (repository->settings->max_ttl_s)
@@ -660,6 +662,7 @@ static int use_recorded(struct lm_repository *repository, struct lm_err *err)
 		r = find_tag(repository, &history, &root, err);
 	if (r < 0)
 		return r;
+	root.recorded = true;
 	const struct lm_object_ref catalog = {.hash = root.catalog, .kind = LM_OBJECT_CATALOG, .size = LM_SIZE_UNKNOWN};
 	return is_cached(repository, &catalog) ? adopt_root(repository, &root, err) : -ENOENT;
 }

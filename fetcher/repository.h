@@ -44,6 +44,7 @@ struct lm_repository_root {
 	uint32_t catalog; /* number of the root catalog */
 	struct lm_hash hash;
 	uint64_t revision, ttl_s;
+	bool recorded; /* the newest one ever accepted, without a look */
 };
 
 struct lm_repository_config { /* everything must outlive the repository */

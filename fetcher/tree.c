@@ -618,7 +618,7 @@ int lm_tree_readdir(struct lm_tree *tree, uint64_t node, uint64_t cursor, lm_tre
 struct root_names {
 	struct lm_tree *tree;
 	uint32_t from, to;
-	bool only_new; /* look at names that `from` does not have */
+	bool only_new; /* look at names that `from`, which may be none, does not have */
 	lm_tree_name_fn *fn;
 	void *arg;
 };
@@ -634,7 +634,7 @@ static uint64_t root_child(struct lm_tree *tree, uint32_t number, const char *na
 static int compare_name(void *arg, struct lm_row *row)
 {
 	const struct root_names *names = arg;
-	uint64_t before = root_child(names->tree, names->from, row->name);
+	uint64_t before = names->from ? root_child(names->tree, names->from, row->name) : 0;
 	bool changed = names->only_new ? before == 0 : before != root_child(names->tree, names->to, row->name);
 	if (changed)
 		names->fn(names->arg, row->name);
@@ -654,7 +654,7 @@ int lm_tree_root_changes(struct lm_tree *tree, uint32_t from, uint32_t to, lm_tr
 	struct lm_object_ref *ret_need, struct lm_err *err)
 {
 	struct root_names names = {.tree = tree, .from = from, .to = to, .fn = fn, .arg = arg};
-	int r = each_root_name(&names, from, ret_need, err);
+	int r = from ? each_root_name(&names, from, ret_need, err) : 0;
 	if (r != 0)
 		return r;
 	names.only_new = true;

@@ -104,7 +104,8 @@ void lm_tree_path(struct lm_tree *tree, uint64_t node, struct lm_buf *ret);
 /*
  * Which names in the root directory lead somewhere else in root catalog `to` than in `from` (hidden ones count, too):
  * what the kernel must be told to forget. All else keeps its node and stays valid: what an old root led to can still
- * be used by whoever is in there.
+ * be used by whoever is in there. from 0: a root that nobody knows any more; then all names in `to` (those that are in
+ * it no more can't be told).
  */
 typedef void lm_tree_name_fn(void *arg, const char *name);
 int lm_tree_root_changes(struct lm_tree *tree, uint32_t from, uint32_t to, lm_tree_name_fn *fn, void *arg,

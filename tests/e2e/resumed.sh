@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a worker says and shows that goes on with the mounts of one that was killed: it serves the recorded root before it has
-# looked at the network, which is no problem.
+# looked at the network, which is no problem; and without such a record the kernel forgets what it knew of the older root.
 # time limit: 120 s
 # also sanitized
 # shellcheck source=tests/e2e/lib.sh
@@ -47,6 +47,33 @@ grep -q "^$FQRN: recorded for .*, revision [1-9]" "$WORK/out" || fail "$(cat "$W
 [ "$(cat "$ROOT/$first")" = first ] || fail "not served"
 kill -CONT "$(pid_of serve)"
 wait_for 60 "the end of the look" in_state online
+
+say "without a record the newest revision is seen at once"
+unrecorded() { rm "$WORK/cache/lamella/repositories/$FQRN/root"; }
+known() { (cd "$ROOT" && stat .layers "$1.example.org" >/dev/null && ls >/dev/null && ! stat "$2.example.org" 2>/dev/null) || fail "before $2"; } # OLD NEW
+seen() { # NAME PATH: in the mount, and by listing it
+	[ "$(cat "$ROOT/$2")" = "$1" ] || fail "$1: not in its layer: $(ls "$ROOT"/.layers/*)"
+	[ -e "$ROOT/$1.example.org" ] || fail "$1: not in the root directory"
+	find "$ROOT" -maxdepth 1 | grep -qx "$ROOT/$1.example.org" || fail "$1: not listed: $(ls "$ROOT")"
+}
+[ "$("$LAMELLA" status --json | jq '.repositories[0].ttl_s')" -ge 60 ] || fail "time-outs would do"
+known first second
+second=$(publish second)
+unrecorded
+kill_worker
+wait_for 20 "the first look" in_state online
+seen second "$second"
+
+say "the same where there is no root at first"
+known second third
+stop serve
+unrecorded
+kill_worker
+wait_for 60 "the first look" in_state failed
+third=$(publish third)
+serve_start
+"$LAMELLA" update >/dev/null || fail "update: $("$LAMELLA" status)"
+seen third "$third"
 stop fetcher
 check_reports
 say passed

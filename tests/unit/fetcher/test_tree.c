@@ -192,6 +192,10 @@ static void test_root_changes(void **state)
 	assert_ok(PROVIDED(&rig, lm_tree_root_changes(rig.tree, two, three, note_name, &names, &need, &err)), &err);
 	assert_non_null(strstr(lm_buf_cstr(&names), "files "));
 	assert_null(strstr(lm_buf_cstr(&names), "nested ")); /* revision 3 left it alone */
+	lm_buf_clear(&names);
+	assert_ok(lm_tree_root_changes(rig.tree, 0, three, note_name, &names, &need, &err), &err);
+	assert_non_null(strstr(lm_buf_cstr(&names), "files "));
+	assert_non_null(strstr(lm_buf_cstr(&names), "nested ")); /* whatever it was before */
 }
 
 static void test_links(void **state)
