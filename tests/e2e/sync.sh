@@ -217,6 +217,31 @@ wait_for 10 "solo to go" gone
 push "$WORK/oci-four:latest" group/app:looped
 wait_for 10 "app:looped" known "$REGISTRY/group/app:looped"
 stop sync
+
+say "the list asks for more of an image that has not changed"
+LIST=$WORK/more.yaml
+image five
+push "$WORK/oci-five:latest" more:v1
+asks_for() { # FLAT TREES
+	cat >"$LIST" <<-END2
+		version: 2
+		repositories:
+		  - repository: $FQRN
+		    flat: $1
+		    trees: $2
+		    images: ['http://$REGISTRY/more:v1']
+	END2
+}
+parts() { "$LAMELLA" images --repo "$FQRN" --json | jq -c '.images[] | select(.name == "'"$REGISTRY"'/more:v1") | [.flat, .tree]'; }
+asks_for false false
+expect 0 'revision [0-9]+ published: 1 image new'
+before=$(parts)
+asks_for true true
+registry_mark
+expect 0 'revision [0-9]+ published: 1 image new'
+[ "$before $(parts)" = "[false,false] [true,true]" ] || fail "parts: $before, then $(parts)"
+! requests | grep '/blobs/' | grep -q "$(manifest "$WORK/oci-five" latest | jq -r '.layers[0].digest')" || fail "the layer was fetched again: $(requests)"
+expect 0 '1 images looked at .* 0 new, 0 failed'
 "$LAMELLA" repo check "$FQRN" --objects >>"$WORK/log/check.log" 2>&1 || fail "repo check"
 check_reports
 say "ok"

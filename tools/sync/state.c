@@ -31,6 +31,7 @@ static void image_free(struct lm_sync_image *image)
 	free(image->repo);
 	free(image->name);
 	free(image->source);
+	free(image->terms);
 	free(image->error);
 	for (size_t i = 0; i < image->name_count; i++)
 		free(image->names[i]);
@@ -280,6 +281,8 @@ static int get_image(struct lm_sync_state *state, const json_t *object, struct l
 	snprintf(image->image, sizeof(image->image), "%s", own ? own : "");
 	r = get_text(object, "source", LM_JSON_REQUIRED, &image->source, err);
 	if (r == 0)
+		r = get_text(object, "terms", LM_JSON_OPTIONAL, &image->terms, err);
+	if (r == 0)
 		r = get_text(object, "error", LM_JSON_OPTIONAL, &image->error, err);
 	if (r == 0)
 		r = get_names(object, image, err);
@@ -506,6 +509,8 @@ static int put_image(json_t *images, const struct lm_sync_image *image)
 		r = put_text(object, "digest", image->digest);
 	if (r == 0)
 		r = put_text(object, "image", image->image);
+	if (r == 0)
+		r = put_text(object, "terms", image->terms);
 	if (r == 0 && image->name_count)
 		r = json_object_set_new(object, "names", names_json(image));
 	if (r == 0)

@@ -21,6 +21,7 @@ struct lm_sync_image { /* strings owned; times in seconds since the epoch, 0: ne
 	char *source;		    /* where it comes from */
 	char digest[LM_DIGEST_MAX]; /* that the source's tag stood for when it was published; "": never */
 	char image[LM_DIGEST_MAX];  /* digest of the image published under this name; "": none is */
+	char *terms;		    /* what of it the list asked for when it was published; NULL: not known */
 	char **names;		    /* further names it has in the repository, of its platforms */
 	size_t name_count;
 	int64_t checked_s;   /* the last look that found it as published, or made it so */

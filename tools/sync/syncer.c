@@ -347,6 +347,25 @@ static bool wait_longer(const struct round *round, const struct lm_sync_image *i
 	return round->syncer->config.patient && !round->pushed && image && image->next_s > lm_wall_s();
 }
 
+/* What of an image the list asks for, as the state remembers it. */
+struct terms {
+	char s[LM_WISH_TEXT_MAX + 32];
+};
+
+static struct terms terms_of(const struct lm_wish *wish)
+{
+	struct terms terms;
+	snprintf(terms.s, sizeof(terms.s), "%s%s%s", wish->platform ? wish->platform : "host",
+		wish->flat ? ", flat" : "", wish->trees ? ", tree" : "");
+	return terms;
+}
+
+static bool is_as_wished(const struct task *task, const struct lm_sync_image *image)
+{
+	return image && strcmp(image->digest, task->digest) == 0 && image->terms &&
+	       strcmp(image->terms, terms_of(task->wish).s) == 0;
+}
+
 static void take_check(struct round *round, struct task *task, const struct lm_check *check)
 {
 	const struct lm_sync_image *image = remembered(round, task);
@@ -360,7 +379,7 @@ static void take_check(struct round *round, struct task *task, const struct lm_c
 		fail_task(round, task, check->error, check->transient);
 	} else {
 		memcpy(task->digest, check->digest, sizeof(task->digest));
-		task->known = image && strcmp(image->digest, task->digest) == 0;
+		task->known = is_as_wished(task, image);
 	}
 }
 
@@ -378,7 +397,7 @@ static int check_tasks(struct round *round, struct lm_err *err)
 			task->put_off = true;
 		} else if (task->wish->digest) {
 			snprintf(task->digest, sizeof(task->digest), "%s", task->wish->digest);
-			task->known = image && strcmp(image->digest, task->digest) == 0;
+			task->known = is_as_wished(task, image);
 		} else {
 			asked[count] = task;
 			checks[count++] = (struct lm_check){.wish = task->wish, .tag = task->tag};
@@ -627,9 +646,10 @@ static int note_published(struct work *work, struct task *task, struct lm_err *e
 	if (r < 0)
 		return r;
 	CLEANUP(lm_freep) char *source = strdup(task->source);
+	CLEANUP(lm_freep) char *terms = strdup(terms_of(task->wish).s);
 	int64_t now_s = lm_wall_s();
 	LM_LOCKED(&s->lock);
-	r = source ? lm_sync_add(s->config.state, work->repo->name, task->name, &image, err) : lm_err_oom(err);
+	r = source && terms ? lm_sync_add(s->config.state, work->repo->name, task->name, &image, err) : lm_err_oom(err);
 	if (r == 0)
 		r = part_with(work, image, names, count, err);
 	if (r < 0) {
@@ -640,6 +660,8 @@ static int note_published(struct work *work, struct task *task, struct lm_err *e
 	}
 	free(image->source);
 	image->source = STEAL(source);
+	free(image->terms);
+	image->terms = STEAL(terms);
 	for (size_t i = 0; i < image->name_count; i++)
 		free(image->names[i]);
 	free(image->names);
