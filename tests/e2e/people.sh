@@ -112,7 +112,7 @@ nothing_left "two at once"
 # --- interrupted ------------------------------------------------------------------------------------------------------
 
 # A signal as from a terminal or a manager. Background jobs of a shell ignore SIGINT; this asks for it.
-interrupt() { # SIGNAL SOURCE: after it holds the lock; exit code in $CODE, milliseconds in $TOOK
+interrupt() { # SIGNAL SOURCE: some megabytes after it has the lock, or a second; exit code in $CODE, milliseconds in $TOOK
 	CODE=0
 	python3 - "$1" "$REPO/.lamella-publish.lock" "$LAMELLA" convert --repo "$FQRN" "$2" >"$WORK/out" 2>"$WORK/err" <<-'END' || CODE=$?
 		import os, signal, subprocess, sys, time
@@ -121,10 +121,11 @@ interrupt() { # SIGNAL SOURCE: after it holds the lock; exit code in $CODE, mill
 		child = subprocess.Popen(sys.argv[3:])
 		while not any(l == f"pid={child.pid}\n" for l in open(sys.argv[2])):
 		    time.sleep(0.01)
-		data = os.path.dirname(sys.argv[2]) + "/data/txn"
-		while not os.listdir(data):
+		def written():
+		    return int(open(f"/proc/{child.pid}/io").read().split("wchar: ")[1].split()[0])
+		locked = time.monotonic()
+		while written() < 5e6 and time.monotonic() < locked + 1:
 		    time.sleep(0.01)
-		time.sleep(0.3)
 		begin = time.monotonic()
 		child.send_signal(number)
 		code = child.wait()
