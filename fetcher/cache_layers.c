@@ -3,6 +3,7 @@
 #include "base/lock.h"
 #include "base/str.h"
 #include "fetcher/cache_index.h"
+#include "repo/images.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -38,24 +39,36 @@ void lm_used_layers_free(struct lm_used_layers *layers)
 	free(layers);
 }
 
-uint64_t lm_layer_of_path(const char *path)
+/* 0: hex does not begin with a digest. */
+static uint64_t id_of_digest(const char *hex)
 {
-	static const char marker[] = ".layers/";
+	uint8_t digest[DIGEST_HEX / 2];
+	uint64_t id;
+	if (strnlen(hex, DIGEST_HEX) < DIGEST_HEX || lm_hex_parse(hex, digest, sizeof(digest)) < 0)
+		return 0;
+	memcpy(&id, digest, sizeof(id));
+	return id ? id : 1;
+}
+
+/* Of a path that has marker, as a whole component, before XX/DIGEST. */
+static uint64_t id_behind(const char *path, const char *marker)
+{
 	for (const char *at = path; (at = strstr(at, marker)); at += strlen(marker)) {
 		const char *hex = at + strlen(marker) + strlen("xx/");
-		uint8_t digest[DIGEST_HEX / 2];
-		if ((at > path && at[-1] != '/') ||
-			strnlen(at, strlen(marker) + 3 + DIGEST_HEX) < strlen(marker) + 3 + DIGEST_HEX)
+		if ((at > path && at[-1] != '/') || strnlen(at, strlen(marker) + 3) < strlen(marker) + 3)
 			continue;
-		if (hex[-1] != '/' || memcmp(hex - 3, hex, 2) != 0 || lm_hex_parse(hex, digest, sizeof(digest)) < 0)
-			continue;
-		if (hex[DIGEST_HEX] != '/' && hex[DIGEST_HEX] != '\0')
-			continue;
-		uint64_t id;
-		memcpy(&id, digest, sizeof(id));
-		return id ? id : 1;
+		uint64_t id = id_of_digest(hex);
+		if (id && hex[-1] == '/' && memcmp(hex - 3, hex, 2) == 0 &&
+			(hex[DIGEST_HEX] == '/' || hex[DIGEST_HEX] == '\0'))
+			return id;
 	}
 	return 0;
+}
+
+uint64_t lm_layer_of_path(const char *path)
+{
+	uint64_t id = id_behind(path, LM_IMAGES_LAYERS "/");
+	return id ? id : id_behind(path, LM_IMAGES_TREES "/");
 }
 
 uint16_t lm_used_layers_number(struct lm_used_layers *layers, uint64_t layer)
@@ -92,11 +105,16 @@ unsigned lm_used_layers_used(const struct lm_used_layers *layers)
 	return atomic_load(&layers->used);
 }
 
-static void note(struct lm_used_layers *layers, unsigned round, const char *path, unsigned *used)
+static void note_id(struct lm_used_layers *layers, unsigned round, uint64_t id, unsigned *used)
 {
-	uint16_t number = lm_used_layers_number(layers, lm_layer_of_path(path));
+	uint16_t number = lm_used_layers_number(layers, id);
 	if (number && atomic_exchange(&layers->table[number].seen, round) != round)
 		++*used;
+}
+
+static void note(struct lm_used_layers *layers, unsigned round, const char *path, unsigned *used)
+{
+	note_id(layers, round, lm_layer_of_path(path), used);
 }
 
 /* The list writes blank, tab, newline and backslash as \ooo. In place. */
@@ -112,6 +130,29 @@ static void unescape(char *text)
 	*to = '\0';
 }
 
+/* True: path is that of a merged tree's mount. Whatever is not as the snapshotter writes it is passed over. */
+static bool note_tree(struct lm_used_layers *layers, unsigned round, const char *path, unsigned *used)
+{
+	static const char digest[] = "sha256:";
+	const char *name = strrchr(path, '/');
+	if (!name || !lm_str_starts(name, "/tree."))
+		return false;
+	CLEANUP(lm_freep) char *notes = lm_str_printf("%.*s/layers", (int)(name - path), path);
+	CLEANUP(lm_freep) char *line = NULL;
+	FILE *file = notes ? fopen(notes, "re") : NULL;
+	size_t room = 0;
+	if (!file)
+		return true;
+	while (getline(&line, &room, file) > 0) {
+		line[strcspn(line, "\n")] = '\0';
+		note_id(layers, round,
+			lm_str_starts(line, digest) ? id_of_digest(line + strlen(digest)) : lm_layer_of_path(line),
+			used);
+	}
+	fclose(file);
+	return true;
+}
+
 /* Never follows the path into a mount, ours least of all: the last component is read as a link, and no more. */
 static void note_lower(struct lm_used_layers *layers, unsigned round, char *path, unsigned *used)
 {
@@ -120,6 +161,8 @@ static void note_lower(struct lm_used_layers *layers, unsigned round, char *path
 		note(layers, round, path, used);
 		return;
 	}
+	if (note_tree(layers, round, path, used))
+		return;
 	char target[PATH_MAX];
 	ssize_t len = *path == '/' ? readlink(path, target, sizeof(target) - 1) : -1;
 	if (len > 0) {

@@ -297,8 +297,10 @@ static int mount_tree(struct lm_snapshots *s, const struct lm_snapshot *top, uns
 	r = lm_policy_tree(s->policy, digests, count, timeout_ms, &ret->chain, err);
 	if (r < 0)
 		return r;
+	r = lm_trees_note(dir, ret->chain.image, digests, count, err);
+	if (r == 0)
+		r = lm_trees_mount(dir, ret->chain.image, &ret->mountpoint, err);
 	/* A file or device that is missing now is a failure, not a chain without a tree. */
-	r = lm_trees_mount(dir, ret->chain.image, &ret->mountpoint, err);
 	return r == -ENOENT ? -ENODEV : r;
 }
 

@@ -1,5 +1,6 @@
 #include "snapshotter/trees.h"
 
+#include "base/buf.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -17,7 +18,7 @@
 #include <sys/xattr.h>
 
 #define PREFIX "tree."
-enum { LOOP_TRIES = 64, BLOCK = 4096 };
+enum { LOOP_TRIES = 64, BLOCK = 4096, NOTE_MAX = 64 << 10 };
 
 /* --- probing --- */
 
@@ -204,6 +205,21 @@ int lm_trees_detach(const char *dir, struct lm_err *err)
 {
 	CLEANUP(lm_closep) int fd = open_alone(dir, err);
 	return fd < 0 ? fd : detach(dir, fd, err);
+}
+
+int lm_trees_note(const char *dir, const char *image, const char *const *digests, size_t count, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(NOTE_MAX), there = LM_BUF(NOTE_MAX);
+	CLEANUP(lm_freep) char *file = lm_str_printf("%s/layers", dir);
+	int r = file ? lm_buf_printf(&text, "%s\n", image) : -ENOMEM;
+	for (size_t i = 0; i < count && r == 0; i++)
+		r = lm_buf_printf(&text, "%s\n", digests[i]);
+	if (r < 0)
+		return lm_err_sys(err, r, "note the layers of %s", image);
+	if (lm_file_read(AT_FDCWD, file, &there, NULL) == 0 && there.len == text.len &&
+		memcmp(there.data, text.data, text.len) == 0)
+		return 0;
+	return lm_file_replace(AT_FDCWD, file, text.data, text.len, 0600, 0, err);
 }
 
 int lm_trees_mount(const char *dir, const char *image, char **ret, struct lm_err *err)

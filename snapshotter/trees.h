@@ -14,6 +14,8 @@
 
 #include "base/err.h"
 
+#include <stddef.h>
+
 /* Do overlays over a tree and a data-only layer work here, without options that change what is written to an upper
  * directory? Asked by a small one made in `dir`. -ENOTSUP: no; other errors: can't be said. */
 int lm_trees_probe(const char *dir, struct lm_err *err) MUST_CHECK;
@@ -23,6 +25,14 @@ int lm_trees_probe(const char *dir, struct lm_err *err) MUST_CHECK;
  * fetch: waits as long as that does. Callers that name the same directory wait for each other.
  */
 int lm_trees_mount(const char *dir, const char *image, char **ret, struct lm_err *err) MUST_CHECK;
+
+/*
+ * Writes down, in DIR/layers, what the tree of that directory is of: a line with the path of its image, then one with
+ * the digest of each layer. An overlay over a tree does not name its layers, and the fetcher, which keeps what running
+ * containers use, looks there (fetcher/cache_layers.h).
+ */
+int lm_trees_note(
+	const char *dir, const char *image, const char *const *digests, size_t count, struct lm_err *err) MUST_CHECK;
 
 /* Detaches all trees below dir, and takes their mountpoints away. Overlays over them stay as they are. */
 int lm_trees_detach(const char *dir, struct lm_err *err) MUST_CHECK;

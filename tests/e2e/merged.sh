@@ -89,6 +89,15 @@ tar -tf "$WORK/tmp/diff.tar" | LC_ALL=C sort | tr '\n' ' ' >"$WORK/tmp/changed"
 grep -q 'usr/ usr/bin/ usr/bin/wc usr/written' "$WORK/tmp/changed" || fail "changed: $(cat "$WORK/tmp/changed")"
 tar -xOf "$WORK/tmp/diff.tar" usr/bin/wc | cmp - "$(root_of "$id")/usr/bin/wc" || fail "wrong bytes in the difference"
 
+say "what it uses is known to be in use"
+used=$(($(manifest "$LM_IMAGES/oci-tiny" latest | jq '.layers | length') + 1)) # and the tree
+keeps_used() { "$LAMELLA" cache show --socket "$FETCHER_SOCKET" --json | jq -e "(.layers_in_use | tonumber) == $used" >/dev/null; }
+echo "CVMFS_QUOTA_LIMIT=1" >>"$WORK/fetcher.conf"
+kill -HUP "$(pid_of fetcher)"
+wait_for 20 "$used layers in use" keeps_used
+sed -i '$d' "$WORK/fetcher.conf"
+kill -HUP "$(pid_of fetcher)"
+
 say "it goes on, whoever is killed"
 witness=$(pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/edge:latest" sh -c \
 	'while sleep 0.1; do ls /edge >/dev/null && cat /usr/bin/[a-m]* >/dev/null && echo well || echo trouble; done')

@@ -331,6 +331,25 @@ static void test_mountinfo(void **state)
 		assert_true(number > 0);
 		assert_int_equal(lm_used_layers_in_use(l, number), c <= '4');
 	}
+	/* Over a merged tree: what is noted beside it counts, what is noted nowhere does not. */
+	CLEANUP(lm_freep) char *notes = lm_str_printf("%s/layers", dir);
+	CLEANUP(lm_freep)
+	char *trees = lm_str_printf("1 2 0:1 / /x rw - overlay overlay rw,lowerdir=%s/tree.1-2.3::/none/.layers\n"
+				    "1 2 0:1 / /y rw - overlay overlay rw,lowerdir=%s/none/tree.1-2.3::/none/.layers\n",
+		dir, dir);
+	static const char noted[] =
+		"/cvmfs/a.b/.lamella/trees/60/" DIGEST(6) "/tree\nsha256:" DIGEST(7) "\nsha256:short\n\nnonsense\n";
+	write_file(notes, noted, strlen(noted));
+	write_file(file, trees, strlen(trees));
+	assert_ok(lm_used_layers_refresh(l, file, &err), &err);
+	assert_int_equal(lm_used_layers_used(l), 2);
+	for (char c = '1'; c <= '7'; c++) {
+		char path[128];
+		snprintf(path, sizeof(path), "%s/%c0/%c%063d/tree", c == '6' ? ".lamella/trees" : ".layers", c, c, 0);
+		uint16_t number = lm_used_layers_number(l, lm_layer_of_path(path));
+		assert_true(number > 0);
+		assert_int_equal(lm_used_layers_in_use(l, number), c >= '6');
+	}
 	write_file(file, "", 0);
 	assert_ok(lm_used_layers_refresh(l, file, &err), &err);
 	assert_int_equal(lm_used_layers_used(l), 0);
