@@ -5,20 +5,14 @@
 #ifndef LM_TESTS_REPO_MEMORY_H
 #define LM_TESTS_REPO_MEMORY_H
 
+#include "repo_sanitizer.h"
+
 #include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define SANITIZER 1
-#endif
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZER 1
-#endif
-
-#ifdef SANITIZER
+#if SANITIZED
 #define MEMORY_TESTED 0
 #else
 #define MEMORY_TESTED 1
