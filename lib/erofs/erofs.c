@@ -118,12 +118,25 @@ static int check_redirect(const char *redirect, struct lm_err *err)
 	return 0;
 }
 
+static int check_content(const struct lm_erofs_attr *attr, struct lm_err *err)
+{
+	if (!attr->content)
+		return 0;
+	if (!S_ISREG(attr->mode) || attr->size == 0)
+		return lm_err_set(err, -EINVAL, "content of what can have none");
+	if (attr->content_at % BLOCK != 0)
+		return lm_err_set(err, -EINVAL, "content that does not begin with a block");
+	if (attr->content_at > LM_EROFS_IMAGE_MAX || attr->size > LM_EROFS_IMAGE_MAX - attr->content_at)
+		return lm_err_set(err, -EFBIG, "more than 16 TiB of content");
+	return 0;
+}
+
 static int check_file(const struct lm_erofs_attr *attr, struct lm_err *err)
 {
 	if (attr->size > LM_EROFS_SIZE_MAX)
 		return lm_err_set(err, -EFBIG, "file of %llu bytes, at most %llu are possible",
 			(unsigned long long)attr->size, (unsigned long long)LM_EROFS_SIZE_MAX);
-	int r = check_string("redirect", attr->redirect, attr->size > 0, err);
+	int r = check_string("redirect", attr->redirect, attr->size > 0 && !attr->content, err);
 	if (r < 0 || !attr->redirect)
 		return r;
 	return check_redirect(attr->redirect, err);
@@ -139,6 +152,8 @@ static int check_attr(const struct lm_erofs *erofs, const struct lm_erofs_attr *
 	if (erofs->inode_count == 0 && !S_ISDIR(type))
 		return lm_err_set(err, -EINVAL, "the root is no directory");
 	int r = check_string("target", attr->target, S_ISLNK(type), err);
+	if (r == 0)
+		r = check_content(attr, err);
 	if (r < 0)
 		return r;
 	if (S_ISREG(type))
@@ -175,6 +190,8 @@ static int fill_inode(
 	};
 	if (S_ISREG(attr->mode))
 		inode.size = attr->size;
+	inode.content = attr->content;
+	inode.block = attr->content ? (uint32_t)(attr->content_at / BLOCK) : 0;
 	if (S_ISCHR(attr->mode) || S_ISBLK(attr->mode))
 		inode.rdev = encode_device(attr->rdev);
 	if (S_ISLNK(attr->mode)) {

@@ -1,9 +1,11 @@
 /*
- * EROFS images of a tree's metadata, without the content of its regular files: what overlayfs takes for the uppermost
- * lower directory when the content lies in a data-only layer (Documentation/filesystems/overlayfs.rst).
+ * EROFS images of a tree's metadata: what overlayfs takes for the uppermost lower directory when the content of regular
+ * files lies in a data-only layer (Documentation/filesystems/overlayfs.rst).
  *
- * A regular file of more than 0 bytes is a hole of its size, and says by two attributes where its content is:
- * trusted.overlay.metacopy, empty, and trusted.overlay.redirect, its absolute path in the data-only layer.
+ * A regular file of more than 0 bytes is one of two things. Either a hole of its size, which says by two attributes
+ * where its content is: trusted.overlay.metacopy, empty, and trusted.overlay.redirect, its absolute path in the
+ * data-only layer. Or an ordinary file of EROFS, in one piece and not compressed, whose content lies in the image
+ * behind all that is written here: where in that part, the caller says, and puts it there. Files may share it.
  *
  * Format: fs/erofs/erofs_fs.h of Linux; blocks of 4096 bytes, 64-byte ("extended") inodes, no compression, nothing that
  * Linux 5.15 does not know. Equal calls make equal bytes.
@@ -18,6 +20,7 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,10 +31,13 @@ enum {
 	LM_EROFS_TARGET_MAX = 4095, /* bytes of a symbolic link, and of a redirect */
 	LM_EROFS_VOLUME_MAX = 16,
 	LM_EROFS_HEAD = 4096, /* of an image: what lm_erofs_volume() looks at */
+	LM_EROFS_BLOCK = 4096,
 };
 
 /* Of a regular file. The format has room for more, at 4 bytes for each 8 TiB of nothing. */
 #define LM_EROFS_SIZE_MAX (UINT64_C(1) << 48)
+/* Of an image, contents included: blocks have 32 bits. */
+#define LM_EROFS_IMAGE_MAX (UINT64_C(1) << 44)
 
 struct lm_erofs_attr {
 	uint32_t mode; /* type and permissions */
@@ -44,7 +50,9 @@ struct lm_erofs_attr {
 	const void *xattr; /* a blob as of repo/xattr.h; or NULL */
 	size_t xattr_len;
 	const char *target;   /* of symbolic links */
-	const char *redirect; /* of regular files of more than 0 bytes */
+	const char *redirect; /* of regular files of more than 0 bytes, but of those with content */
+	bool content;	      /* of regular files of more than 0 bytes: it is in the image */
+	uint64_t content_at;  /* then: offset from the end of the rest, a multiple of LM_EROFS_BLOCK */
 };
 
 int lm_erofs_new(struct lm_erofs **ret, struct lm_err *err) MUST_CHECK;
@@ -56,10 +64,11 @@ LM_DEFINE_CLEANUP(struct lm_erofs, lm_erofs_free, lm_erofs_freep)
  * is copied. Inodes have no names yet: messages don't say which one it is.
  *
  * -EINVAL: a type that does not exist; a device number that Linux has not (12 bits and 20); a target or redirect that
- * is missing, too long, or for what has none; a redirect that is not absolute or has an empty part; a blob that is none
- * or has a name twice, a name that Linux does not store (only user., trusted., security. and something,
- * system.posix_acl_access, system.posix_acl_default), or one that the redirect needs. -EFBIG: a file of more than
- * LM_EROFS_SIZE_MAX. Other names of trusted.overlay. are stored like any.
+ * is missing, too long, or for what has none; a redirect that is not absolute or has an empty part; content of what can
+ * have none, or that does not begin with a block; a blob that is none or has a name twice, a name that Linux does not
+ * store (only user., trusted., security. and something, system.posix_acl_access, system.posix_acl_default), or one that
+ * the redirect needs. -EFBIG: a file of more than LM_EROFS_SIZE_MAX, content that ends behind LM_EROFS_IMAGE_MAX. Other
+ * names of trusted.overlay. are stored like any.
  */
 int lm_erofs_inode(
 	struct lm_erofs *erofs, const struct lm_erofs_attr *attr, uint32_t *ret, struct lm_err *err) MUST_CHECK;
@@ -82,13 +91,15 @@ struct lm_erofs_volume {
 int lm_erofs_volume(const uint8_t head[LM_EROFS_HEAD], struct lm_erofs_volume *ret, struct lm_err *err) MUST_CHECK;
 
 /*
- * Writes the image to an empty file (or a pipe), in pieces of a MiB from its beginning to its end; *ret_size its
- * length, a multiple of 4096. Once; after it, also after a failure, only lm_erofs_free().
+ * Writes the image but for contents to an empty file (or a pipe), in pieces of a MiB from its beginning to its end;
+ * *ret_size the length, a multiple of LM_EROFS_BLOCK, from which content_at counts. The superblock says blocks up to
+ * the end of the last content; what lies between contents nobody shows, but the kernel reads whole blocks, so that
+ * there must be something up to the end of each one's last. Once; after it, also after a failure, only lm_erofs_free().
  *
  * The inodes that a directory names lie one after the other, by name, and then those below each of its directories:
  * whoever lists one, or walks through a part of the tree, reads few pages. What the root does not lead to is left out.
  *
- * -EEXIST: a name twice in a directory; -EFBIG: more than 16 TiB; -errno of writing.
+ * -EEXIST: a name twice in a directory; -EFBIG: more than LM_EROFS_IMAGE_MAX; -errno of writing.
  */
 int lm_erofs_write(struct lm_erofs *erofs, int fd, uint64_t *ret_size, struct lm_err *err) MUST_CHECK;
 

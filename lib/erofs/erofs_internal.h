@@ -5,6 +5,7 @@
  *   block 0            1024 zeros, superblock, the one shared attribute
  *   from block 1       inodes, each with its attributes and what is inline; its number ("nid") is its offset / 32
  *   after the inodes   blocks of directories and symbolic links that are not inline
+ *   after these        contents of regular files, which are not written
  */
 #ifndef LM_EROFS_EROFS_INTERNAL_H
 #define LM_EROFS_EROFS_INTERNAL_H
@@ -15,7 +16,7 @@
 
 enum {
 	BLOCK_BITS = 12,
-	BLOCK = 1 << BLOCK_BITS,
+	BLOCK = LM_EROFS_BLOCK,
 	SLOT = 32, /* inodes lie at multiples of it */
 	SUPER_AT = 1024,
 	SUPER_SIZE = 128,
@@ -63,11 +64,12 @@ struct lm_erofs_inode {
 	uint32_t mode, uid, gid, rdev, mtime_ns;
 	uint32_t links;	      /* as counted */
 	uint32_t shown_links; /* if not 0: instead */
-	uint32_t block;	      /* the first one, outside, of directories and symbolic links; 0 */
+	uint32_t block;	      /* the first one that is not inline; 0: all is */
 	uint32_t entries;     /* of directories: the first one; sorted when the directory has been laid out */
 	uint32_t parent;      /* of directories: the entry that names them; NO_ENTRY */
 	enum layout layout : 8;
 	bool redirected : 1; /* has the shared attribute */
+	bool content : 1;    /* of regular files; until the layout is made, block counts from the first of contents */
 };
 
 struct lm_erofs_arena;
@@ -107,7 +109,8 @@ struct lm_erofs_layout {
 	uint32_t *order; /* inodes as they lie in the image */
 	uint32_t count;
 	uint64_t inodes_end; /* the first block after them begins here, or up to a block later */
-	uint32_t blocks;     /* of the whole image */
+	uint32_t blocks;     /* of what is written */
+	uint32_t all_blocks; /* with contents */
 };
 
 /* Gives each inode that the root leads to its place, its links and its layout. */

@@ -126,7 +126,7 @@ static void put_super(struct out *out, const struct lm_erofs *erofs, const struc
 	super[12] = BLOCK_BITS;
 	set16(super + 14, (uint16_t)nid_of(&erofs->inodes[0])); /* the first inode: it fits */
 	set64(super + 16, layout->count);
-	set32(super + 36, layout->blocks);
+	set32(super + 36, layout->all_blocks);
 	memcpy(super + VOLUME, erofs->volume, sizeof(erofs->volume));
 	set32(super + 80, INCOMPAT_CHUNKED);
 	lm_erofs_shared_attribute(block + SHARED_AT);
@@ -245,7 +245,7 @@ static uint32_t inode_content(const struct lm_erofs_inode *inode)
 {
 	if (inode->layout == CHUNK_BASED)
 		return lm_erofs_chunk_bits(inode->size);
-	if (S_ISDIR(inode->mode) || S_ISLNK(inode->mode))
+	if (S_ISDIR(inode->mode) || S_ISLNK(inode->mode) || inode->content)
 		return inode->block;
 	return inode->rdev; /* 0 of all but devices */
 }

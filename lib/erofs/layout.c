@@ -11,6 +11,7 @@ struct state {
 	struct lm_erofs *erofs;
 	struct lm_erofs_layout layout;
 	uint64_t blocks;		      /* after the inodes, so far */
+	uint64_t content_blocks;	      /* after these */
 	const struct lm_erofs_entry **sorted; /* names of the directory that is at hand */
 	size_t sorted_cap;
 	uint32_t *pending; /* directories with a place of which the content has none, the next one last */
@@ -150,6 +151,8 @@ static bool is_inline(size_t head, uint64_t tail)
 static size_t choose_layout(struct lm_erofs_inode *inode, size_t head)
 {
 	inode->layout = FLAT_PLAIN;
+	if (inode->content)
+		return 0;
 	if (S_ISREG(inode->mode) && inode->size > 0) {
 		inode->layout = CHUNK_BASED;
 		return (size_t)lm_erofs_chunks(inode->size) * CHUNK_ENTRY;
@@ -160,12 +163,19 @@ static size_t choose_layout(struct lm_erofs_inode *inode, size_t head)
 	return inode->size % BLOCK;
 }
 
+static uint64_t in_blocks(uint64_t size)
+{
+	return (size + BLOCK - 1) / BLOCK;
+}
+
 /* How many blocks of a directory or symbolic link are outside of the inode. */
 static uint64_t blocks_outside(const struct lm_erofs_inode *inode)
 {
+	if (inode->content)
+		return 0;
 	switch (inode->layout) {
 	case FLAT_PLAIN:
-		return (inode->size + BLOCK - 1) / BLOCK;
+		return in_blocks(inode->size);
 	case FLAT_INLINE:
 		return inode->size / BLOCK;
 	default:
@@ -191,11 +201,14 @@ static int place(struct state *state, uint32_t number, struct lm_err *err)
 	if (at % BLOCK + together > BLOCK)
 		at = (at / BLOCK + 1) * BLOCK;
 	inode->at = at;
-	inode->block = (uint32_t)state->blocks;
+	if (inode->content)
+		state->content_blocks = LM_MAX(state->content_blocks, inode->block + in_blocks(inode->size));
+	else
+		inode->block = (uint32_t)state->blocks;
 	state->blocks += blocks_outside(inode);
 	layout->inodes_end = at + head + tail;
 	layout->order[layout->count++] = number;
-	if (layout->inodes_end / BLOCK + 1 + state->blocks > UINT32_MAX)
+	if (layout->inodes_end / BLOCK + 1 + state->blocks + state->content_blocks > UINT32_MAX)
 		return lm_err_set(err, -EFBIG, "more than 16 TiB");
 	return 0;
 }
@@ -225,12 +238,15 @@ static int place_content(struct state *state, uint32_t directory, struct lm_err 
 	return 0;
 }
 
-/* The blocks begin where the inodes end. */
+/* The blocks begin where the inodes end, contents where the blocks do. */
 static void place_blocks(struct lm_erofs *erofs, const struct lm_erofs_layout *layout, uint32_t first)
 {
 	for (uint32_t i = 0; i < layout->count; i++) {
 		struct lm_erofs_inode *inode = &erofs->inodes[layout->order[i]];
-		inode->block = blocks_outside(inode) > 0 ? inode->block + first : 0;
+		if (inode->content)
+			inode->block += layout->blocks;
+		else
+			inode->block = blocks_outside(inode) > 0 ? inode->block + first : 0;
 	}
 }
 
@@ -251,8 +267,9 @@ int lm_erofs_lay_out(struct lm_erofs *erofs, struct lm_erofs_layout *ret, struct
 		r = place_content(&state, state.pending[--state.pending_count], err);
 	if (r < 0)
 		return r;
-	uint32_t first_block = (uint32_t)((state.layout.inodes_end + BLOCK - 1) / BLOCK);
+	uint32_t first_block = (uint32_t)in_blocks(state.layout.inodes_end);
 	state.layout.blocks = first_block + (uint32_t)state.blocks;
+	state.layout.all_blocks = state.layout.blocks + (uint32_t)state.content_blocks;
 	place_blocks(erofs, &state.layout, first_block);
 	*ret = state.layout;
 	state.layout.order = NULL;

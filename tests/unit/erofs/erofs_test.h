@@ -131,6 +131,16 @@ static inline size_t add_file(struct tree *tree, size_t parent, const char *name
 		});
 }
 
+static inline size_t add_content(struct tree *tree, size_t parent, const char *name, uint64_t size, uint64_t at)
+{
+	return add(tree, parent, name,
+		&(struct lm_erofs_attr){.mode = S_IFREG | 0755,
+			.size = size,
+			.mtime_s = 1700000002,
+			.content = true,
+			.content_at = at});
+}
+
 static inline size_t add_symlink(struct tree *tree, size_t parent, const char *name, const char *target)
 {
 	return add(tree, parent, name, &(struct lm_erofs_attr){.mode = S_IFLNK | 0777, .target = target});
@@ -183,6 +193,40 @@ static inline int image_of(struct tree *tree, uint64_t *ret_size)
 	assert_int_equal(st.st_size, *ret_size);
 	assert_int_equal(*ret_size % 4096, 0);
 	return fd;
+}
+
+/* Where the contents of the tree's files end, counted from where the first can begin; whole blocks. */
+static inline uint64_t contents_end(const struct tree *tree)
+{
+	uint64_t end = 0;
+	for (size_t i = 0; i < tree->count; i++) {
+		const struct lm_erofs_attr *attr = &tree->items[i].attr;
+		if (attr->content)
+			end = LM_MAX(end, attr->content_at + (attr->size + 4095) / 4096 * 4096);
+	}
+	return end;
+}
+
+/* What is at an offset of all contents: differs from block to block, and inside of each. */
+static inline void content_bytes(uint64_t at, uint8_t *ret, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		ret[i] = (uint8_t)((at + i) * 7 + (at + i) / 4096 * 13 + 1);
+}
+
+/* Behind an image of so many bytes. */
+static inline void put_contents(int fd, uint64_t size, const struct tree *tree)
+{
+	uint8_t bytes[4096];
+	assert_int_equal(ftruncate(fd, (off_t)(size + contents_end(tree))), 0);
+	for (size_t i = 0; i < tree->count; i++) {
+		const struct lm_erofs_attr *attr = &tree->items[i].attr;
+		for (uint64_t at = 0; attr->content && at < attr->size; at += sizeof(bytes)) {
+			content_bytes(attr->content_at + at, bytes, sizeof(bytes));
+			assert_int_equal(
+				pwrite(fd, bytes, sizeof(bytes), (off_t)(size + attr->content_at + at)), sizeof(bytes));
+		}
+	}
 }
 
 static inline void path_into(const struct tree *tree, size_t i, char *ret, size_t size)
@@ -405,8 +449,28 @@ static inline void add_many(struct tree *tree, size_t count)
 	}
 }
 
+/* Files of all lengths about a block's, one after the other in another order than that of names, and some that share.
+ */
+static inline void add_contents(struct tree *tree)
+{
+	static const uint64_t sizes[] = {1, 4095, 4096, 4097, 8191, 8192, 3 << 20, (1 << 20) + 1};
+	size_t dir = add_dir(tree, 0, "contents");
+	uint64_t at = 0;
+	for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+		char name[32];
+		snprintf(name, sizeof(name), "%c content", (char)('z' - i));
+		size_t file = add_content(tree, i % 2 ? dir : 0, name, sizes[i], at);
+		name[0] = (char)('a' + i);
+		add_link(tree, dir, name, file);
+		at += (sizes[i] + 4096) / 4096 * 4096;
+	}
+	add_content(tree, dir, "shared", 3000, 4096);
+	add_content(tree, dir, "far", 5000, UINT64_C(1) << 30);
+}
+
 static inline void add_everything(struct tree *tree)
 {
+	add_contents(tree);
 	add_kinds(tree);
 	add_names_and_targets(tree);
 	add_boundaries(tree);

@@ -50,6 +50,14 @@ static void test_inodes(void **state)
 		{{.mode = S_IFREG, .redirect = "/x"}, -EINVAL, "a redirect for what can have none"},
 		{{.mode = S_IFDIR, .redirect = "/x"}, -EINVAL, "a redirect for what can have none"},
 		{{.mode = S_IFREG, .size = LM_EROFS_SIZE_MAX + 1, .redirect = "/x"}, -EFBIG, "281474976710657 bytes"},
+		{{.mode = S_IFDIR, .content = true}, -EINVAL, "content of what can have none"},
+		{{.mode = S_IFLNK, .target = "x", .content = true}, -EINVAL, "content of what can have none"},
+		{{.mode = S_IFREG, .content = true}, -EINVAL, "content of what can have none"},
+		{{.mode = S_IFREG, .size = 1, .redirect = "/x", .content = true}, -EINVAL, "a redirect for what"},
+		{{.mode = S_IFREG, .size = 1, .content = true, .content_at = 4095}, -EINVAL, "begin with a block"},
+		{{.mode = S_IFREG, .size = 1, .content = true, .content_at = LM_EROFS_IMAGE_MAX}, -EFBIG, "16 TiB"},
+		{{.mode = S_IFREG, .size = LM_EROFS_IMAGE_MAX + 1, .content = true}, -EFBIG, "16 TiB"},
+		{{.mode = S_IFREG, .size = 1, .content = true, .content_at = -UINT64_C(4096)}, -EFBIG, "16 TiB"},
 		{{.mode = S_IFCHR, .rdev = makedev(0x1000, 0)}, -EINVAL, "device 4096:0"},
 		{{.mode = S_IFBLK, .rdev = makedev(0, 0x100000)}, -EINVAL, "device 0:1048576"},
 		{{.mode = S_IFDIR, .xattr = "\2\0", .xattr_len = 2}, -EINVAL, "malformed extended attributes"},
@@ -145,6 +153,19 @@ static void test_twice(void **state)
 	assert_int_equal(size, 1);
 }
 
+/* Each content is allowed, but not together with what is before it. */
+static void test_too_large(void **state)
+{
+	CLEANUP(tree_done) struct tree tree;
+	CLEANUP(lm_closep) int fd = memfd_create("image", MFD_CLOEXEC);
+	struct lm_err err = LM_ERR_INIT;
+	uint64_t size = 1;
+	tree_init(&tree);
+	add_content(&tree, 0, "last", 4096, LM_EROFS_IMAGE_MAX - 2 * 4096);
+	assert_int_equal(lm_erofs_write(tree.erofs, fd, &size, &err), -EFBIG);
+	assert_string_equal(err.msg, "EROFS image: more than 16 TiB");
+}
+
 static void test_after_writing(void **state)
 {
 	CLEANUP(tree_done) struct tree tree;
@@ -180,6 +201,7 @@ int main(void)
 		cmocka_unit_test(test_roots),
 		cmocka_unit_test(test_links),
 		cmocka_unit_test(test_twice),
+		cmocka_unit_test(test_too_large),
 		cmocka_unit_test(test_after_writing),
 		cmocka_unit_test(test_unwritable),
 	};

@@ -36,6 +36,10 @@ static void check_content(const struct image *image, const struct node *node, co
 	if (S_ISLNK(attr->mode)) {
 		assert_int_equal(node->size, strlen(attr->target));
 		assert_memory_equal(content_block(image, node, 0, &len), attr->target, node->size);
+	} else if (attr->content) {
+		assert_int_equal(node->size, attr->size);
+		assert_int_equal(node->layout, 0);
+		assert_int_equal(node->content * UINT64_C(4096), image->len + attr->content_at);
 	} else if (S_ISREG(attr->mode) && attr->size > 0) {
 		assert_int_equal(node->size, attr->size);
 		assert_int_equal(node->layout, 4);
@@ -151,6 +155,28 @@ static void test_bytes(void **state)
 	struct node top = node_at(&image, image.root);
 	uint64_t nid = find_name(&image, &top, "f");
 	assert_memory_equal(bytes_at(&image, nid * 32, sizeof(file) - 1), file, sizeof(file) - 1);
+}
+
+/* The same of one with content, behind a directory that takes a block. */
+static void test_content_bytes(void **state)
+{
+	CLEANUP(tree_done) struct tree tree;
+	CLEANUP(image_done) struct image image;
+	tree_init(&tree);
+	size_t dir = add_dir(&tree, 0, "d");
+	add_names(&tree, dir, 'n', 4096 - 27);
+	add_content(&tree, 0, "f", UINT64_C(0x123456789), UINT64_C(0xabcde000));
+	image_init(&image, &tree);
+	check_tree(&image, &tree);
+	static const uint8_t file[] = "\x01\0"			  /* extended, plain */
+				      "\0\0"			  /* no attributes */
+				      "\xed\x81\0\0"		  /* mode */
+				      "\x89\x67\x45\x23\1\0\0\0"; /* size */
+	struct node top = node_at(&image, image.root);
+	uint64_t nid = find_name(&image, &top, "f");
+	assert_memory_equal(bytes_at(&image, nid * 32, sizeof(file) - 1), file, sizeof(file) - 1);
+	assert_int_equal(number_at(&image, nid * 32 + 16, 4), image.len / 4096 + 0xabcde);
+	assert_int_equal(number_at(&image, 1060, 4), image.len / 4096 + 0xabcde + 0x123457);
 }
 
 static void test_everything(void **state)
@@ -351,6 +377,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_empty),
 		cmocka_unit_test(test_bytes),
+		cmocka_unit_test(test_content_bytes),
 		cmocka_unit_test(test_everything),
 		cmocka_unit_test(test_boundaries),
 		cmocka_unit_test(test_order),

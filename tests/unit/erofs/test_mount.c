@@ -59,6 +59,7 @@ static bool mount_image(struct tree *tree, struct mounted *ret)
 	uint64_t size;
 	char device[32];
 	CLEANUP(lm_closep) int image = image_of(tree, &size);
+	put_contents(image, size, tree);
 	CLEANUP(lm_closep) int loop = loop_open(image, device, sizeof(device));
 	if (loop < 0) {
 		printf("skipped: no loop device: %s\n", strerror(errno));
@@ -139,6 +140,25 @@ static void check_xattrs(const char *path, const struct lm_erofs_attr *attr)
 	assert_int_equal(there, wanted);
 }
 
+/* The whole content by a mapping, its end by a read. */
+static void check_content(const char *path, const struct lm_erofs_attr *attr)
+{
+	uint8_t want[4096], got[4096];
+	CLEANUP(lm_closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	uint8_t *mapped = mmap(NULL, attr->size, PROT_READ, MAP_PRIVATE, fd, 0);
+	assert_ptr_not_equal(mapped, MAP_FAILED);
+	for (uint64_t at = 0; at < attr->size; at += sizeof(want)) {
+		content_bytes(attr->content_at + at, want, sizeof(want));
+		assert_memory_equal(mapped + at, want, LM_MIN(attr->size - at, (uint64_t)sizeof(want)));
+	}
+	munmap(mapped, attr->size);
+	uint64_t last = attr->size > 100 ? attr->size - 100 : 0;
+	content_bytes(attr->content_at + last, want, sizeof(want));
+	assert_int_equal(pread(fd, got, sizeof(got), (off_t)last), attr->size - last);
+	assert_memory_equal(got, want, attr->size - last);
+}
+
 static void check_item(const char *top, struct tree *tree, size_t i)
 {
 	char path[PATH_MAX], target[LM_EROFS_TARGET_MAX + 1];
@@ -164,6 +184,8 @@ static void check_item(const char *top, struct tree *tree, size_t i)
 		assert_int_equal(st.st_rdev, attr->rdev);
 	if (S_ISREG(attr->mode))
 		assert_int_equal(st.st_size, attr->size);
+	if (attr->content)
+		check_content(path, attr);
 	if (S_ISLNK(attr->mode)) {
 		ssize_t got = readlink(path, target, sizeof(target));
 		assert_int_equal(got, strlen(attr->target));
@@ -375,6 +397,8 @@ static void test_overlay(void **state)
 	attr.redirect = "/ab/none";
 	add(&tree, 0, "lost", &attr);
 	add_file(&tree, 0, "empty", 0);
+	size_t inside = add_content(&tree, dir, "inside", 9000, 0);
+	add_link(&tree, 0, "inside, too", inside);
 	if (!isolated() || !mount_image(&tree, &meta))
 		skip();
 	if (!data_only_layers()) {
@@ -395,6 +419,11 @@ static void test_overlay(void **state)
 	check_read(merged.dir, "empty", "");
 	char path[128], list[64];
 	struct stat st;
+	snprintf(path, sizeof(path), "%s/inside, too", merged.dir);
+	check_content(path, &tree.items[inside].attr);
+	assert_int_equal(lstat(path, &st), 0);
+	assert_int_equal(st.st_nlink, 2);
+	assert_int_equal(st.st_size, 9000);
 	snprintf(path, sizeof(path), "%s/dir/a file", merged.dir);
 	assert_int_equal(lstat(path, &st), 0);
 	assert_int_equal(st.st_mode, S_IFREG | 0640);
