@@ -250,8 +250,9 @@ static void print_tree(const struct lm_tree_report *tree)
 	if (tree->why.code)
 		printf("  no tree for kernels: %s\n", lm_err_text(&tree->why));
 	if (tree->made)
-		printf("  tree for kernels  %llu entries  %s  %8s stored  %.1f s\n", (unsigned long long)tree->entries,
-			lm_cli_size(tree->bytes).s, lm_cli_size(tree->stored_bytes).s, (double)tree->ms / 1000);
+		printf("  tree for kernels  %llu entries  %s  %8s stored  %.1f s  and %s of large files\n",
+			(unsigned long long)tree->entries, lm_cli_size(tree->bytes).s,
+			lm_cli_size(tree->stored_bytes).s, (double)tree->ms / 1000, lm_cli_size(tree->content_bytes).s);
 }
 
 static int print_report(const struct report *report)
@@ -297,10 +298,11 @@ static json_t *layer_json(const struct lm_layer_report *layer)
 
 static json_t *tree_json(const struct lm_tree_report *tree)
 {
-	return json_pack("{s:b, s:o, s:I, s:I, s:I, s:f}", "made", tree->made, "impossible",
+	return json_pack("{s:b, s:o, s:I, s:I, s:I, s:I, s:f}", "made", tree->made, "impossible",
 		tree->why.code ? lm_cli_text_json(lm_err_text(&tree->why)) : json_null(), "entries",
 		(json_int_t)tree->entries, "bytes", (json_int_t)tree->bytes, "bytes_stored",
-		(json_int_t)tree->stored_bytes, "seconds", (double)tree->ms / 1000);
+		(json_int_t)tree->stored_bytes, "content_bytes", (json_int_t)tree->content_bytes, "seconds",
+		(double)tree->ms / 1000);
 }
 
 /* NULL items make the whole NULL: memory was short, or a name is no UTF-8. */

@@ -3,7 +3,8 @@
  *
  *   /.layers/xx/HEX/layerfs             the layer sha256:HEX, xx its first two digits
  *   /.lamella/trees/xx/HEX/tree         the merged tree of a chain of layers as an EROFS image (erofs/erofs.h) whose
- *                                       redirects are relative to /.layers. HEX names the chain
+ *                                       redirects are relative to /.layers, with the content of large files behind it.
+ *                                       HEX names the chain
  *
  * A chain is named by the layers' digests, the lowest first: HEX is the SHA-256 of them, each followed by a newline.
  */

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trees for the kernel: an EROFS image above the layers as data shows what an overlay of the layers shows; made
+# Trees for the kernel: an EROFS image above the layers as data shows what an overlay of the layers shows, large files by itself; made
 # once, the same bytes again, gone with the image, and left out where stock tools wrote a layer.
 # time limit: 600 s
 # also sanitized
@@ -181,9 +181,70 @@ grep -q ' 1 trees for kernels removed$' "$WORK/out" || fail "removal: $(cat "$WO
 has_tree "$tiny" || fail "another image's tree went"
 "$LAMELLA" repo check "$FQRN" --storage "$WORK/storage" --objects >"$WORK/out" || fail "check: $(cat "$WORK/out")"
 
+say "large files"
+# Hard-linked, equal, of whole blocks, replaced, deleted in both ways, and one that is read where the layers are.
+make_layers() { # LAYOUT TAR...: the lowest first
+	local layout=$1 tar t=application/vnd.oci.image ids=() layers=()
+	shift
+	for tar; do
+		ids+=("sha256:$(sha256sum "$tar" | cut -d' ' -f1)")
+		layers+=("$(blob "$layout" "$tar" $t.layer.v1.tar)")
+	done
+	jq -nc '{architecture: "amd64", os: "linux", rootfs: {type: "layers", diff_ids: $ARGS.positional}}' --args "${ids[@]}" >"$layout/tmp"
+	blob "$layout" "$layout/tmp" $t.config.v1+json >"$layout/config"
+	jq -nc --argjson c "$(cat "$layout/config")" --arg t $t.manifest.v1+json \
+		'{schemaVersion: 2, mediaType: $t, config: $c, layers: $ARGS.positional}' --jsonargs "${layers[@]}" >"$layout/tmp"
+	blob "$layout" "$layout/tmp" $t.manifest.v1+json |
+		jq -c '{schemaVersion: 2, manifests: [. + {annotations: {"org.opencontainers.image.ref.name": "latest"}}]}' >"$layout/index.json"
+	echo '{"imageLayoutVersion": "1.0.0"}' >"$layout/oci-layout"
+}
+LOW=$WORK/low UP=$WORK/up
+mkdir -p "$LOW"/{large,other,gone} "$UP"/{large,gone} "$WORK/oci-l"
+random() { head -c "$2" /dev/urandom >"$1"; } # FILE BYTES
+random "$LOW/large/one" 3000001
+setfattr -n user.colour -v red "$LOW/large/one"
+ln "$LOW/large/one" "$LOW/large/two"
+ln "$LOW/large/one" "$LOW/other/three"
+cp "$LOW/large/one" "$LOW/large/same"
+chmod 4755 "$LOW/large/same"
+random "$LOW/large/blocks" 1048576
+random "$LOW/large/replaced" 1500000
+random "$LOW/large/deleted" 700000
+random "$LOW/gone/below" 2000000
+{ printf 'SQLite format 3\0' && head -c 1000000 /dev/urandom; } >"$LOW/large/database"
+random "$LOW/large/small" 500000
+random "$UP/large/replaced" 900000
+: >"$UP/large/.wh.deleted"
+: >"$UP/large/.wh.two"
+: >"$UP/gone/.wh..wh..opq"
+random "$UP/gone/new" 524289
+tar -C "$LOW" --xattrs --owner=0 --group=0 -cf "$WORK/tmp/low.tar" .
+tar -C "$UP" --owner=0 --group=0 -cf "$WORK/tmp/up.tar" .
+make_layers "$WORK/oci-l" "$WORK/tmp/low.tar" "$WORK/tmp/up.tar"
+lamella convert "oci:$WORK/oci-l" --name registry.example.org/l:1 --json
+extent() { echo $(($1 - $1 % 4096 + 4096)); } # BYTES: with the zeros behind them
+expected=$((4096 + $(extent 3000001) + $(extent 1048576) + $(extent 900000) + $(extent 524289)))
+[ "$(report '.images[0].tree | .made, .content_bytes, .bytes_stored < 20000' | tr '\n' ' ')" = "true $expected true " ] ||
+	fail "the report: $(cat "$WORK/out"), instead of $expected bytes"
+lamella convert "oci:$WORK/oci-l" --name registry.example.org/l:1 --dry-run --json
+[ "$(report .changed)" = false ] || fail "the plan: $(cat "$WORK/out")"
+large=$(layers_of "$WORK/oci-l")
+"$LAMELLA" convert "oci:$WORK/oci-l" --repo other.lamella.test --storage "$WORK/storage2" >/dev/null || fail "other.lamella.test"
+[ "$(tree_row "$FQRN" "$WORK/storage" "$large")" = "$(tree_row other.lamella.test "$WORK/storage2" "$large")" ] || fail "other bytes"
+[ "$(tree_row "$FQRN" "$WORK/storage" "$large" | wc -l)" = 2 ] || fail "no tree of large files"
+lamella verify "oci:$WORK/oci-l" --name registry.example.org/l:1 --json
+jq -e '.equal and .uncompared == 0' "$WORK/out" >/dev/null || fail "verify: $(cat "$WORK/out")"
+
+say "what the tree names outlives the garbage"
+lamella convert "oci:$WORK/oci-c" --name registry.example.org/c:1
+lamella rm registry.example.org/c:1 --now
+lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:3
+"$LAMELLA" repo gc "$FQRN" --storage "$WORK/storage" --keep-days 0 --json >"$WORK/out" || fail "gc: $(cat "$WORK/out")"
+jq -e '[.. | numbers] | add > 0' "$WORK/out" >/dev/null || fail "nothing was garbage: $(cat "$WORK/out")"
+"$LAMELLA" repo check "$FQRN" --storage "$WORK/storage" --objects >"$WORK/out" || fail "check: $(cat "$WORK/out")"
+
 # --- what is seen ---
 
-lamella convert "oci:$WORK/oci-a" --name registry.example.org/a:3
 serve_start
 "$LAMELLA" mount "$FQRN" "$MNT" --url "http://$WEB/cvmfs/@fqrn@" --key "$WORK/keys/$FQRN.pub" --cache "$WORK/cache" 2>"$WORK/log/mount.log" ||
 	fail "mount: $(cat "$WORK/log/mount.log")"
@@ -236,15 +297,37 @@ possible >"$WORK/why" || {
 
 say "the tree of a container"
 [ "$(getfattr -n user.colour --only-values "$MNT/.layers"/*/*/layerfs/alone)" = blue ] || fail "the attribute in the layer"
-for i in "${IMAGES[@]}"; do
-	show "$LM_IMAGES/oci-$i"
-	expect "$LM_IMAGES/oci-$i"
+for layout in "${IMAGES[@]/#/$LM_IMAGES/oci-}" "$WORK/oci-l"; do
+	show "$layout"
+	expect "$layout"
 	"$TREEDIFF" "$WORK/expected" "$WORK/seen" >"$WORK/differences" ||
-		fail "$i: $(wc -l <"$WORK/differences") differences: $(head -n 30 "$WORK/differences")"
-	say "  $i: $(find "$WORK/seen" -mindepth 1 | wc -l) entries"
+		fail "$layout: $(wc -l <"$WORK/differences") differences: $(head -n 30 "$WORK/differences")"
+	say "  ${layout##*/oci-}: $(find "$WORK/seen" -mindepth 1 | wc -l) entries"
 	umount "$WORK/expected"
 	unshow
 done
+
+say "large files are in the tree itself"
+show "$WORK/oci-l"
+umount "$WORK/seen"
+for file in large/one other/three large/same large/blocks; do
+	cmp "$LOW/$file" "$WORK/meta/$file" || fail "$file"
+	! getfattr --absolute-names -n trusted.overlay.redirect "$WORK/meta/$file" >/dev/null 2>&1 || fail "$file leads elsewhere"
+done
+cmp "$UP/large/replaced" "$WORK/meta/large/replaced" || fail "replaced"
+cmp "$UP/gone/new" "$WORK/meta/gone/new" || fail "gone/new"
+for file in gone/below large/two large/deleted; do [ ! -e "$WORK/meta/$file" ] || fail "$file is still there"; done
+for file in database small; do
+	getfattr --absolute-names -n trusted.overlay.redirect "$WORK/meta/large/$file" >/dev/null || fail "$file leads nowhere"
+done
+mkdir -p "$WORK/large"/{upper,work}
+mount -t overlay overlay -o "xino=on${METACOPY},lowerdir=$WORK/meta::$MNT/.layers,upperdir=$WORK/large/upper,workdir=$WORK/large/work" "$WORK/seen"
+echo more >>"$WORK/seen/other/three"
+[ "$(cat "$LOW/large/one" <(echo more) | sha256sum)" = "$(sha256sum <"$WORK/seen/other/three")" ] || fail "after a change"
+chmod 600 "$WORK/seen/large/blocks"
+cmp "$LOW/large/blocks" "$WORK/seen/large/blocks" || fail "after a change of its mode"
+cmp "$LOW/large/database" "$WORK/seen/large/database" || fail "the database"
+unshow
 
 say "an upper directory above it"
 mkdir -p "$WORK"/{upper,work}

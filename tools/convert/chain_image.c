@@ -15,6 +15,7 @@ struct building {
 	struct lm_erofs *erofs;
 	const char *const *digests;
 	size_t count;
+	struct lm_chain_content *content;
 	struct lm_buf path; /* of the directory, then of what is in it; inside the tree */
 	struct lm_buf redirect, xattr;
 	uint64_t names;
@@ -53,17 +54,27 @@ static int make_redirect(struct building *b, const struct lm_layer_inode *inode,
 			      : 0;
 }
 
+/* Where the content of a file of more than 0 bytes is. */
+static int place_content(
+	struct building *b, const struct lm_layer_inode *inode, struct lm_erofs_attr *attr, struct lm_err *err)
+{
+	if (lm_chain_content_takes(b->content, inode)) {
+		attr->content = true;
+		return lm_chain_content_add(b->content, inode, &attr->content_at, err);
+	}
+	int r = make_redirect(b, inode, err);
+	attr->redirect = lm_buf_cstr(&b->redirect);
+	return r;
+}
+
 /* What is not yet in the image. */
 static int add_inode(struct building *b, struct lm_layer_inode *inode, struct lm_err *err)
 {
-	bool content = S_ISREG(inode->mode) && inode->size > 0;
 	uint32_t number;
 	int r = encode_xattrs(b, inode, err);
-	if (r == 0 && content)
-		r = make_redirect(b, inode, err);
 	if (r < 0)
 		return r;
-	const struct lm_erofs_attr attr = {
+	struct lm_erofs_attr attr = {
 		.mode = inode->mode,
 		.uid = inode->uid,
 		.gid = inode->gid,
@@ -75,9 +86,11 @@ static int add_inode(struct building *b, struct lm_layer_inode *inode, struct lm
 		.xattr = b->xattr.len > 0 ? b->xattr.data : NULL,
 		.xattr_len = b->xattr.len,
 		.target = inode->target,
-		.redirect = content ? lm_buf_cstr(&b->redirect) : NULL,
 	};
-	r = lm_erofs_inode(b->erofs, &attr, &number, err);
+	if (attr.size > 0)
+		r = place_content(b, inode, &attr, err);
+	if (r == 0)
+		r = lm_erofs_inode(b->erofs, &attr, &number, err);
 	if (r == 0)
 		inode->group = number + 1;
 	return r;
@@ -118,13 +131,20 @@ static int add_all(struct building *b, struct lm_layer_tree *tree, struct lm_err
 	return r < 0 ? r : add_directory(b, root, err);
 }
 
-int lm_chain_image_write(struct lm_layer_tree *tree, const char *const *digests, size_t count, int fd,
-	struct lm_chain_image *ret, struct lm_err *err)
+void lm_chain_image_done(struct lm_chain_image *image)
 {
+	lm_chain_content_done(&image->content);
+}
+
+int lm_chain_image_write(struct lm_layer_tree *tree, const char *const *digests, size_t count, enum lm_hash_algo algo,
+	int fd, struct lm_chain_image *ret, struct lm_err *err)
+{
+	*ret = (struct lm_chain_image){.content.algo = algo};
 	CLEANUP(building_done)
 	struct building b = {
 		.digests = digests,
 		.count = count,
+		.content = &ret->content,
 		.path = LM_BUF(LM_LAYER_PATH_MAX),
 		.redirect = LM_BUF(LM_EROFS_TARGET_MAX),
 		.xattr = LM_BUF(LM_XATTR_BLOB_MAX),

@@ -53,17 +53,24 @@ struct file {
 	struct lm_chain_image image;
 	struct lm_chunk *chunks; /* one that is the whole file, where that is small */
 	size_t count;
+	size_t own; /* so many of them are of the image, the first ones; the rest of contents */
 };
 
 static void file_done(struct file *file)
 {
 	lm_closep(&file->fd);
+	lm_chain_image_done(&file->image);
 	free(file->chunks);
+}
+
+static uint64_t file_size(const struct file *file)
+{
+	return file->image.bytes + file->image.content.bytes;
 }
 
 static bool is_whole(const struct file *file)
 {
-	return file->image.bytes <= LM_CHUNKED_ABOVE;
+	return file_size(file) <= LM_CHUNKED_ABOVE;
 }
 
 /* Gone with the descriptor. */
@@ -87,21 +94,65 @@ static int write_image(const struct lm_chain_tree_job *job, struct file *file, s
 	int r = digests_of(job->image, &digests, err);
 	if (r == 0)
 		r = lm_merge_image(job->txn, job->storage, job->image, LM_MERGE_CONTAINER, &tree, err);
-	return r < 0 ? r : lm_chain_image_write(tree, digests, job->image->layer_count, file->fd, &file->image, err);
+	return r < 0 ? r
+		     : lm_chain_image_write(tree, digests, job->image->layer_count, lm_txn_base(job->txn)->catalog.algo,
+			       file->fd, &file->image, err);
 }
 
 static int cut(struct file *file, struct lm_err *err)
 {
 	const uint64_t bytes = file->image.bytes, each = is_whole(file) ? bytes : LM_CHUNK_SIZE;
-	file->count = (size_t)((bytes + each - 1) / each);
+	const struct lm_chain_content *content = &file->image.content;
+	file->own = (size_t)((bytes + each - 1) / each);
+	file->count = file->own + content->count;
 	file->chunks = calloc(file->count, sizeof(*file->chunks));
 	if (!file->chunks)
 		return lm_err_oom(err);
-	for (size_t i = 0; i < file->count; i++) {
+	for (size_t i = 0; i < file->own; i++) {
 		file->chunks[i].offset = i * each;
 		file->chunks[i].size = LM_MIN(each, bytes - i * each);
 	}
+	for (size_t i = file->own; i < file->count; i++) {
+		file->chunks[i] = content->chunks[i - file->own];
+		file->chunks[i].offset += bytes;
+	}
 	return 0;
+}
+
+struct zeros { /* by their number */
+	struct lm_hash hash;
+	bool asked;
+};
+
+static int put_zeros(struct lm_packing *packing, size_t size, struct zeros *zeros, struct lm_err *err)
+{
+	struct lm_packing_piece *piece;
+	if (zeros->asked)
+		return 0;
+	int r = lm_packing_piece(packing, size, &piece, err);
+	if (r < 0)
+		return r;
+	memset(piece->data, 0, size);
+	lm_packing_put(packing, piece, LM_OBJECT_CHUNK, &zeros->hash);
+	zeros->asked = true;
+	return 0;
+}
+
+/* Those between contents, each piece of one length once. */
+static int store_zeros(struct lm_packing *packing, struct file *file, struct lm_err *err)
+{
+	CLEANUP(lm_freep) struct zeros *zeros = calloc(LM_EROFS_BLOCK + 1, sizeof(*zeros));
+	if (!zeros)
+		return lm_err_oom(err);
+	int r = 0;
+	for (size_t i = file->own; i < file->count && r == 0; i++)
+		if (!file->chunks[i].hash.set)
+			r = put_zeros(packing, (size_t)file->chunks[i].size, &zeros[file->chunks[i].size], err);
+	int stored = lm_packing_wait(packing, r < 0 ? NULL : err);
+	for (size_t i = file->own; i < file->count; i++)
+		if (!file->chunks[i].hash.set)
+			file->chunks[i].hash = zeros[file->chunks[i].size].hash;
+	return r < 0 ? r : stored;
 }
 
 static int store_piece(struct lm_packing *packing, const struct file *file, struct lm_chunk *chunk, struct lm_err *err)
@@ -120,10 +171,12 @@ static int store_piece(struct lm_packing *packing, const struct file *file, stru
 static int store(struct lm_packing *packing, struct file *file, struct lm_err *err)
 {
 	int r = cut(file, err);
-	for (size_t i = 0; r == 0 && i < file->count; i++)
+	for (size_t i = 0; r == 0 && i < file->own; i++)
 		r = store_piece(packing, file, &file->chunks[i], err);
 	int stored = lm_packing_wait(packing, r < 0 ? NULL : err);
-	return r < 0 ? r : stored;
+	if (r == 0)
+		r = stored;
+	return r < 0 ? r : store_zeros(packing, file, err);
 }
 
 /* --- its catalog --- */
@@ -150,7 +203,7 @@ static int fill(const struct file *file, const struct lm_hash *nothing, struct l
 	};
 	struct lm_row tree = {
 		.mode = S_IFREG | 0444,
-		.size = file->image.bytes,
+		.size = file_size(file),
 		.algo = file->chunks[0].hash.algo,
 		.compression = LM_COMPRESSION_ZLIB,
 		.link_count = 1,
@@ -223,6 +276,7 @@ static int make(const struct lm_chain_tree_job *job, const struct lm_layer_path 
 	report->made = r == 0;
 	report->entries = file.image.names;
 	report->bytes = file.image.bytes;
+	report->content_bytes = file.image.content.bytes;
 	return r;
 }
 

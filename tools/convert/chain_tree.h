@@ -4,8 +4,10 @@
  *   /.lamella/trees/xx/CHAIN/tree      the layers one upon the other, as an EROFS image (chain_image.h)
  *
  * CHAIN names the layers and their order (repo/images.h): images of the same layers have one tree. It is a file as any,
- * in pieces of LM_CHUNK_SIZE, alone in a nested catalog. It is made of the layers' catalogs (merge.h), nothing is
- * fetched. Equal layers make equal objects: all times that are not in the layers are 0.
+ * alone in a nested catalog: the image in pieces of LM_CHUNK_SIZE, then those of the large files' contents, which the
+ * layers have stored (chain_content.h); or one object, where there are none of these and the image is small. It is made
+ * of the layers' catalogs (merge.h), nothing is fetched. Equal layers make equal objects: all times that are not in the
+ * layers are 0.
  *
  * There is no tree of an image with a layer that DUCC wrote, since its whiteouts are files that only our mounts know
  * how to show, nor with a file whose content is outside of the repository, which is in no layer's directory for sure.

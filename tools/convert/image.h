@@ -70,7 +70,8 @@ struct lm_tree_report {
 	bool made;		      /* false: it was there, there can be none, or none is wanted */
 	struct lm_err why;	      /* code not 0: why there can be none */
 	uint64_t entries;	      /* names; this and all below is 0 where none was made */
-	uint64_t bytes, stored_bytes; /* of the file; of its objects that are new in the storage */
+	uint64_t bytes, stored_bytes; /* of the image; of its objects that are new in the storage */
+	uint64_t content_bytes;	      /* of large files, which are in it as the layers have stored them */
 	int64_t ms;
 };
 

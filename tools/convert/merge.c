@@ -144,9 +144,9 @@ static int copy_row(struct listing *list, struct lm_row *row, const struct link 
 	if (list->m->kind == LM_MERGE_CONTAINER) {
 		inode->layer = list->part->place;
 		inode->links = link ? link->names : 0;
-		return r;
+	} else {
+		inode->mode |= S_ISDIR(row->mode) ? 0700 : S_ISREG(row->mode) ? 0600 : 0;
 	}
-	inode->mode |= S_ISDIR(row->mode) ? 0700 : S_ISREG(row->mode) ? 0600 : 0;
 	return r < 0 ? r : copy_chunks(list, row, inode);
 }
 

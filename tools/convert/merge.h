@@ -18,10 +18,10 @@ enum lm_merge_kind {
 	/* For Apptainer (flat.h): files u+rw, directories u+rwx, as many links as names are left. Whiteouts may be the
 	 * files with special names that layers have which DUCC wrote. */
 	LM_MERGE_FLAT,
-	/* What a container sees (chain_tree.h). Of a file's content only the size and its layer are taken, not the
-	 * chunks: its path is the one that it has in its layer. Numbers of links are those that overlayfs shows: names
-	 * in the file's own layer, replaced or not, and 1 of directories that several layers have. -ENOTSUP: a layer
-	 * that DUCC wrote, of which no container can see the files without what stands for whiteouts. */
+	/* What a container sees (chain_tree.h). A file's path is the one that it has in its layer. Numbers of links are
+	 * those that overlayfs shows: names in the file's own layer, replaced or not, and 1 of directories that several
+	 * layers have. -ENOTSUP: a layer that DUCC wrote, of which no container can see the files without what stands
+	 * for whiteouts. */
 	LM_MERGE_CONTAINER,
 };
 

@@ -1,6 +1,7 @@
 /*
  * The tree of the image's layers for the kernels of nodes, if it has one: made again of the published catalogs, which
- * are compared elsewhere, and compared byte by byte, unless it is of another form: then it is only read.
+ * are compared elsewhere, and compared: the image byte by byte, of large files that they are the layers' own pieces,
+ * whose content is compared with these. One of another form is only read, and of that its first piece.
  */
 #include "base/file.h"
 #include "base/str.h"
@@ -26,13 +27,14 @@ struct chain {
 	struct lm_row row;		       /* of the file */
 	struct lm_chunk *pieces;	       /* one that is the whole file, where that is small */
 	size_t count;
-	int fd; /* of the image that was made again; -1: the file is of another form */
+	int fd; /* of the image that was made again, without contents */
 	struct lm_chain_image made;
 };
 
 static void chain_done(struct chain *chain)
 {
 	lm_closep(&chain->fd);
+	lm_chain_image_done(&chain->made);
 	lm_row_done(&chain->row);
 	free(chain->pieces);
 	free(chain->path);
@@ -94,7 +96,8 @@ static int make_again(struct chain *chain, struct lm_err *err)
 		r = lm_merge(m.items, m.count, LM_MERGE_CONTAINER, open_nested, chain, &tree, err);
 	if (r == 0)
 		r = chain->fd = lm_file_tmp(AT_FDCWD, lm_tmp_dir(), err);
-	return r < 0 ? r : lm_chain_image_write(tree, m.digests, m.count, chain->fd, &chain->made, err);
+	return r < 0 ? r
+		     : lm_chain_image_write(tree, m.digests, m.count, chain->row.algo, chain->fd, &chain->made, err);
 }
 
 /* --- as it is published --- */
@@ -146,7 +149,7 @@ static int compare_piece(struct chain *chain, const struct lm_chunk *piece, stru
 {
 	CLEANUP(lm_buf_done) struct lm_buf theirs = LM_BUF(PIECE_MAX), ours = LM_BUF(PIECE_MAX);
 	int r = load_piece(chain, piece, &theirs, err);
-	if (r < 0 || chain->fd < 0)
+	if (r < 0)
 		return r;
 	if (lm_buf_reserve(&ours, theirs.len) < 0)
 		return lm_err_oom(err);
@@ -158,13 +161,53 @@ static int compare_piece(struct chain *chain, const struct lm_chunk *piece, stru
 	return r;
 }
 
+/* *known: of the last such piece, which need not be read again. */
+static int compare_zeros(struct chain *chain, const struct lm_chunk *piece, struct lm_hash *known, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf theirs = LM_BUF(PIECE_MAX);
+	if (known->set && memcmp(known->bytes, piece->hash.bytes, sizeof(known->bytes)) == 0)
+		return 0;
+	int r = load_piece(chain, piece, &theirs, err);
+	for (size_t i = 0; i < theirs.len && r == 0; i++)
+		if (theirs.data[i] != 0)
+			r = lm_err_set(err, -EBADMSG, "has other than zeros at offset %" PRIu64, piece->offset);
+	if (r == 0)
+		*known = piece->hash;
+	return r;
+}
+
+/* Behind the image, the pieces of large files. */
+static int compare_contents(struct chain *chain, const struct lm_chunk *pieces, struct lm_err *err)
+{
+	const struct lm_chain_content *made = &chain->made.content;
+	CLEANUP(lm_freep) struct lm_hash *zeros = calloc(LM_EROFS_BLOCK + 1, sizeof(*zeros));
+	int r = zeros ? 0 : lm_err_oom(err);
+	for (size_t i = 0; i < made->count && r == 0; i++) {
+		const struct lm_chunk *ours = &made->chunks[i], *theirs = &pieces[i];
+		if (theirs->offset != chain->made.bytes + ours->offset || theirs->size != ours->size ||
+			(ours->hash.set && memcmp(ours->hash.bytes, theirs->hash.bytes, LM_HASH_BYTES) != 0))
+			return lm_err_set(err, -EBADMSG,
+				"is not what its layers make: another piece of a large file at offset %" PRIu64,
+				theirs->offset);
+		if (!ours->hash.set)
+			r = compare_zeros(chain, theirs, &zeros[theirs->size], err);
+	}
+	return r;
+}
+
 static int compare_pieces(struct chain *chain, struct lm_err *err)
 {
-	int r = 0;
-	if (chain->fd >= 0 && chain->row.size != chain->made.bytes)
+	const uint64_t bytes = chain->made.bytes + chain->made.content.bytes;
+	size_t own = 0;
+	if (chain->row.size != bytes)
 		return lm_err_set(err, -EBADMSG, "is not what its layers make: %" PRIu64 " bytes instead of %" PRIu64,
-			chain->row.size, chain->made.bytes);
-	for (size_t i = 0; i < chain->count && r == 0; i++)
+			chain->row.size, bytes);
+	while (own < chain->count && chain->pieces[own].offset < chain->made.bytes)
+		own++;
+	if (chain->count - own != chain->made.content.count || chain->row.compression != LM_COMPRESSION_ZLIB)
+		return lm_err_set(err, -EBADMSG, "is not what its layers make: its large files are in other pieces");
+	int r = compare_contents(chain, chain->pieces + own, err);
+	for (size_t i = 0; i < own && r == 0; i++)
 		r = compare_piece(chain, &chain->pieces[i], err);
 	return r;
 }
@@ -180,7 +223,7 @@ static int compare(struct chain *chain, const struct lm_published_top *top, stru
 		r = find_form(chain, &form, &failure);
 	if (r == 0 && form == LM_CHAIN_IMAGE_FORM)
 		r = make_again(chain, &failure);
-	if (r == 0)
+	if (r == 0 && form == LM_CHAIN_IMAGE_FORM)
 		r = compare_pieces(chain, &failure);
 	if (r == -ENOMEM || r == -ENOSPC || r == -EMFILE || r == -ENFILE)
 		return lm_err_set(err, r, "%s", lm_err_text(&failure));

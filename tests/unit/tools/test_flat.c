@@ -456,10 +456,12 @@ static void write_image(struct fixture *f, const char *const *digests, const cha
 	CLEANUP(lm_closep) int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	struct lm_chain_image image;
 	assert_true(fd >= 0);
-	ok(f, lm_chain_image_write(f->tree, digests, 2, fd, &image, &f->err));
+	ok(f, lm_chain_image_write(f->tree, digests, 2, LM_HASH_SHA1, fd, &image, &f->err));
 	ok(f, lm_file_read(AT_FDCWD, path, ret, &f->err));
 	assert_int_equal(image.names, 5);
 	assert_int_equal(image.bytes, ret->len);
+	assert_int_equal(image.content.count, 0);
+	lm_chain_image_done(&image);
 }
 
 static unsigned occurrences(const struct lm_buf *in, const char *what)
@@ -537,13 +539,120 @@ static void test_chain_image_path(void **state)
 	add(f, 0, lm_buf_cstr(&path), S_IFREG | 0644, "");
 	merge_for_container(f);
 	CLEANUP(lm_closep) int fd = lm_file_tmp(AT_FDCWD, f->dir, NULL);
-	ok(f, lm_chain_image_write(f->tree, digests, 1, fd, &image, &f->err));
+	ok(f, lm_chain_image_write(f->tree, digests, 1, LM_HASH_SHA1, fd, &image, &f->err));
 	assert_int_equal(image.names, 18);
+	lm_chain_image_done(&image);
 	lm_layer_tree_free(STEAL(f->tree));
 	ok(f, lm_merge(f->layers, f->count, LM_MERGE_CONTAINER, open_nested, f, &f->tree, &f->err));
 	at(f, lm_buf_cstr(&path))->size = 1;
-	assert_int_equal(lm_chain_image_write(f->tree, digests, 1, fd, &image, &f->err), -ENOTSUP);
+	assert_int_equal(lm_chain_image_write(f->tree, digests, 1, LM_HASH_SHA1, fd, &image, &f->err), -ENOTSUP);
 	assert_non_null(strstr(lm_err_text(&f->err), "too long"));
+	lm_chain_image_done(&image);
+}
+
+/* A file in pieces whose hashes are first, first + 1, ... */
+static void add_pieces(
+	struct fixture *f, const char *path, uint64_t size, uint64_t piece, uint8_t first, struct lm_row row)
+{
+	struct lm_chunk chunks[64];
+	size_t count = 0;
+	row.mode = S_IFREG | 0644;
+	row.size = size;
+	for (uint64_t at = 0; at < size; at += piece, count++) {
+		assert_true(count < ARRAY_LEN(chunks));
+		chunks[count] = (struct lm_chunk){.offset = at, .size = LM_MIN(piece, size - at)};
+		chunks[count].hash = (struct lm_hash){.algo = row.algo, .set = true};
+		memset(chunks[count].hash.bytes, first + (int)count, LM_HASH_BYTES);
+	}
+	CLEANUP(lm_freep) char *full = lm_str_printf(ROOT "%s", (size_t)0, path);
+	ok(f, lm_catalog_insert(f->writers[0], full, &row, chunks, count, &f->err));
+}
+
+/* What comes next in the content: a piece with that hash; 0: zeros. */
+static void next_is(const struct lm_chain_image *image, size_t *i, uint64_t size, uint8_t hash)
+{
+	assert_true(*i < image->content.count);
+	const struct lm_chunk *chunk = &image->content.chunks[*i];
+	assert_int_equal(chunk->size, size);
+	assert_int_equal(chunk->hash.set, hash != 0);
+	assert_int_equal(chunk->hash.bytes[0], hash);
+	if (*i > 0)
+		assert_int_equal(chunk->offset, chunk[-1].offset + chunk[-1].size);
+	++*i;
+}
+
+static void write_contents(struct fixture *f, struct lm_chain_image *ret, struct lm_buf *ret_bytes)
+{
+	static const char *const digests[] = {"sha256:layer"};
+	CLEANUP(lm_closep) int fd = lm_file_tmp(AT_FDCWD, f->dir, NULL);
+	merge_for_container(f);
+	ok(f, lm_chain_image_write(f->tree, digests, 1, LM_HASH_SHA1, fd, ret, &f->err));
+	ok(f, lm_buf_reserve(ret_bytes, ret->bytes));
+	ok(f, lm_pread_all(fd, ret_bytes->data, ret->bytes, 0, &f->err));
+	ret_bytes->len = ret->bytes;
+}
+
+/* One after the other, zeros after each, the same pieces once. */
+static void test_chain_content(void **state)
+{
+	enum { MIB = 1 << 20, PIECE = 256 << 10 };
+	struct fixture *f = *state;
+	struct lm_chain_image image;
+	CLEANUP(lm_buf_done) struct lm_buf bytes = LM_BUF(MIB);
+	const struct lm_row plain = {0}, linked = {.link_group = 1};
+	begin_layer(f, 0);
+	add_pieces(f, "/a", MIB + 1, PIECE, 10, plain);
+	add_pieces(f, "/b", MIB, PIECE, 20, linked);
+	add_pieces(f, "/c", MIB, PIECE, 20, linked);
+	add_pieces(f, "/d", MIB, PIECE, 20, plain);
+	add_pieces(f, "/e", MIB, PIECE, 21, plain);
+	add_pieces(f, "/f", 4096 * 17 - 0x123, 4096 * 17, 30, plain);
+	add(f, 0, "/small", S_IFREG | 0644, "small");
+	write_contents(f, &image, &bytes);
+	size_t i = 0;
+	next_is(&image, &i, 4096, 0);
+	for (uint8_t n = 10; n < 14; n++)
+		next_is(&image, &i, PIECE, n);
+	next_is(&image, &i, 1, 14);
+	next_is(&image, &i, 0xf00, 0);
+	next_is(&image, &i, 0xf0, 0);
+	next_is(&image, &i, 0xf, 0);
+	for (uint8_t n = 20; n < 24; n++)
+		next_is(&image, &i, PIECE, n);
+	next_is(&image, &i, 4096, 0);
+	for (uint8_t n = 21; n < 25; n++)
+		next_is(&image, &i, PIECE, n);
+	next_is(&image, &i, 4096, 0);
+	next_is(&image, &i, 4096 * 17 - 0x123, 30);
+	next_is(&image, &i, 0x100, 0);
+	next_is(&image, &i, 0x20, 0);
+	next_is(&image, &i, 3, 0);
+	assert_int_equal(i, image.content.count);
+	assert_int_equal(image.content.bytes, 3 * (MIB + 4096) + 18 * 4096);
+	assert_int_equal(occurrences(&bytes, "/layerfs/"), 1);
+	assert_int_equal(occurrences(&bytes, "lamella form 2"), 1);
+	assert_ptr_equal(at(f, "/b"), at(f, "/c"));
+	lm_chain_image_done(&image);
+}
+
+/* Files that lead to their layer: pieces too small, not like the tree's own, or none. */
+static void test_chain_content_elsewhere(void **state)
+{
+	struct fixture *f = *state;
+	struct lm_chain_image image;
+	CLEANUP(lm_buf_done) struct lm_buf bytes = LM_BUF(1 << 20);
+	const struct lm_row plain = {0};
+	begin_layer(f, 0);
+	add_pieces(f, "/database", 1 << 20, 32 << 10, 1, plain);
+	add_pieces(f, "/stored", 1 << 20, 256 << 10, 1, (struct lm_row){.compression = LM_COMPRESSION_NONE});
+	add_pieces(f, "/other", 1 << 20, 256 << 10, 1, (struct lm_row){.algo = LM_HASH_SHAKE128});
+	add(f, 0, "/whole", S_IFREG | 0644, "whole");
+	add(f, 0, "/empty", S_IFREG | 0644, "");
+	write_contents(f, &image, &bytes);
+	assert_int_equal(image.content.count, 0);
+	assert_int_equal(image.content.bytes, 0);
+	assert_int_equal(occurrences(&bytes, "/layerfs/"), 4);
+	lm_chain_image_done(&image);
 }
 
 /* --- Apptainer's files --- */
@@ -637,6 +746,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_chain_image, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_container_links, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_chain_image_path, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_chain_content, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_chain_content_elsewhere, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_apptainer, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_apptainer_odd, setup, teardown),
 	};

@@ -1,13 +1,17 @@
 /* A layer as it is published against the same layer as it comes from elsewhere, changed. */
 #include "base/file.h"
 #include "base/str.h"
+#include "convert/chain_image.h"
+#include "convert/chain_tree.h"
 #include "convert/layer_catalog.h"
 #include "convert/layer_tar.h"
+#include "convert/merge.h"
 #include "convert/verify_internal.h"
 #include "convert_test.h"
 #include "repo/object_store.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #define MOUNTPOINT "/.layers/ab/abcd"
 
@@ -483,6 +487,155 @@ static void test_many(void **state)
 	assert_int_equal(f->part.shown, LM_VERIFY_SHOWN_MAX);
 }
 
+/* --- the tree of all layers --- */
+
+struct pieces { /* of its file: the image is the first one, then zeros, then a large file and zeros */
+	struct lm_chunk chunks[16];
+	size_t count;
+	uint64_t size;
+};
+
+static void put_piece(struct fixture *f, const void *data, size_t len, struct lm_hash *ret)
+{
+	struct lm_packing_piece *piece;
+	assert_int_equal(lm_packing_piece(f->packing, len, &piece, NULL), 0);
+	memcpy(piece->data, data, len);
+	lm_packing_put(f->packing, piece, LM_OBJECT_CHUNK, ret);
+	assert_int_equal(lm_packing_wait(f->packing, NULL), 0);
+}
+
+static void make_pieces(struct fixture *f, struct pieces *ret)
+{
+	static const char *const digests[] = {"sha256:abcd"};
+	static const uint8_t zeros[4096];
+	CLEANUP(lm_catalog_closep) struct lm_catalog *catalog = NULL;
+	CLEANUP(lm_layer_tree_freep) struct lm_layer_tree *tree = NULL;
+	CLEANUP(lm_chain_image_done) struct lm_chain_image image = {0};
+	CLEANUP(lm_closep) int fd = lm_file_tmp(AT_FDCWD, f->dir, NULL);
+	uint8_t bytes[16384];
+	assert_int_equal(lm_repo_source_catalog(&f->repo, &f->top.hash, f->top.path, &catalog, &f->err), 0);
+	const struct lm_merge_layer layer = {catalog, MOUNTPOINT "/layerfs"};
+	assert_int_equal(lm_merge(&layer, 1, LM_MERGE_CONTAINER, NULL, NULL, &tree, &f->err), 0);
+	assert_int_equal(lm_chain_image_write(tree, digests, 1, LM_HASH_SHA1, fd, &image, &f->err), 0);
+	assert_true(image.bytes <= sizeof(bytes) && image.content.count < ARRAY_LEN(ret->chunks));
+	assert_int_equal(lm_pread_all(fd, bytes, image.bytes, 0, &f->err), 0);
+
+	*ret = (struct pieces){.chunks = {{.size = image.bytes}}, .count = 1 + image.content.count};
+	ret->size = image.bytes + image.content.bytes;
+	put_piece(f, bytes, image.bytes, &ret->chunks[0].hash);
+	for (size_t i = 1; i < ret->count; i++) {
+		ret->chunks[i] = image.content.chunks[i - 1];
+		ret->chunks[i].offset += image.bytes;
+		if (!ret->chunks[i].hash.set)
+			put_piece(f, zeros, ret->chunks[i].size, &ret->chunks[i].hash);
+	}
+}
+
+static void store_catalog(
+	struct fixture *f, struct lm_catalog_writer *writer, const char *path, struct lm_hash *ret, uint64_t *ret_size)
+{
+	const struct lm_catalog_props props = {.revision = 1};
+	struct lm_counters self, subtree;
+	assert_int_equal(lm_catalog_writer_finish(writer, &props, &self, &subtree, &f->err), 0);
+	lm_catalog_writer_free(writer);
+	assert_int_equal(
+		lm_object_store_file(f->repo.storage, LM_HASH_SHA1, LM_OBJECT_CATALOG, path, ret, ret_size, &f->err),
+		0);
+	assert_int_equal(unlink(path), 0);
+}
+
+/* A root catalog whose tree of the layer is made of these pieces. */
+static void publish_tree(struct fixture *f, const char *chain, const struct pieces *pieces, struct lm_hash *ret)
+{
+	const struct lm_row dir = {.mode = S_IFDIR | 0755, .size = 4096};
+	const struct lm_row file = {.mode = S_IFREG | 0444, .size = pieces->size};
+	const struct lm_counters counters = {.regular = 1, .dir = 1};
+	struct lm_catalog_writer *writer;
+	struct lm_hash nested;
+	uint64_t size;
+	CLEANUP(lm_freep) char *db = lm_str_printf("%s/chain-db", f->dir);
+	CLEANUP(lm_freep) char *tree = lm_str_printf("%s/tree", chain);
+	assert_int_equal(lm_catalog_create(db, chain, &dir, &writer, &f->err), 0);
+	assert_int_equal(lm_catalog_insert(writer, tree, &file, pieces->chunks, pieces->count, &f->err), 0);
+	store_catalog(f, writer, db, &nested, &size);
+
+	assert_int_equal(lm_catalog_create(db, "", &dir, &writer, &f->err), 0);
+	for (const char *end = chain; *end; end = strchrnul(end + 1, '/')) {
+		CLEANUP(lm_freep) char *path = lm_str_ndup(chain, (size_t)(end - chain));
+		assert_true(end == chain || lm_catalog_insert(writer, path, &dir, NULL, 0, &f->err) == 0);
+	}
+	assert_int_equal(lm_catalog_insert(writer, chain, &dir, NULL, 0, &f->err), 0);
+	assert_int_equal(
+		lm_catalog_set_nested(writer, chain, &nested, size, &dir, &counters, &(struct lm_counters){0}, &f->err),
+		0);
+	store_catalog(f, writer, db, ret, &size);
+}
+
+/* What is said of a tree of these pieces; NULL: that it is equal. */
+static void chain_is(struct fixture *f, const struct pieces *pieces, const char *text)
+{
+	struct lm_layer layer = {.digest = "sha256:abcd"};
+	const struct lm_image image = {.layers = &layer, .layer_count = 1};
+	CLEANUP(lm_published_freep) struct lm_published *published = NULL;
+	struct lm_comparison c = {.repo = &f->repo, .part = &f->part};
+	struct lm_published_top root = {.path = (char *)""};
+	struct lm_layer_path chain;
+	forget_findings(f);
+	assert_int_equal(lm_chain_tree_path(&image, &chain, &f->err), 0);
+	publish_tree(f, chain.s, pieces, &root.hash);
+	assert_int_equal(lm_published_new(&f->repo, &published, &f->err), 0);
+	lm_lock_init(&c.lock);
+	assert_int_equal(lm_verify_chain(&c, published, &root, &f->top, &image, &f->err), 0);
+	lm_lock_done(&c.lock);
+	if (f->part.differences != (text != NULL) || (text && !strstr(f->part.findings[0].text, text)))
+		show(f);
+	assert_int_equal(f->part.differences, text != NULL);
+	assert_true(!text || strstr(f->part.findings[0].text, text));
+	assert_int_equal(f->part.entries, 1);
+}
+
+static void test_chain(void **state)
+{
+	enum { LARGE = 600000, IMAGE = 0, ZEROS = 1, FIRST = 2, LAST = 4, END = 5 };
+	struct fixture *f = *state;
+	struct pieces good, bad;
+	CLEANUP(lm_freep) uint8_t *large = malloc(LARGE);
+	for (size_t i = 0; i < LARGE; i++)
+		large[i] = (uint8_t)(i * i >> 8);
+	tm_file(&f->tar, (struct tm_header){.name = "large"}, large, LARGE);
+	tm_file(&f->tar, (struct tm_header){.name = "small"}, "small", 5);
+	publish(f);
+	make_pieces(f, &good);
+	assert_int_equal(good.chunks[ZEROS].size, 4096);
+	assert_int_equal(good.chunks[LAST].size, LARGE % LM_CHUNK_SIZE);
+	chain_is(f, &good, NULL);
+
+	bad = good;
+	bad.chunks[LAST].hash = bad.chunks[FIRST].hash;
+	chain_is(f, &bad, "another piece of a large file");
+	bad = good;
+	bad.chunks[FIRST].size -= 4096;
+	bad.chunks[FIRST + 1].offset -= 4096;
+	bad.chunks[FIRST + 1].size += 4096;
+	chain_is(f, &bad, "another piece of a large file");
+	bad = good;
+	CLEANUP(lm_freep) uint8_t *not_zeros = calloc(1, 4096);
+	not_zeros[4095] = 1;
+	put_piece(f, not_zeros, 4096, &bad.chunks[ZEROS].hash);
+	chain_is(f, &bad, "other than zeros");
+	bad = good;
+	put_piece(f, large, good.chunks[IMAGE].size, &bad.chunks[IMAGE].hash);
+	chain_is(f, &bad, "differs from offset 0 on");
+	bad = good;
+	bad.size -= bad.chunks[--bad.count].size;
+	chain_is(f, &bad, "bytes instead of");
+	bad = good;
+	bad.chunks[END].size += bad.chunks[END + 1].size;
+	memmove(&bad.chunks[END + 1], &bad.chunks[END + 2], sizeof(bad.chunks[0]) * (bad.count - END - 2));
+	bad.count--;
+	chain_is(f, &bad, "in other pieces");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -495,6 +648,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_nested, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_opaque, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_many, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_chain, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
