@@ -315,10 +315,13 @@ static void read_ahead(struct lm_reader *reader, uint64_t node, uint64_t offset,
 	struct lm_span span;
 	struct lm_object_ref chunks[AHEAD_AT_ONCE], need;
 	size_t count = 0;
+	uint64_t stop = 0;
 	lm_streams_read(reader->streams, node, offset, len, &span);
-	if (span.from >= span.to ||
-		lm_tree_chunks(reader->tree, node, span.from, span.to, chunks, ARRAY_LEN(chunks), &count, &need, NULL))
+	if (span.from >= span.to || lm_tree_chunks(reader->tree, node, span.from, span.to, chunks, ARRAY_LEN(chunks),
+					    &count, &stop, &need, NULL))
 		return;
+	if (stop > 0)
+		lm_streams_stop(reader->streams, node, offset, stop);
 	for (size_t i = 0; i < count; i++)
 		if (lm_fetch_ahead(reader->fetch, &chunks[i]) < 0)
 			return;

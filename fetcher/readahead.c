@@ -2,7 +2,7 @@
 
 #include "base/lock.h"
 
-enum { SETS = 64, WAYS = 4 };
+enum { SETS = 64, WAYS = 16 /* all large files of a merged tree are one node */ };
 
 struct set {
 	struct lm_lock lock;
@@ -25,7 +25,7 @@ void lm_stream_read(struct lm_stream *stream, uint64_t offset, uint64_t len, str
 	stream->length += end - stream->end;
 	stream->end = end;
 	*ret = (struct lm_span){0, 0};
-	if (stream->length < LM_AHEAD_MIN)
+	if (stream->length < LM_AHEAD_MIN || end <= stream->stop)
 		return;
 	ret->from = LM_MAX(stream->ahead, end);
 	ret->to = LM_MAX(ret->from, end + LM_MIN(stream->length, (uint64_t)LM_AHEAD_MAX));
@@ -66,9 +66,22 @@ static struct lm_stream *find_stream(struct set *set, uint64_t node, uint64_t of
 	return oldest;
 }
 
+static struct set *set_of(struct lm_streams *streams, uint64_t node)
+{
+	return &streams->sets[node * 0x9e3779b97f4a7c15ULL >> 58];
+}
+
+void lm_streams_stop(struct lm_streams *streams, uint64_t node, uint64_t offset, uint64_t stop)
+{
+	struct set *set = set_of(streams, node);
+	LM_LOCKED(&set->lock);
+	struct lm_stream *stream = find_stream(set, node, offset);
+	stream->ahead = stream->stop = stop;
+}
+
 void lm_streams_read(struct lm_streams *streams, uint64_t node, uint64_t offset, uint64_t len, struct lm_span *ret)
 {
-	struct set *set = &streams->sets[node * 0x9e3779b97f4a7c15ULL >> 58];
+	struct set *set = set_of(streams, node);
 	LM_LOCKED(&set->lock);
 	struct lm_stream *stream = find_stream(set, node, offset);
 	stream->used = ++set->clock;

@@ -5,7 +5,8 @@
  * LM_AHEAD_MIN bytes in a row, what follows is wanted, up to as many bytes as have been read so far and at most
  * LM_AHEAD_MAX: so it doubles, 2, 4, 8 … chunks, and what it fetches in vain is never more than what was read. Reads
  * elsewhere, as page faults of a mapped library are, begin a stream of their own and cause nothing; two readers of one
- * file are two streams.
+ * file are two streams. Where the file is many (tree.h), none reaches from one into the next: who reads on there has
+ * crossed the border before anything behind it is ordered.
  *
  * Nothing here does I/O or waits. Any thread may call lm_streams_read(); the streams of a file share one of many locks.
  */
@@ -27,6 +28,7 @@ struct lm_stream {
 	uint64_t end;	 /* of the read that reached furthest */
 	uint64_t length; /* how far it came */
 	uint64_t ahead;	 /* what begins below was ordered */
+	uint64_t stop;	 /* until a read ends behind it, nothing is; 0: nothing stops it */
 	uint64_t used;	 /* when, to tell the oldest */
 };
 
@@ -47,5 +49,9 @@ LM_DEFINE_CLEANUP(struct lm_streams, lm_streams_free, lm_streams_freep)
 
 /* Finds the read's stream, or begins one in the place of the oldest, and answers as lm_stream_read(). */
 void lm_streams_read(struct lm_streams *streams, uint64_t node, uint64_t offset, uint64_t len, struct lm_span *ret);
+
+/* Of the span that a read at offset was answered with, only what is before stop was ordered: something else begins
+ * there. */
+void lm_streams_stop(struct lm_streams *streams, uint64_t node, uint64_t offset, uint64_t stop);
 
 #endif

@@ -751,24 +751,40 @@ int lm_tree_read_plan(struct lm_tree *tree, uint64_t node, uint64_t offset, size
 	return 0;
 }
 
+/* Whether chunk i is the last one of a file inside the file. */
+static bool ends_inside(const struct lm_row *row, const struct lm_chunk *chunks, size_t count, size_t i)
+{
+	return chunks[i].size <= LM_CHUNK_END && chunks[i].offset + chunks[i].size < row->size &&
+	       (i + 1 == count || chunks[i + 1].size > LM_CHUNK_END);
+}
+
 int lm_tree_chunks(struct lm_tree *tree, uint64_t node, uint64_t from, uint64_t to, struct lm_object_ref *ret,
-	size_t max, size_t *ret_count, struct lm_object_ref *ret_need, struct lm_err *err)
+	size_t max, size_t *ret_count, uint64_t *ret_stop, struct lm_object_ref *ret_need, struct lm_err *err)
 {
 	CLEANUP(place_done) struct place place = {0};
 	CLEANUP(lm_row_done) struct lm_row row = {0};
 	CLEANUP(lm_freep) struct lm_chunk *chunks = NULL;
 	size_t count = 0, found = 0;
+	uint64_t stop = 0;
 	int r = enter_row(tree, node, &place, &row, ret_need, err);
-	if (r == 0 && row.flags & LM_ROW_CHUNKED && from < row.size && from < to)
-		r = lm_catalog_chunks(place.catalog, &row, from, LM_MIN(to, row.size) - from, &chunks, &count, err);
+	to = LM_MIN(to, row.size);
+	if (r == 0 && row.flags & LM_ROW_CHUNKED && from < to) /* all of the small ones that begin there */
+		r = lm_catalog_chunks(place.catalog, &row, from,
+			LM_MIN(to + 2 * (uint64_t)LM_CHUNK_END, row.size) - from, &chunks, &count, err);
 	if (r != 0)
 		return r;
-	for (size_t i = 0; i < count && found < max; i++)
-		if (chunks[i].offset >= from) {
-			ret[found] = chunk_ref(&row, &chunks[i]);
-			ret[found++].layer = place.open->layer;
-		}
+	for (size_t i = 0; i < count && found < max && stop == 0; i++) {
+		bool goes_on = i > 0 && LM_MAX(chunks[i].size, chunks[i - 1].size) <= LM_CHUNK_END;
+		if (chunks[i].offset < from)
+			continue;
+		if (chunks[i].offset >= to && !goes_on)
+			break;
+		ret[found] = chunk_ref(&row, &chunks[i]);
+		ret[found++].layer = place.open->layer;
+		stop = ends_inside(&row, chunks, count, i) ? chunks[i].offset + chunks[i].size : 0;
+	}
 	*ret_count = found;
+	*ret_stop = stop;
 	return 0;
 }
 

@@ -82,9 +82,17 @@ void lm_read_plan_done(struct lm_read_plan *plan);
 int lm_tree_read_plan(struct lm_tree *tree, uint64_t node, uint64_t offset, size_t len, struct lm_read_plan *ret,
 	struct lm_object_ref *ret_need, struct lm_err *err) MUST_CHECK;
 
-/* The chunks of a file that begin in [from, to), the first max of them; none where it has no chunks. */
+/*
+ * The chunks of a file that begin in [from, to), the first max of them; none where it has no chunks.
+ *
+ * The file of a merged tree is many files one after the other (convert/chain_content.h), each of which ends with chunks
+ * of at most LM_CHUNK_END bytes: the list ends with them, and *ret_stop is where the next one begins. 0: there is no
+ * such end. Of an ordinary file only the last chunk is as small.
+ */
+enum { LM_CHUNK_END = 4096 };
 int lm_tree_chunks(struct lm_tree *tree, uint64_t node, uint64_t from, uint64_t to, struct lm_object_ref *ret,
-	size_t max, size_t *ret_count, struct lm_object_ref *ret_need, struct lm_err *err) MUST_CHECK;
+	size_t max, size_t *ret_count, uint64_t *ret_stop, struct lm_object_ref *ret_need,
+	struct lm_err *err) MUST_CHECK;
 
 /* Appends the value: -ENODATA when the file has no such attribute. */
 int lm_tree_getxattr(struct lm_tree *tree, uint64_t node, const char *name, struct lm_buf *ret,

@@ -102,6 +102,23 @@ static void test_jump(void **state)
 		assert_true(is_empty(read_at(*state, 7, (1ULL << 30) + i * REQUEST)));
 }
 
+/* Of a file that is many: not before a read has gone beyond the stop, and then all behind it. */
+static void test_stop(void **state)
+{
+	struct rig *rig = *state;
+	const uint64_t stop = 16 * REQUEST;
+	struct lm_span span = {0, 0};
+	for (uint64_t offset = 0; offset < 12 * REQUEST; offset += REQUEST)
+		span = read_at(rig, 7, offset);
+	assert_true(span.to > stop);
+	lm_streams_stop(rig->streams, 7, 11 * REQUEST, stop);
+	for (uint64_t offset = 12 * REQUEST; offset < stop; offset += REQUEST)
+		assert_true(is_empty(read_at(rig, 7, offset)));
+	span = read_at(rig, 7, stop);
+	assert_int_equal(span.from, stop + REQUEST);
+	assert_int_equal(span.to, span.from + 17 * REQUEST);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -110,6 +127,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_random_access, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_streams_apart, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_jump, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_stop, set_up, tear_down),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -362,17 +362,21 @@ static void test_read_plan(void **state)
 	lm_read_plan_done(&plan);
 	struct lm_object_ref chunks[4];
 	size_t count;
-	assert_ok(lm_tree_chunks(rig.tree, large, first, size, chunks, ARRAY_LEN(chunks), &count, &need, &err), &err);
+	uint64_t stop = 1;
+	assert_ok(lm_tree_chunks(rig.tree, large, first, size, chunks, ARRAY_LEN(chunks), &count, &stop, &need, &err),
+		&err);
 	assert_int_equal(count, ARRAY_LEN(chunks));
+	assert_int_equal(stop, 0);
 	assert_true(lm_hash_equal(&chunks[0].hash, &second));
 	assert_true(lm_hash_equal(&chunks[1].hash, &third));
 	/* What begins in there, not what reaches into it; nothing beyond the end, nor of a file without chunks. */
-	assert_ok(lm_tree_chunks(rig.tree, large, 1, first + 1, chunks, ARRAY_LEN(chunks), &count, &need, &err), &err);
+	assert_ok(lm_tree_chunks(rig.tree, large, 1, first + 1, chunks, ARRAY_LEN(chunks), &count, &stop, &need, &err),
+		&err);
 	assert_int_equal(count, 1);
 	assert_true(lm_hash_equal(&chunks[0].hash, &second));
-	assert_ok(lm_tree_chunks(rig.tree, large, size, 2 * size, chunks, 1, &count, &need, &err), &err);
+	assert_ok(lm_tree_chunks(rig.tree, large, size, 2 * size, chunks, 1, &count, &stop, &need, &err), &err);
 	assert_int_equal(count, 0);
-	assert_ok(lm_tree_chunks(rig.tree, hello, 0, size, chunks, 1, &count, &need, &err), &err);
+	assert_ok(lm_tree_chunks(rig.tree, hello, 0, size, chunks, 1, &count, &stop, &need, &err), &err);
 	assert_int_equal(count, 0);
 
 	/* Around the end of the file. */
@@ -672,6 +676,58 @@ static void test_stock_layers(void **state)
 }
 
 /* What no stock tool would write, in an ordinary directory of the root catalog. */
+/* The chunks that begin in [from, to) are those of the first bytes of their hashes, and that is where they stop. */
+static void chunks_are(struct tree_rig *rig, uint64_t from, uint64_t to, const char *hashes, uint64_t stop)
+{
+	struct lm_object_ref chunks[16], need;
+	struct lm_err err = LM_ERR_INIT;
+	size_t count;
+	uint64_t got;
+	uint64_t node = node_of(rig, "/file");
+	assert_ok(
+		lm_tree_chunks(rig->tree, node, from, to, chunks, ARRAY_LEN(chunks), &count, &got, &need, &err), &err);
+	assert_int_equal(count, strlen(hashes));
+	for (size_t i = 0; i < count; i++)
+		assert_int_equal(chunks[i].hash.bytes[0], hashes[i]);
+	assert_int_equal(got, stop);
+}
+
+/* A file that is many, as those of merged trees are. */
+static void test_files_in_a_file(void **state)
+{
+	static const uint64_t sizes[] = {8192, 8192, 3840, 240, 16, 8192, 100, 3840, 156, 8192, 4096};
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	CLEANUP(lm_catalog_writer_freep) struct lm_catalog_writer *w = NULL;
+	const struct lm_hash hash = {.bytes = {1}, .set = true};
+	const struct lm_row dir = {.mode = S_IFDIR | 0755};
+	struct lm_row file = {.mode = S_IFREG | 0644};
+	struct lm_chunk chunks[ARRAY_LEN(sizes)];
+	const struct lm_catalog_props props = {.revision = 1};
+	struct lm_counters counters;
+	struct lm_err err = LM_ERR_INIT;
+	uint32_t root;
+	tree_rig_open(&rig, NULL);
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/new", rig.dir);
+	for (size_t i = 0; i < ARRAY_LEN(sizes); file.size += sizes[i++])
+		chunks[i] = (struct lm_chunk){file.size, sizes[i], {.bytes = {(uint8_t)('a' + i)}, .set = true}};
+	assert_ok(lm_catalog_create(path, "", &dir, &w, &err), &err);
+	assert_ok(lm_catalog_insert(w, "/file", &file, chunks, ARRAY_LEN(sizes), &err), &err);
+	assert_ok(lm_catalog_writer_finish(w, &props, &counters, &counters, &err), &err);
+	put_catalog(&rig, &hash, path);
+	assert_ok(lm_catalogs_number(rig.catalogs, &hash, "", 0, LM_VIEW_PLAIN, &root, &err), &err);
+	lm_tree_set_root(rig.tree, root);
+
+	const uint64_t first = 20480, second = first + 8192 + 4096;
+	chunks_are(&rig, 0, file.size, "abcde", first);
+	chunks_are(&rig, 1, 2 * 8192 + 1, "bcde", first);
+	chunks_are(&rig, 0, 2 * 8192, "ab", 0);
+	chunks_are(&rig, 2 * 8192 + 1, file.size, "de", first);
+	chunks_are(&rig, first, file.size, "fghi", second);
+	chunks_are(&rig, first, first + 8192 + 1, "fghi", second);
+	chunks_are(&rig, second, file.size, "jk", 0);
+	chunks_are(&rig, second, second + 1, "j", 0);
+}
+
 static void test_odd_layers(void **state)
 {
 	static const char *const files[] = {".wh.gone", ".wh.kept", "kept", ".wh..wh..opq", ".wh..wh.plnk", ".wh..",
@@ -751,6 +807,7 @@ int main(void)
 		cmocka_unit_test(test_circles),
 		cmocka_unit_test(test_misplaced_rows),
 		cmocka_unit_test(test_stock_layers),
+		cmocka_unit_test(test_files_in_a_file),
 		cmocka_unit_test(test_odd_layers),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
