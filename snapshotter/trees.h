@@ -16,6 +16,13 @@
 
 #include <stddef.h>
 
+/*
+ * Bytes that the kernel reads ahead in files of a tree, and around a page that a mapping misses. Without a word a loop
+ * device has 128 KiB, or in Linux 6.18 what an earlier user of it has set; with more than 256 KiB page faults fetch too
+ * many pieces that nobody wants. Figures are in benchmarks/README.md.
+ */
+enum { LM_TREES_AHEAD = 256 << 10 };
+
 /* Do overlays over a tree and a data-only layer work here, without options that change what is written to an upper
  * directory? Asked by a small one made in `dir`. -ENOTSUP: no; other errors: can't be said. */
 int lm_trees_probe(const char *dir, struct lm_err *err) MUST_CHECK;

@@ -259,6 +259,17 @@ manifest() { # LAYOUT TAG: prints the manifest
 	cat "$1/blobs/sha256/${digest#sha256:}"
 }
 
+# The image of a merged tree, as the snapshotter mounts it.
+TREE_AHEAD_KIB=256
+mount_erofs() { # IMAGE DIRECTORY
+	local loop r=0
+	loop=$(losetup -r -b 4096 --direct-io=on --show -f "$1") || return
+	blockdev --setra $((TREE_AHEAD_KIB * 2)) "$loop"
+	mount -t erofs -o ro "$loop" "$2" || r=$?
+	losetup -d "$loop" || r=$? # it goes when it is unmounted
+	return $r
+}
+
 image_bytes() { manifest "$1" "$2" | jq '[.layers[].size] | add'; } # LAYOUT TAG: compressed
 
 chain_id() { # LAYOUT TAG: of the topmost layer

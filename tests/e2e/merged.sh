@@ -77,6 +77,10 @@ for image in "${IMAGES[@]}"; do
 	cri lamella rm "$id"
 done
 [ "$(trees | count) $(loops)" = "2 2" ] || fail "trees: $(trees), loop devices: $(loops)"
+for tree in $(trees); do
+	ahead=$(cat "/sys/class/bdi/$(mountpoint -d "$tree")/read_ahead_kb")
+	[ "$ahead" = "$TREE_AHEAD_KIB" ] || fail "$ahead KiB are read ahead in $tree"
+done
 # Whenever mounts are asked for; of pods' sandboxes no layer is served, and no tree is asked for.
 jq -e '.faithful >= 2 and .absent == 0 and .unavailable == 0' <<<"$(tree_answers)" >/dev/null || fail "asked for trees: $(tree_answers)"
 "$LAMELLA" status --socket "$FETCHER_SOCKET" | grep -qE '^  trees     ([0-9]+) of \1 were there, 0 ' || fail "$("$LAMELLA" status)"

@@ -254,7 +254,7 @@ serve_start
 # The kernel's own view of an image; METACOPY where it is too old to go without.
 METACOPY=''
 show() { # LAYOUT
-	mount -t erofs -o loop,ro "$MNT/$(tree_of "$(layers_of "$1")")/tree" "$WORK/meta" || fail "mount of the tree of $1"
+	mount_erofs "$MNT/$(tree_of "$(layers_of "$1")")/tree" "$WORK/meta" || fail "mount of the tree of $1"
 	mount -t overlay overlay -o "ro,xino=on${METACOPY},lowerdir=$WORK/meta::$MNT/.layers" "$WORK/seen"
 }
 unshow() {
