@@ -1,17 +1,17 @@
 #include "fetcher/tree.h"
 
-#include "base/lock.h"
 #include "base/str.h"
+#include "fetcher/dir_paths.h"
 #include "fetcher/whiteout.h"
 #include "repo/symlink.h"
 #include "repo/xattr.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 enum {
 	ROW_BITS = 40,
 	BLOCK = 4096,
-	PATH_SLOTS = 4096,  /* directories whose path is remembered */
 	BARE_SLOTS = 32768, /* nodes seen lately that are known to have no extended attributes */
 	CURSOR_DOT = 1,	    /* readdir cursors: after ".", after "..", then 2 + row id */
 	CURSOR_ROWS = 2,
@@ -19,18 +19,11 @@ enum {
 
 #define LAYERS_SOURCE ".layers"
 
-struct path_slot {
-	uint64_t node;
-	char *path;
-};
-
 struct lm_tree {
 	struct lm_catalogs *catalogs;
+	struct lm_dir_paths *paths; /* as their catalog knows them */
 	_Atomic(uint32_t) root;
 	_Atomic(uint64_t) bare[BARE_SLOTS]; /* nodes; overlayfs asks for an attribute right after each look-up */
-
-	struct lm_lock lock;
-	struct path_slot paths[PATH_SLOTS]; /* under lock; a newer directory takes the place of an older one */
 };
 
 int lm_tree_new(struct lm_catalogs *catalogs, struct lm_tree **ret, struct lm_err *err)
@@ -38,8 +31,12 @@ int lm_tree_new(struct lm_catalogs *catalogs, struct lm_tree **ret, struct lm_er
 	struct lm_tree *tree = calloc(1, sizeof(*tree));
 	if (!tree)
 		return lm_err_oom(err);
+	int r = lm_dir_paths_new(&tree->paths, err);
+	if (r < 0) {
+		free(tree);
+		return r;
+	}
 	tree->catalogs = catalogs;
-	lm_lock_init(&tree->lock);
 	*ret = tree;
 	return 0;
 }
@@ -48,9 +45,7 @@ void lm_tree_free(struct lm_tree *tree)
 {
 	if (!tree)
 		return;
-	for (size_t i = 0; i < PATH_SLOTS; i++)
-		free(tree->paths[i].path);
-	lm_lock_done(&tree->lock);
+	lm_dir_paths_free(tree->paths);
 	free(tree);
 }
 
@@ -162,47 +157,58 @@ static int enter_row(struct lm_tree *tree, uint64_t node, struct place *ret, str
 
 /* Paths of directories, as their catalog knows them. */
 
-static struct path_slot *path_slot(struct lm_tree *tree, uint64_t node)
+static void remember(const struct place *place, uint64_t rowid, struct lm_buf *path)
 {
-	lm_lock_assert(&tree->lock);
-	return &tree->paths[(node * 0x9e3779b97f4a7c15ULL >> 32) % PATH_SLOTS];
+	lm_dir_paths_put(place->tree->paths, lm_tree_node(place->open->number, rowid), lm_buf_cstr(path));
 }
 
-static bool recall_path(struct lm_tree *tree, uint64_t node, struct lm_buf *ret, int *ret_code)
+/* From the root of the catalog, which is a long way. */
+static int path_by_walk(const struct place *place, uint64_t rowid, struct lm_buf *ret, struct lm_err *err)
 {
-	LM_LOCKED(&tree->lock);
-	const struct path_slot *slot = path_slot(tree, node);
-	if (slot->node != node)
-		return false;
-	*ret_code = lm_buf_str(ret, slot->path);
-	return true;
+	int r = lm_catalog_path_of(place->catalog, rowid, ret, err);
+	if (r == 0)
+		remember(place, rowid, ret);
+	return r;
 }
 
-static void remember_path(struct lm_tree *tree, uint64_t node, const char *path)
+static int known_path(const struct place *place, uint64_t rowid, struct lm_buf *ret)
 {
-	char *copy = strdup(path);
-	if (!copy)
-		return; /* it is found again by walking up */
-	LM_LOCKED(&tree->lock);
-	struct path_slot *slot = path_slot(tree, node);
-	free(slot->path);
-	*slot = (struct path_slot){.node = node, .path = copy};
+	return rowid == 1 ? lm_buf_str(ret, lm_catalog_mountpoint(place->catalog))
+			  : lm_dir_paths_get(place->tree->paths, lm_tree_node(place->open->number, rowid), ret);
 }
 
+/* One level up, to a directory that is known most of the time. */
+static int path_by_parent(const struct place *place, struct lm_buf *ret, struct lm_err *err)
+{
+	CLEANUP(lm_row_done) struct lm_row row = {0}, parent = {0};
+	int r = lm_catalog_row(place->catalog, place->rowid, &row, err);
+	if (r == 0)
+		r = lm_catalog_lookup(place->catalog, row.parent, &parent, err);
+	if (r == -ENOENT)
+		return path_by_walk(place, place->rowid, ret, err); /* which says what is wrong */
+	if (r < 0)
+		return r;
+	r = known_path(place, parent.rowid, ret);
+	if (r == -ENOENT && (r = path_by_walk(place, parent.rowid, ret, err)) < 0)
+		return r;
+	if (r == 0)
+		r = lm_buf_printf(ret, "/%s", row.name);
+	if (r < 0)
+		return lm_err_sys(err, r, "path of row %llu", (unsigned long long)place->rowid);
+	if (!lm_path_hash_equal(lm_path_hash(lm_buf_cstr(ret), ret->len), row.path))
+		return lm_err_set(err, -EPROTO, "catalog of '%s': row %llu: its parents form another path",
+			lm_catalog_mountpoint(place->catalog), (unsigned long long)place->rowid);
+	remember(place, place->rowid, ret);
+	return 0;
+}
+
+/* ret is empty. */
 static int path_of(const struct place *place, struct lm_buf *ret, struct lm_err *err)
 {
-	if (place->rowid == 1) {
-		int r = lm_buf_str(ret, lm_catalog_mountpoint(place->catalog));
-		return r < 0 ? lm_err_oom(err) : 0;
-	}
-	int r;
-	uint64_t node = lm_tree_node(place->open->number, place->rowid);
-	if (recall_path(place->tree, node, ret, &r))
-		return r < 0 ? lm_err_oom(err) : 0;
-	r = lm_catalog_path_of(place->catalog, place->rowid, ret, err);
-	if (r == 0)
-		remember_path(place->tree, node, lm_buf_cstr(ret));
-	return r;
+	int r = known_path(place, place->rowid, ret);
+	if (r == -ENOENT)
+		return path_by_parent(place, ret, err);
+	return r < 0 ? lm_err_oom(err) : 0;
 }
 
 /* The path in the tree of what the catalog knows as path. */
@@ -441,7 +447,7 @@ int lm_tree_lookup(struct lm_tree *tree, uint64_t parent, const char *name, stru
 	if (r == 0)
 		r = make_entry(&place, &row, lm_buf_cstr(&path), ret, err);
 	if (r == 0 && S_ISDIR(row.mode) && !(row.flags & (LM_ROW_MOUNTPOINT | LM_ROW_BIND)))
-		remember_path(tree, ret->node, lm_buf_cstr(&path)); /* it is most likely walked into next */
+		lm_dir_paths_put(tree->paths, ret->node, lm_buf_cstr(&path)); /* most likely walked into next */
 	return r;
 }
 

@@ -582,6 +582,57 @@ static void test_misplaced_rows(void **state)
 	assert_int_equal(lm_tree_lookup(rig.tree, LM_NODE_ROOT, "f", &entry, &need, &err), -ENOENT);
 }
 
+/* Of a directory that the kernel knows since before this process: its path is found by its parents. */
+static void test_known_directories(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	struct lm_entry leaf, entry;
+	struct lm_object_ref need;
+	if (!open_rig(&rig, "fixture.cern.ch", REV(3)))
+		skip();
+	const uint64_t dirs[] = {
+		node_of(&rig, "/nested/a/b/c"), node_of(&rig, "/nested/a/b"), node_of(&rig, "/nested/a")};
+	const char *const names[] = {"leaf", "c", "b"};
+	for (size_t first = 0; first < ARRAY_LEN(dirs); first++) {
+		const uint32_t root = lm_tree_root(rig.tree);
+		tree_rig_reopen(&rig, 16);
+		lm_tree_set_root(rig.tree, root);
+		for (size_t i = 0; i < ARRAY_LEN(dirs); i++) {
+			size_t k = (first + i) % ARRAY_LEN(dirs);
+			assert_int_equal(
+				PROVIDED(&rig, lm_tree_lookup(rig.tree, dirs[k], names[k], &entry, &need, NULL)), 0);
+			assert_int_equal(
+				PROVIDED(&rig, lm_tree_lookup(rig.tree, dirs[k], "none", &leaf, &need, NULL)), -ENOENT);
+			assert_true(k == 0 || entry.node == dirs[k - 1]);
+		}
+	}
+}
+
+static void test_forged_parents(void **state)
+{
+	static const char *const forged[] = {
+		"UPDATE catalog SET name = 'e' WHERE name = 'd'",
+		"UPDATE catalog SET parent_1 = 4711 WHERE name = 'd'",				  /* none */
+		"UPDATE catalog SET parent_1 = md5path_1, parent_2 = md5path_2 WHERE name = 'd'", /* itself */
+	};
+	for (size_t i = 0; i < ARRAY_LEN(forged); i++) {
+		CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+		struct lm_entry dir, entry;
+		struct lm_object_ref need;
+		struct lm_err err = LM_ERR_INIT;
+		tree_rig_open(&rig, NULL);
+		use_forged(&rig, 1, "SELECT 1");
+		assert_ok(lm_tree_lookup(rig.tree, LM_NODE_ROOT, "d", &dir, &need, &err), &err);
+		assert_ok(lm_tree_lookup(rig.tree, dir.node, "f", &entry, &need, &err), &err);
+		const uint64_t row = dir.node - lm_tree_node(lm_tree_root(rig.tree), 0);
+		use_forged(&rig, 2, forged[i]);
+		dir.node = lm_tree_node(lm_tree_root(rig.tree), row);
+		assert_int_equal(lm_tree_lookup(rig.tree, dir.node, "f", &entry, &need, &err), -EPROTO);
+		assert_non_null(strstr(err.msg, "row"));
+		assert_int_equal(lm_tree_lookup(rig.tree, dir.node, "none", &entry, &need, &err), -EPROTO);
+	}
+}
+
 /* The layers' view. */
 
 static bool has_line(const struct lm_buf *names, const char *name)
@@ -806,6 +857,8 @@ int main(void)
 		cmocka_unit_test(test_attributes),
 		cmocka_unit_test(test_circles),
 		cmocka_unit_test(test_misplaced_rows),
+		cmocka_unit_test(test_known_directories),
+		cmocka_unit_test(test_forged_parents),
 		cmocka_unit_test(test_stock_layers),
 		cmocka_unit_test(test_files_in_a_file),
 		cmocka_unit_test(test_odd_layers),
