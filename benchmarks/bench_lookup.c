@@ -1,0 +1,172 @@
+/*
+ * bench-lookup --rounds N MOUNT SAMPLES...: what stat() of a name costs that the kernel does not know yet, found and
+ * absent, in each mount. SAMPLES is what bench-catalog --make leaves beside a catalog of the same tree. Prints a line
+ * per mount, in this order: microseconds found, absent (medians of the rounds), and by how much each is more than in
+ * the first mount (medians of the rounds' own ratios).
+ *
+ * In each round the kernel forgets all names, then learns the directories, for nothing, and is asked for what they
+ * hold: one request to the file system for each name, however large the tree is. Directories and names that are there
+ * twice among the samples are left out, since the kernel would know them. Needs root.
+ */
+#include "base/macros.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <search.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MOUNTS_MAX = 16, NAMES = 4000, ROUNDS_MAX = 100 };
+enum kind { FOUND, ABSENT, KINDS };
+
+struct mount {
+	const char *dir;
+	char *paths[KINDS][NAMES];
+	double us[KINDS][ROUNDS_MAX];
+};
+
+static void die(const char *what, const char *why)
+{
+	fprintf(stderr, "bench-lookup: %s: %s\n", what, why);
+	exit(1);
+}
+
+static char *below(const char *dir, const char *path)
+{
+	char *joined;
+	if (asprintf(&joined, "%s%s", dir, path) < 0)
+		die("memory", strerror(errno));
+	return joined;
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(a, b);
+}
+
+static bool is_new(void **known, const char *path)
+{
+	char **node = tsearch(path, known, by_name);
+	if (!node)
+		die("memory", strerror(errno));
+	return *node == path;
+}
+
+static bool is_directory(const char *path)
+{
+	struct stat st;
+	if (lstat(path, &st) < 0)
+		die(path, strerror(errno));
+	return S_ISDIR(st.st_mode);
+}
+
+static void read_samples(struct mount *m, const char *file)
+{
+	char *found, *absent;
+	void *known = NULL;
+	size_t count = 0;
+	FILE *f = fopen(file, "re");
+	if (!f)
+		die(file, strerror(errno));
+	while (count < NAMES && fscanf(f, "%ms %ms %*u", &found, &absent) == 2) {
+		char *path = below(m->dir, found);
+		if (is_new(&known, path) && !is_directory(path)) {
+			m->paths[FOUND][count] = path;
+			m->paths[ABSENT][count++] = below(m->dir, absent);
+		}
+		free(found);
+		free(absent);
+	}
+	fclose(f);
+	if (count < NAMES)
+		die(file, "too few samples");
+}
+
+static void forget_names(void)
+{
+	CLEANUP(lm_closep) int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, "2", 1) != 1)
+		die("/proc/sys/vm/drop_caches", strerror(errno));
+}
+
+static void learn_directories(const struct mount *m)
+{
+	for (size_t i = 0; i < NAMES; i++) {
+		struct stat st;
+		char *path = m->paths[FOUND][i], *slash = strrchr(path, '/');
+		*slash = '\0';
+		if (stat(path, &st) < 0)
+			die(path, strerror(errno));
+		*slash = '/';
+	}
+}
+
+static double now_us(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+static double ask(char *const *paths, int expected)
+{
+	double begin = now_us();
+	for (size_t i = 0; i < NAMES; i++) {
+		struct stat st;
+		int answer = lstat(paths[i], &st) < 0 ? errno : 0;
+		if (answer != expected)
+			die(paths[i], strerror(answer));
+	}
+	return (now_us() - begin) / NAMES;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return x < y ? -1 : x > y;
+}
+
+/* Of the values, or of what they are of others. */
+static double median(const double *values, const double *others, unsigned count)
+{
+	double sorted[ROUNDS_MAX];
+	for (unsigned i = 0; i < count; i++)
+		sorted[i] = others ? values[i] / others[i] : values[i];
+	qsort(sorted, count, sizeof(double), by_value);
+	return sorted[count / 2];
+}
+
+int main(int argc, char **argv)
+{
+	static struct mount mounts[MOUNTS_MAX];
+	unsigned rounds = argc > 2 && strcmp(argv[1], "--rounds") == 0 ? (unsigned)strtoul(argv[2], NULL, 10) : 0;
+	unsigned count = (unsigned)(argc - 3) / 2;
+	if (argc < 5 || argc % 2 == 0 || count > MOUNTS_MAX || rounds == 0 || rounds > ROUNDS_MAX) {
+		fputs("usage: bench-lookup --rounds N MOUNT SAMPLES...\n", stderr);
+		return 2;
+	}
+	for (unsigned n = 0; n < count; n++) {
+		mounts[n].dir = argv[3 + 2 * n];
+		read_samples(&mounts[n], argv[4 + 2 * n]);
+	}
+	for (unsigned round = 0; round < rounds; round++) {
+		forget_names();
+		for (unsigned n = 0; n < count; n++) {
+			learn_directories(&mounts[n]);
+			mounts[n].us[FOUND][round] = ask(mounts[n].paths[FOUND], 0);
+			mounts[n].us[ABSENT][round] = ask(mounts[n].paths[ABSENT], ENOENT);
+		}
+	}
+	for (unsigned n = 0; n < count; n++) {
+		for (unsigned k = 0; k < KINDS; k++)
+			printf("%.2f ", median(mounts[n].us[k], NULL, rounds));
+		for (unsigned k = 0; k < KINDS; k++)
+			printf("%.3f%c", median(mounts[n].us[k], mounts[0].us[k], rounds), k + 1 < KINDS ? ' ' : '\n');
+	}
+	return 0;
+}
