@@ -328,6 +328,7 @@ struct eviction {
 	uint64_t now, upto;
 	uint64_t want_bytes, want_objects;
 	uint64_t bytes, objects; /* evicted */
+	uint64_t spared;	 /* of another rank, as their files said, which was not known before */
 };
 
 /* What the file says about itself, where the index came to know it by its name alone. */
@@ -382,8 +383,10 @@ static int evict_one(void *arg, const struct cache_place *place)
 		return 0;
 	if (!(item.flags & LM_INDEX_KNOWN))
 		learn_record(cache, place, &item);
-	if (e->all ? (item.flags & LM_INDEX_KEPT) && !e->kept_too : !has_rank(cache, &item, e->rank, e->now))
+	if (e->all ? (item.flags & LM_INDEX_KEPT) && !e->kept_too : !has_rank(cache, &item, e->rank, e->now)) {
+		e->spared++;
 		return 0;
+	}
 	if (!delete_object(cache, place, e->all ? UINT64_MAX : e->upto))
 		return 0;
 	e->bytes += (uint64_t)item.blocks * LM_INDEX_BLOCK;
@@ -394,11 +397,11 @@ static int evict_one(void *arg, const struct cache_place *place)
 	return e->bytes >= e->want_bytes && e->objects >= e->want_objects;
 }
 
-/* One rank: until enough went or nothing more goes. */
+/* One rank: until enough went or nothing more goes. Whoever was spared was counted among those that would go. */
 static void evict_rank(struct eviction *e, struct histogram *h)
 {
 	for (bool progress = true; progress && (e->bytes < e->want_bytes || e->objects < e->want_objects);) {
-		uint64_t before = e->objects, upto = 0;
+		uint64_t before = e->objects + e->spared, upto = 0;
 		h->rank = e->rank;
 		if (e->bytes < e->want_bytes) {
 			h->by_number = false;
@@ -410,7 +413,7 @@ static void evict_rank(struct eviction *e, struct histogram *h)
 		}
 		e->upto = upto;
 		const struct cache_walk walk = {.fn = evict_one, .arg = e};
-		progress = upto && cache_walk(e->cache, &walk) >= 0 && e->objects > before;
+		progress = upto && cache_walk(e->cache, &walk) >= 0 && e->objects + e->spared > before;
 	}
 }
 

@@ -173,7 +173,8 @@ victim=$(sed -n '1s/^[0-9a-f]*  //p' "$WORK/list")
 kill -STOP "$(pid_of serve)"
 stat "$ROOT/$victim" >"$WORK/tmp/victim" 2>&1 &
 victim_reader=$!
-in_hand() { { "$LAMELLA" status --json 2>/dev/null || true; } | jq -e '.repositories[0].kernel_waiting > 0' >/dev/null; }
+# Those for the directories above it are answered at once.
+in_hand() { { "$LAMELLA" status --json 2>/dev/null || true; } | jq -e '.repositories[0] | .kernel_waiting > 0 and (.downloads | length) > 0' >/dev/null; }
 for i in 1 2 3; do
 	wait_for 20 "the request in the worker's hands" in_hand # a worker that dies before is not to blame
 	kill_worker ABRT # a sanitizer would report a SEGV as its own finding
