@@ -28,8 +28,8 @@ IDLE_US_PER_S=500 # a two-thousandth of a core
 workers() { pgrep -x lamella-fetcher; }
 # Pages that several of them share are counted once.
 resident_kib() { for p in $(workers); do cat "/proc/$p/smaps_rollup"; done | awk '/^Pss:/ { sum += $2 } END { print sum }'; }
-# What a thread did: its turns on a processor, and the time.
-work_done() { for p in $(workers); do cat /proc/"$p"/task/*/status; done | awk '/ctxt_switches/ { sum += $2 } END { print sum }'; }
+# Wake-ups: each ends with the thread going back to sleep. That others wanted the processor meanwhile is not its doing.
+work_done() { for p in $(workers); do cat /proc/"$p"/task/*/status; done | awk '/^voluntary_ctxt_switches/ { sum += $2 } END { print sum }'; }
 
 read_everything() {
 	ls -lR "$MOUNT_BASE/$FQRN/.layers" >"$WORK/tmp/list"
