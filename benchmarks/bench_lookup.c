@@ -1,8 +1,9 @@
 /*
- * bench-lookup --rounds N MOUNT SAMPLES...: what stat() of a name costs that the kernel does not know yet, found and
- * absent, in each mount. SAMPLES is what bench-catalog --make leaves beside a catalog of the same tree. Prints a line
- * per mount, in this order: microseconds found, absent (medians of the rounds), and by how much each is more than in
- * the first mount (medians of the rounds' own ratios).
+ * bench-lookup --rounds N {MOUNT COPY SAMPLES}...: what stat() of a name costs that the kernel does not know yet, found
+ * and absent, in each mount, and in a copy of the same tree on a disk. SAMPLES is what bench-catalog --make leaves
+ * beside the mount's catalog. Prints two lines for each, the mount's and the copy's, in this order: microseconds found,
+ * absent (medians of the rounds), and by how much each is more than in the first mount or copy (medians of the rounds'
+ * own ratios).
  *
  * In each round the kernel forgets all names, then learns the directories, for nothing, and is asked for what they
  * hold: one request to the file system for each name, however large the tree is. Directories and names that are there
@@ -21,10 +22,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOUNTS_MAX = 16, NAMES = 4000, ROUNDS_MAX = 100 };
+enum { TREES_MAX = 32, NAMES = 4000, ROUNDS_MAX = 100 };
 enum kind { FOUND, ABSENT, KINDS };
 
-struct mount {
+struct tree {
 	const char *dir;
 	char *paths[KINDS][NAMES];
 	double us[KINDS][ROUNDS_MAX];
@@ -65,7 +66,7 @@ static bool is_directory(const char *path)
 	return S_ISDIR(st.st_mode);
 }
 
-static void read_samples(struct mount *m, const char *file)
+static void read_samples(struct tree *t, const char *file)
 {
 	char *found, *absent;
 	void *known = NULL;
@@ -74,10 +75,10 @@ static void read_samples(struct mount *m, const char *file)
 	if (!f)
 		die(file, strerror(errno));
 	while (count < NAMES && fscanf(f, "%ms %ms %*u", &found, &absent) == 2) {
-		char *path = below(m->dir, found);
+		char *path = below(t->dir, found);
 		if (is_new(&known, path) && !is_directory(path)) {
-			m->paths[FOUND][count] = path;
-			m->paths[ABSENT][count++] = below(m->dir, absent);
+			t->paths[FOUND][count] = path;
+			t->paths[ABSENT][count++] = below(t->dir, absent);
 		}
 		free(found);
 		free(absent);
@@ -94,11 +95,11 @@ static void forget_names(void)
 		die("/proc/sys/vm/drop_caches", strerror(errno));
 }
 
-static void learn_directories(const struct mount *m)
+static void learn_directories(const struct tree *t)
 {
 	for (size_t i = 0; i < NAMES; i++) {
 		struct stat st;
-		char *path = m->paths[FOUND][i], *slash = strrchr(path, '/');
+		char *path = t->paths[FOUND][i], *slash = strrchr(path, '/');
 		*slash = '\0';
 		if (stat(path, &st) < 0)
 			die(path, strerror(errno));
@@ -143,30 +144,31 @@ static double median(const double *values, const double *others, unsigned count)
 
 int main(int argc, char **argv)
 {
-	static struct mount mounts[MOUNTS_MAX];
+	static struct tree trees[TREES_MAX]; /* mount, copy, mount, copy... */
 	unsigned rounds = argc > 2 && strcmp(argv[1], "--rounds") == 0 ? (unsigned)strtoul(argv[2], NULL, 10) : 0;
-	unsigned count = (unsigned)(argc - 3) / 2;
-	if (argc < 5 || argc % 2 == 0 || count > MOUNTS_MAX || rounds == 0 || rounds > ROUNDS_MAX) {
-		fputs("usage: bench-lookup --rounds N MOUNT SAMPLES...\n", stderr);
+	unsigned count = (unsigned)(argc - 3) / 3 * 2;
+	if (argc < 6 || argc % 3 != 0 || count > TREES_MAX || rounds == 0 || rounds > ROUNDS_MAX) {
+		fputs("usage: bench-lookup --rounds N {MOUNT COPY SAMPLES}...\n", stderr);
 		return 2;
 	}
 	for (unsigned n = 0; n < count; n++) {
-		mounts[n].dir = argv[3 + 2 * n];
-		read_samples(&mounts[n], argv[4 + 2 * n]);
+		trees[n].dir = argv[3 + n / 2 * 3 + n % 2];
+		read_samples(&trees[n], argv[3 + n / 2 * 3 + 2]);
 	}
 	for (unsigned round = 0; round < rounds; round++) {
 		forget_names();
 		for (unsigned n = 0; n < count; n++) {
-			learn_directories(&mounts[n]);
-			mounts[n].us[FOUND][round] = ask(mounts[n].paths[FOUND], 0);
-			mounts[n].us[ABSENT][round] = ask(mounts[n].paths[ABSENT], ENOENT);
+			learn_directories(&trees[n]);
+			trees[n].us[FOUND][round] = ask(trees[n].paths[FOUND], 0);
+			trees[n].us[ABSENT][round] = ask(trees[n].paths[ABSENT], ENOENT);
 		}
 	}
 	for (unsigned n = 0; n < count; n++) {
 		for (unsigned k = 0; k < KINDS; k++)
-			printf("%.2f ", median(mounts[n].us[k], NULL, rounds));
+			printf("%.2f ", median(trees[n].us[k], NULL, rounds));
 		for (unsigned k = 0; k < KINDS; k++)
-			printf("%.3f%c", median(mounts[n].us[k], mounts[0].us[k], rounds), k + 1 < KINDS ? ' ' : '\n');
+			printf("%.3f%c", median(trees[n].us[k], trees[n % 2].us[k], rounds),
+				k + 1 < KINDS ? ' ' : '\n');
 	}
 	return 0;
 }
