@@ -16,7 +16,8 @@ enum { THREADS_MAX = 64, CACHE_LINE = 64, LEAST_WRITE = 4096, NOT_KEPT = 1, SPAR
 
 /* Newer than Debian 12's headers. */
 enum { NOTIFY_RESEND = 7 };
-static const uint32_t HAS_RESEND_2 = 1U << (39 - 32); /* in flags2 */
+static const uint32_t HAS_RESEND_2 = 1U << (39 - 32);  /* in flags2 */
+static const uint32_t ALLOW_IDMAP_2 = 1U << (40 - 32); /* so is this */
 
 /* Of the INIT request when it is processed again: no number that the kernel gives out. */
 static const uint64_t SAVED_INIT = 0x7ffffffffffffff0;
@@ -118,12 +119,30 @@ static void answered(struct lm_session *session, uint64_t unique)
 	errno = code;
 }
 
-/* Reads may be as big as libfuse negotiated; but nothing is ever written, and a request shall fit into a slot. */
-static void keep_requests_small(const struct iovec *reply)
+static bool offers(const void *init, size_t len, uint32_t flag_2)
+{
+	const struct fuse_init_in *in = (const void *)((const uint8_t *)init + sizeof(struct fuse_in_header));
+	return len >= sizeof(struct fuse_in_header) + offsetof(struct fuse_init_in, unused) &&
+	       (in->flags & FUSE_INIT_EXT) && (in->flags2 & flag_2);
+}
+
+/*
+ * What libfuse has no word for. Reads may be as big as it negotiated; but nothing is ever written, and a request shall
+ * fit into a slot. Mounts of clones may show other owners: who asks makes no difference to us, and the kernel checks
+ * permissions (default_permissions, without which it would refuse).
+ */
+static void adjust_init(struct lm_session *session, const struct iovec *reply)
 {
 	struct fuse_init_out *out = reply->iov_base;
-	if (reply->iov_len >= offsetof(struct fuse_init_out, max_write) + sizeof(out->max_write))
-		out->max_write = LEAST_WRITE;
+	size_t len;
+	const void *init = lm_journal_init(session->journal, &len);
+	if (reply->iov_len < offsetof(struct fuse_init_out, flags2) + sizeof(out->flags2))
+		return; /* an error, or a protocol of long ago */
+	out->max_write = LEAST_WRITE;
+	if (!init || !offers(init, len, ALLOW_IDMAP_2))
+		return;
+	out->flags |= FUSE_INIT_EXT;
+	out->flags2 |= ALLOW_IDMAP_2;
 }
 
 static ssize_t send_reply(int fd, struct iovec *iov, int count, void *userdata)
@@ -136,7 +155,7 @@ static ssize_t send_reply(int fd, struct iovec *iov, int count, void *userdata)
 	if (unique == SAVED_INIT || (unique && atomic_load(&session->left)))
 		return out->len;
 	if (unique && current.unique == unique && current.opcode == FUSE_INIT && count > 1)
-		keep_requests_small(&iov[1]);
+		adjust_init(session, &iov[1]);
 	ssize_t n = writev(fd, iov, count);
 	answered(session, unique);
 	return n;
@@ -253,13 +272,6 @@ static void process_saved_init(struct lm_session *session)
 	fuse_session_process_buf(session->fuse, &buf);
 }
 
-static bool offers_resend(const void *init, size_t len)
-{
-	const struct fuse_init_in *in = (const void *)((const uint8_t *)init + sizeof(struct fuse_in_header));
-	return len >= sizeof(struct fuse_in_header) + offsetof(struct fuse_init_in, unused) &&
-	       (in->flags & FUSE_INIT_EXT) && (in->flags2 & HAS_RESEND_2);
-}
-
 static int ask_to_resend(struct lm_session *session, struct lm_err *err)
 {
 	const struct fuse_out_header out = {.len = sizeof(out), .error = NOTIFY_RESEND};
@@ -275,7 +287,7 @@ static int convert_journal(struct lm_session *session, struct lm_kept *kept, str
 	int len = lm_journal_read_init(kept->journal_fd, init, err);
 	if (len < 0)
 		return len;
-	if (!offers_resend(init, (size_t)len))
+	if (!offers(init, (size_t)len, HAS_RESEND_2))
 		return lm_err_set(err, -EOPNOTSUPP,
 			"requests are kept in another version's way, and the kernel sends none again");
 	CLEANUP(lm_closep) int fd = lm_journal_create(err);
@@ -297,7 +309,7 @@ static bool resend_is_wanted(const struct lm_session *session)
 	const char *way = getenv("LAMELLA_RESUME");
 	size_t len;
 	const void *init = lm_journal_init(session->journal, &len);
-	return way && strcmp(way, "resend") == 0 && init && offers_resend(init, len);
+	return way && strcmp(way, "resend") == 0 && init && offers(init, len, HAS_RESEND_2);
 }
 
 static int resume(struct lm_session *session, struct lm_kept *kept, struct lm_err *err)

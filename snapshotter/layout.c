@@ -3,6 +3,8 @@
 #include "base/file.h"
 #include "base/lock.h"
 #include "base/str.h"
+#include "snapshotter/mapped.h"
+#include "snapshotter/mountpoints.h"
 #include "snapshotter/trees.h"
 
 #include <dirent.h>
@@ -242,12 +244,19 @@ int lm_layout_root_attributes(struct lm_layout *layout, int64_t id, struct lm_ro
 	return 0;
 }
 
+static int detach_all(const char *dir, struct lm_err *err)
+{
+	CLEANUP(lm_closep) int fd = lm_mountpoints_open(dir, err);
+	int r = fd < 0 ? fd : lm_mountpoints_detach(fd, dir, LM_TREES_PREFIX, err);
+	return r < 0 ? r : lm_mountpoints_detach(fd, dir, LM_MAPPED_PREFIX, err);
+}
+
 int lm_layout_remove(struct lm_layout *layout, int64_t id, struct lm_err *err)
 {
 	CLEANUP(lm_freep) char *dir = lm_layout_directory(layout, id);
 	if (!dir)
 		return lm_err_oom(err);
-	int r = access(dir, F_OK) == 0 ? lm_trees_detach(dir, err) : 0;
+	int r = access(dir, F_OK) == 0 ? detach_all(dir, err) : 0;
 	return r < 0 ? r : lm_remove_tree(layout->fd, name_of(id, "").text, err);
 }
 

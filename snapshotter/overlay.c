@@ -3,6 +3,7 @@
 #include "base/buf.h"
 #include "base/file.h"
 #include "base/str.h"
+#include "snapshotter/mapped.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -45,45 +46,99 @@ static char *path_of(const char *prefix, const struct lm_snapshot *snapshot, con
 	return lm_str_printf("%s/%" PRId64 "/%s", prefix, snapshot->id, below);
 }
 
-static int bind_mount(
-	const char *prefix, const struct lm_snapshot *shown, bool writable, struct lm_mount *mount, struct lm_err *err)
+/* --- what lies below --- */
+
+void lm_lowers_done(struct lm_lowers *lowers)
 {
-	mount->type = "bind";
-	mount->source = path_of(prefix, shown, "fs");
-	if (!mount->source)
-		return lm_err_oom(err);
-	int r = add_option(mount, "", writable ? "rw" : "ro", err);
-	return r < 0 ? r : add_option(mount, "", "rbind", err);
+	for (size_t i = 0; i < lowers->count; i++)
+		free(lowers->paths[i]);
+	free(lowers->paths);
+	*lowers = (struct lm_lowers){0};
 }
 
-static int add_directory(struct lm_buf *lower, const char *prefix, const struct lm_snapshot *at, const char *below)
+/* Takes the path. */
+static int add_path(struct lm_lowers *lowers, char *path)
 {
-	return lm_buf_printf(lower, "%s%s/%" PRId64 "/%s", lower->len ? ":" : "", prefix, at->id, below);
+	char **paths = path ? reallocarray(lowers->paths, lowers->count + 1, sizeof(*paths)) : NULL;
+	if (!paths) {
+		free(path);
+		return -ENOMEM;
+	}
+	lowers->paths = paths;
+	lowers->paths[lowers->count++] = path;
+	return 0;
 }
 
 /* What belongs below a lean layer is there if it is needed (layout.h). */
-static int add_lean(struct lm_buf *lower, const char *prefix, const struct lm_snapshot *at)
+static int add_lean(struct lm_lowers *lowers, const char *prefix, const struct lm_snapshot *at)
 {
 	CLEANUP(lm_freep) char *opaque = path_of(prefix, at, "opaque");
-	int r = opaque ? add_directory(lower, prefix, at, "lean") : -ENOMEM;
+	int r = opaque ? add_path(lowers, path_of(prefix, at, "lean")) : -ENOMEM;
 	if (r < 0 || !at->parent)
 		return r;
 	if (access(opaque, F_OK) < 0)
 		return errno == ENOENT ? 0 : -errno;
-	return add_directory(lower, prefix, at, "opaque");
+	return add_path(lowers, STEAL(opaque));
+}
+
+int lm_overlay_lowers(const char *prefix, const struct lm_snapshot *snapshot, const struct lm_lower *lower,
+	struct lm_lowers *ret, struct lm_err *err)
+{
+	int r = lower->tree ? add_path(ret, strdup(lower->tree)) : 0;
+	for (const struct lm_snapshot *at = snapshot->parent; at && !lower->tree && r == 0; at = at->parent) {
+		bool has_lean = lower->lean && at->layer_path;
+		r = has_lean ? add_lean(ret, prefix, at) : add_path(ret, path_of(prefix, at, "fs"));
+	}
+	if (r == 0)
+		return 0;
+	lm_lowers_done(ret);
+	return lm_err_sys(err, r, "list of lower directories");
+}
+
+/* The clone of the i-th of them. */
+static char *clone_of(const char *prefix, const struct lm_snapshot *snapshot, size_t i)
+{
+	return lm_str_printf("%s/%" PRId64 "/" LM_MAPPED_PREFIX "%zu", prefix, snapshot->id, i);
+}
+
+static int print_lowers(struct lm_buf *list, const char *prefix, const struct lm_snapshot *snapshot,
+	const struct lm_lowers *lowers, bool mapped)
+{
+	int r = 0;
+	for (size_t i = 0; i < lowers->count && r == 0; i++) {
+		CLEANUP(lm_freep) char *clone = mapped ? clone_of(prefix, snapshot, i) : NULL;
+		r = mapped && !clone ? -ENOMEM
+				     : lm_buf_printf(list, "%s%s", i ? ":" : "", mapped ? clone : lowers->paths[i]);
+	}
+	return r;
 }
 
 static int add_lower(const char *prefix, const struct lm_snapshot *snapshot, const struct lm_lower *lower,
 	struct lm_mount *mount, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf list = LM_BUF(LOWERDIR_MAX);
-	int r = lower->tree ? lm_buf_printf(&list, "%s::%s", lower->tree, lower->data) : 0;
-	for (const struct lm_snapshot *at = snapshot->parent; at && !lower->tree && r == 0; at = at->parent) {
-		bool has_lean = lower->lean && at->layer_path;
-		r = has_lean ? add_lean(&list, prefix, at) : add_directory(&list, prefix, at, "fs");
-	}
+	CLEANUP(lm_lowers_done) struct lm_lowers lowers = {0};
+	int r = lm_overlay_lowers(prefix, snapshot, lower, &lowers, err);
+	if (r < 0)
+		return r;
+	r = print_lowers(&list, prefix, snapshot, &lowers, lower->mapped);
+	if (r == 0 && lower->tree)
+		r = lm_buf_printf(&list, "::%s", lower->data);
 	return r < 0 ? lm_err_sys(err, r, "list of lower directories")
 		     : add_option(mount, "lowerdir=", lm_buf_cstr(&list), err);
+}
+
+/* --- the mount --- */
+
+/* Takes the source. */
+static int bind_mount(char *source, bool writable, struct lm_mount *mount, struct lm_err *err)
+{
+	mount->type = "bind";
+	mount->source = source;
+	if (!mount->source)
+		return lm_err_oom(err);
+	int r = add_option(mount, "", writable ? "rw" : "ro", err);
+	return r < 0 ? r : add_option(mount, "", "rbind", err);
 }
 
 static int add_upper(const char *prefix, const struct lm_snapshot *snapshot, struct lm_mount *mount, struct lm_err *err)
@@ -94,15 +149,6 @@ static int add_upper(const char *prefix, const struct lm_snapshot *snapshot, str
 		return lm_err_oom(err);
 	int r = add_option(mount, "workdir=", work, err);
 	return r < 0 ? r : add_option(mount, "upperdir=", fs, err);
-}
-
-/* A client sends these only where the plugin is declared to do id mapping; containerd maps the lower directories. */
-static int add_id_maps(const struct lm_snapshot *snapshot, struct lm_mount *mount, struct lm_err *err)
-{
-	const char *uids = lm_labels_get(&snapshot->labels, LM_LABEL_UIDMAP);
-	const char *gids = lm_labels_get(&snapshot->labels, LM_LABEL_GIDMAP);
-	int r = uids ? add_option(mount, "uidmap=", uids, err) : 0;
-	return r == 0 && gids ? add_option(mount, "gidmap=", gids, err) : r;
 }
 
 static int overlay_mount(const char *prefix, const struct lm_mount_options *options, const struct lm_snapshot *snapshot,
@@ -117,8 +163,6 @@ static int overlay_mount(const char *prefix, const struct lm_mount_options *opti
 		r = add_option(mount, "", "xino=on", err);
 	if (r == 0 && options->user_xattr)
 		r = add_option(mount, "", "userxattr", err);
-	if (r == 0)
-		r = add_id_maps(snapshot, mount, err);
 	if (r == 0 && snapshot->kind == LM_ACTIVE)
 		r = add_upper(prefix, snapshot, mount, err);
 	return r < 0 ? r : add_lower(prefix, snapshot, lower, mount, err);
@@ -132,9 +176,10 @@ int lm_overlay_mount(const char *prefix, const struct lm_mount_options *options,
 	CLEANUP(lm_mount_done) struct lm_mount mount = {0};
 	int r;
 	if (!snapshot->parent)
-		r = bind_mount(prefix, snapshot, snapshot->kind == LM_ACTIVE, &mount, err);
+		r = bind_mount(path_of(prefix, snapshot, "fs"), snapshot->kind == LM_ACTIVE, &mount, err);
 	else if (snapshot->kind == LM_VIEW && !snapshot->parent->parent)
-		r = bind_mount(prefix, snapshot->parent, false, &mount, err);
+		r = bind_mount(lower->mapped ? clone_of(prefix, snapshot, 0) : path_of(prefix, snapshot->parent, "fs"),
+			false, &mount, err);
 	else
 		r = overlay_mount(prefix, options, snapshot, lower, &mount, err);
 	if (r < 0)

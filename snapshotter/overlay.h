@@ -31,7 +31,18 @@ struct lm_lower {
 	bool lean; /* every remote layer of an overlay from its lean link (layout.h), with what belongs below it */
 	const char *tree; /* or instead of all of them their merged tree (trees.h), mounted there; else NULL */
 	const char *data; /* for it: the data-only layer */
+	bool mapped;	  /* and instead of those their clones with mapped owners, in the same order (mapped.h) */
 };
+
+struct lm_lowers {
+	char **paths; /* the uppermost first */
+	size_t count;
+};
+void lm_lowers_done(struct lm_lowers *lowers);
+
+/* The directories below a snapshot that a mount shows; of a merged tree that is one. ret must be empty. */
+int lm_overlay_lowers(const char *prefix, const struct lm_snapshot *snapshot, const struct lm_lower *lower,
+	struct lm_lowers *ret, struct lm_err *err) MUST_CHECK;
 
 #define LM_MOUNT_OPTIONS_MAX 8
 

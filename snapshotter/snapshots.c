@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "snapshotter/layout.h"
+#include "snapshotter/mapped.h"
 #include "snapshotter/trees.h"
 #include "snapshotter/usage.h"
 
@@ -21,7 +22,8 @@ struct lm_snapshots {
 	struct lm_policy *policy;
 	struct lm_mount_options mount_options;
 	enum lm_on_miss on_miss;
-	struct lm_err no_trees; /* code not 0: why merged trees are not used at all */
+	struct lm_err no_trees;	  /* code not 0: why merged trees are not used at all */
+	struct lm_err no_mapping; /* code not 0: why owners can't be mapped */
 	/* held while directories are deleted: two clean-ups would trip over each other */
 	struct lm_lock cleaning;
 	_Atomic(uint64_t) counters[LM_COUNTERS];
@@ -114,6 +116,13 @@ static void probe_trees(struct lm_snapshots *s, const struct lm_service_options 
 			LM_KV("reason", "%s", lm_err_text(why)));
 }
 
+static void probe_mapping(struct lm_snapshots *s, const struct lm_service_options *options)
+{
+	if (lm_mapped_probe(options->root, &s->no_mapping) < 0)
+		lm_log(LM_LOG_INFO, "no containers in user namespaces",
+			LM_KV("reason", "%s", lm_err_text(&s->no_mapping)));
+}
+
 void lm_snapshots_log_trees(struct lm_snapshots *s)
 {
 	lm_lock_take(&s->lock);
@@ -141,8 +150,10 @@ int lm_snapshots_open(const struct lm_service_options *options, struct lm_snapsh
 		r = open_store(s, options->root, err);
 	if (r == 0)
 		r = repair_links(s, err);
-	if (r == 0)
+	if (r == 0) {
 		probe_trees(s, options);
+		probe_mapping(s, options);
+	}
 	if (r == 0)
 		r = lm_policy_new(options->fetcher, options->resolve_timeout_ms, &s->policy, err);
 	if (r < 0)
@@ -255,8 +266,7 @@ static int link_lean(struct lm_snapshots *s, const struct lm_snapshot *top, cons
 
 /* What a mount is to take for its layers, and the texts of it. */
 struct below {
-	bool fresh;  /* nothing has been written above: the quickest ways to show the layers are open */
-	bool mapped; /* but not their merged tree */
+	bool fresh; /* nothing has been written above: the quickest ways to show the layers are open */
 	struct lm_lower lower;
 	struct lm_err no_tree; /* code not 0: why that is not used */
 	struct lm_chain_tree chain;
@@ -316,9 +326,8 @@ static void note_tree_failure(struct lm_snapshots *s, const struct lm_snapshot *
 /* Where that fails, the layers themselves will do. */
 static void use_tree(struct lm_snapshots *s, const struct lm_snapshot *top, unsigned timeout_ms, struct below *below)
 {
-	if (below->mapped || s->no_trees.code) {
-		(void)lm_err_set(
-			&below->no_tree, -ENOTSUP, "%s", below->mapped ? "ids are mapped" : lm_err_text(&s->no_trees));
+	if (s->no_trees.code) {
+		(void)lm_err_set(&below->no_tree, -ENOTSUP, "%s", lm_err_text(&s->no_trees));
 		return;
 	}
 	int r = mount_tree(s, top, timeout_ms, below, &below->no_tree);
@@ -334,14 +343,11 @@ static void use_tree(struct lm_snapshots *s, const struct lm_snapshot *top, unsi
 
 /*
  * A client that compares a snapshot with its parent takes "no attributes here" for an error, so the ways without are
- * for what will be a container's root: not for views, nor for what one has written to. One that maps ids takes the list
- * of lower directories apart, and knows nothing of data-only ones.
+ * for what will be a container's root: not for views, nor for what one has written to.
  */
-static struct below below_for(enum lm_kind kind, const struct lm_labels *labels, bool written)
+static struct below below_for(enum lm_kind kind, bool written)
 {
-	bool mapped = lm_labels_get(labels, LM_LABEL_UIDMAP) || lm_labels_get(labels, LM_LABEL_GIDMAP);
-	bool fresh = kind == LM_ACTIVE && !written;
-	return (struct below){.fresh = fresh, .mapped = mapped};
+	return (struct below){.fresh = kind == LM_ACTIVE && !written};
 }
 
 /*
@@ -372,6 +378,48 @@ static int check_served(struct lm_snapshots *s, const struct lm_snapshot *top, u
 	return lm_err_set(err, r, "a layer is not being served: %s", lm_err_text(&reason));
 }
 
+/* Of a container in a user namespace; a client says so where the plugin is declared to map ids (remap-ids). */
+struct id_maps {
+	struct lm_mapped_ranges uids, gids;
+};
+
+/* *ret_wanted: the labels say something. */
+static int read_id_maps(const struct lm_labels *labels, struct id_maps *ret, bool *ret_wanted, struct lm_err *err)
+{
+	const char *uids = lm_labels_get(labels, LM_LABEL_UIDMAP), *gids = lm_labels_get(labels, LM_LABEL_GIDMAP);
+	*ret_wanted = uids || gids;
+	if (!*ret_wanted)
+		return 0;
+	if (!uids || !gids)
+		return lm_err_set(err, -EINVAL, "the label %s is missing", uids ? LM_LABEL_GIDMAP : LM_LABEL_UIDMAP);
+	int r = lm_mapped_parse(uids, &ret->uids, err);
+	return r < 0 ? r : lm_mapped_parse(gids, &ret->gids, err);
+}
+
+static int map_lowers(struct lm_snapshots *s, const struct lm_snapshot *snapshot, const struct lm_lower *lower,
+	const struct id_maps *maps, struct lm_err *err)
+{
+	if (s->no_mapping.code)
+		return lm_err_set(err, -EBUSY, "user namespaces: %s", lm_err_text(&s->no_mapping));
+	CLEANUP(lm_lowers_done) struct lm_lowers lowers = {0};
+	CLEANUP(lm_freep) char *dir = lm_layout_directory(s->layout, snapshot->id);
+	int r = dir ? lm_overlay_lowers(lm_layout_prefix(s->layout), snapshot, lower, &lowers, err) : lm_err_oom(err);
+	return r < 0 ? r
+		     : lm_mapped_mount(
+			       dir, (const char *const *)lowers.paths, lowers.count, &maps->uids, &maps->gids, err);
+}
+
+/* The directory of the snapshot is there. */
+static int show(struct lm_snapshots *s, const struct lm_snapshot *snapshot, struct lm_lower *lower,
+	struct lm_mount *ret, struct lm_err *err)
+{
+	CLEANUP(lm_freep) struct id_maps *maps = malloc(sizeof(*maps));
+	int r = maps ? read_id_maps(&snapshot->labels, maps, &lower->mapped, err) : lm_err_oom(err);
+	if (r == 0 && lower->mapped && snapshot->parent)
+		r = map_lowers(s, snapshot, lower, maps, err);
+	return r < 0 ? r : lm_overlay_mount(lm_layout_prefix(s->layout), &s->mount_options, snapshot, lower, ret, err);
+}
+
 int lm_snapshots_mount(struct lm_snapshots *s, const char *plugin, const char *key, unsigned timeout_ms,
 	struct lm_mount *ret, struct lm_err *err)
 {
@@ -381,12 +429,9 @@ int lm_snapshots_mount(struct lm_snapshots *s, const char *plugin, const char *k
 	if (snapshot->kind == LM_COMMITTED)
 		return lm_err_set(err, -EBUSY, "snapshot %s is committed", key);
 	CLEANUP(below_done)
-	struct below below =
-		below_for(snapshot->kind, &snapshot->labels, !lm_layout_is_unwritten(s->layout, snapshot->id));
+	struct below below = below_for(snapshot->kind, !lm_layout_is_unwritten(s->layout, snapshot->id));
 	int r = check_served(s, snapshot->parent, timeout_ms, &below, err);
-	return r < 0 ? r
-		     : lm_overlay_mount(
-			       lm_layout_prefix(s->layout), &s->mount_options, snapshot, &below.lower, ret, err);
+	return r < 0 ? r : show(s, snapshot, &below.lower, ret, err);
 }
 
 /* Making: an id, a directory for it, a record. */
@@ -415,20 +460,6 @@ static void making_done(struct making *m)
 	lm_store_release(m->s->store, m->id);
 }
 
-/* The host's id for 0 inside, out of "0:100000:65536[,...]"; 0 where the label says nothing that is understood. */
-static uint32_t mapped_root(const struct lm_labels *labels, const char *label)
-{
-	const char *text = lm_labels_get(labels, label);
-	while (text && *text) {
-		unsigned inside, host, length;
-		if (sscanf(text, "%u:%u:%u", &inside, &host, &length) == 3 && inside == 0 && length > 0)
-			return host;
-		text = strchr(text, ',');
-		text += text != NULL;
-	}
-	return 0;
-}
-
 /*
  * The new upper directory is the container's /: it gets owner and mode of the topmost parent's. A remote layer is not
  * looked at, because a stat of it can take as long as a network; its root is taken for 0755 and root's, as images have
@@ -438,16 +469,20 @@ static int root_attributes(struct lm_snapshots *s, const struct lm_snapshot *par
 	struct lm_root_attributes *ret, struct lm_err *err)
 {
 	*ret = LM_ROOT_ATTRIBUTES_DEFAULT;
-	if (lm_labels_get(labels, LM_LABEL_UIDMAP) || lm_labels_get(labels, LM_LABEL_GIDMAP)) {
-		ret->uid = mapped_root(labels, LM_LABEL_UIDMAP);
-		ret->gid = mapped_root(labels, LM_LABEL_GIDMAP);
-		return 0;
-	}
+	CLEANUP(lm_freep) struct id_maps *maps = malloc(sizeof(*maps));
+	bool mapped = false;
+	int r = maps ? read_id_maps(labels, maps, &mapped, err) : lm_err_oom(err);
+	if (r < 0)
+		return r;
+	if (mapped)
+		return lm_mapped_host(&maps->uids, 0, &ret->uid) && lm_mapped_host(&maps->gids, 0, &ret->gid)
+			       ? 0
+			       : lm_err_set(err, -EINVAL, "the labels map no root: nobody would own the container's /");
 	return parent && !parent->layer_path ? lm_layout_root_attributes(s->layout, parent->id, ret, err) : 0;
 }
 
 static int make_ordinary(struct lm_snapshots *s, const struct lm_make_request *request,
-	const struct lm_snapshot *parent, const struct lm_lower *lower, struct lm_mount *ret, struct lm_err *err)
+	const struct lm_snapshot *parent, struct lm_lower *lower, struct lm_mount *ret, struct lm_err *err)
 {
 	struct lm_root_attributes attributes;
 	CLEANUP(making_done) struct making making = {0};
@@ -462,7 +497,7 @@ static int make_ordinary(struct lm_snapshots *s, const struct lm_make_request *r
 	CLEANUP(lm_mount_done) struct lm_mount mount = {0};
 	struct lm_snapshot preview = {
 		.id = making.id, .kind = request->kind, .parent = parent, .labels = *request->labels};
-	r = lm_overlay_mount(lm_layout_prefix(s->layout), &s->mount_options, &preview, lower, &mount, err);
+	r = show(s, &preview, lower, &mount, err);
 	if (r < 0)
 		return r;
 	struct lm_store_new new = {.id = making.id,
@@ -652,7 +687,7 @@ int lm_snapshots_make(struct lm_snapshots *s, struct lm_make_request *request, s
 	const char *ref = request->kind == LM_ACTIVE ? lm_labels_get(request->labels, LM_LABEL_REF) : NULL;
 	if (ref && *ref)
 		r = offer_layer(s, request, ref, ret_provided, err);
-	CLEANUP(below_done) struct below below = below_for(request->kind, request->labels, false);
+	CLEANUP(below_done) struct below below = below_for(request->kind, false);
 	if (r == 0)
 		r = check_served(s, parent, request->timeout_ms, &below, err);
 	if (r == 0)

@@ -4,20 +4,18 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "snapshotter/mountpoints.h"
 
-#include <dirent.h>
 #include <inttypes.h>
 #include <linux/loop.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
-#define PREFIX "tree."
 enum { LOOP_TRIES = 64, BLOCK = 4096, SECTOR = 512, NOTE_MAX = 64 << 10 };
 
 /* --- probing --- */
@@ -157,57 +155,6 @@ static int mount_image(int image, const char *name, const char *mountpoint, stru
 	return 0;
 }
 
-static bool is_mounted(int dir, const char *name)
-{
-	struct stat above, below;
-	return fstat(dir, &above) == 0 && fstatat(dir, name, &below, AT_SYMLINK_NOFOLLOW) == 0 &&
-	       above.st_dev != below.st_dev;
-}
-
-/* Callers that have the same directory open exclude each other till it is closed. */
-static int open_alone(const char *dir, struct lm_err *err)
-{
-	CLEANUP(lm_closep) int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0 || flock(fd, LOCK_EX) < 0)
-		return lm_err_sys(err, -errno, "open %s", dir);
-	return STEAL_FD(fd);
-}
-
-static void close_dir(DIR **dir)
-{
-	if (*dir)
-		closedir(*dir);
-}
-
-static int detach(const char *path, int fd, struct lm_err *err)
-{
-	CLEANUP(lm_closep) int listed = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	CLEANUP(close_dir) DIR *dir = listed < 0 ? NULL : fdopendir(listed);
-	if (!dir)
-		return lm_err_sys(err, -errno, "list %s", path);
-	listed = -1;
-	struct dirent *entry;
-	for (errno = 0; (entry = readdir(dir)); errno = 0) {
-		if (!lm_str_starts(entry->d_name, PREFIX))
-			continue;
-		CLEANUP(lm_freep) char *mountpoint = lm_str_printf("%s/%s", path, entry->d_name);
-		if (!mountpoint)
-			return lm_err_oom(err);
-		while (is_mounted(fd, entry->d_name))
-			if (umount2(mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
-				return lm_err_sys(err, -errno, "detach %s", mountpoint);
-		if (rmdir(mountpoint) < 0)
-			return lm_err_sys(err, -errno, "remove %s", mountpoint);
-	}
-	return errno ? lm_err_sys(err, -errno, "list %s", path) : 0;
-}
-
-int lm_trees_detach(const char *dir, struct lm_err *err)
-{
-	CLEANUP(lm_closep) int fd = open_alone(dir, err);
-	return fd < 0 ? fd : detach(dir, fd, err);
-}
-
 int lm_trees_note(const char *dir, const char *image, const char *const *digests, size_t count, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(NOTE_MAX), there = LM_BUF(NOTE_MAX);
@@ -231,15 +178,15 @@ int lm_trees_mount(const char *dir, const char *image, char **ret, struct lm_err
 		return lm_err_sys(err, -errno, "open %s", image);
 	CLEANUP(lm_freep)
 	char *mountpoint = lm_str_printf(
-		"%s/" PREFIX "%u-%u.%" PRIu64, dir, major(st.st_dev), minor(st.st_dev), (uint64_t)st.st_ino);
+		"%s/" LM_TREES_PREFIX "%u-%u.%" PRIu64, dir, major(st.st_dev), minor(st.st_dev), (uint64_t)st.st_ino);
 	if (!mountpoint)
 		return lm_err_oom(err);
 	const char *name = mountpoint + strlen(dir) + 1;
-	CLEANUP(lm_closep) int fd = open_alone(dir, err);
+	CLEANUP(lm_closep) int fd = lm_mountpoints_open(dir, err);
 	if (fd < 0)
 		return fd;
-	int r = is_mounted(fd, name) ? 0 : detach(dir, fd, err);
-	if (r == 0 && !is_mounted(fd, name))
+	int r = lm_mountpoints_has(fd, name) ? 0 : lm_mountpoints_detach(fd, dir, LM_TREES_PREFIX, err);
+	if (r == 0 && !lm_mountpoints_has(fd, name))
 		r = mount_image(file, image, mountpoint, err);
 	if (r < 0)
 		return r;

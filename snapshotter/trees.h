@@ -23,6 +23,8 @@
  */
 enum { LM_TREES_AHEAD = 256 << 10 };
 
+#define LM_TREES_PREFIX "tree."
+
 /* Do overlays over a tree and a data-only layer work here, without options that change what is written to an upper
  * directory? Asked by a small one made in `dir`. -ENOTSUP: no; other errors: can't be said. */
 int lm_trees_probe(const char *dir, struct lm_err *err) MUST_CHECK;
@@ -40,8 +42,5 @@ int lm_trees_mount(const char *dir, const char *image, char **ret, struct lm_err
  */
 int lm_trees_note(
 	const char *dir, const char *image, const char *const *digests, size_t count, struct lm_err *err) MUST_CHECK;
-
-/* Detaches all trees below dir, and takes their mountpoints away. Overlays over them stay as they are. */
-int lm_trees_detach(const char *dir, struct lm_err *err) MUST_CHECK;
 
 #endif

@@ -118,17 +118,48 @@ static void options(void **state)
 {
 	struct lm_snapshot one = {.id = 1, .kind = LM_COMMITTED}, s = {.id = 9, .kind = LM_ACTIVE, .parent = &one};
 	struct lm_mount_options all = {.index_off = true, .xino_on = true, .user_xattr = true};
-	assert_int_equal(lm_labels_set(&s.labels, LM_LABEL_UIDMAP, "0:1000:10"), 0);
-	assert_int_equal(lm_labels_set(&s.labels, LM_LABEL_GIDMAP, "0:2000:10"), 0);
 	EXPECT(&all, &s,
-		"overlay overlay index=off xino=on userxattr uidmap=0:1000:10 gidmap=0:2000:10 "
-		"workdir=/r/snapshots/9/work "
+		"overlay overlay index=off xino=on userxattr workdir=/r/snapshots/9/work "
 		"upperdir=/r/snapshots/9/fs lowerdir=/r/snapshots/1/fs");
-	lm_labels_done(&s.labels);
 	/* Whatever this machine says, it is said without failing. */
 	struct lm_mount_options here = lm_overlay_probe();
 	assert_int_equal(here.index_off, access("/sys/module/overlay/parameters/index", F_OK) == 0);
 	assert_int_equal(here.xino_on, access("/sys/module/overlay/parameters/xino_auto", F_OK) == 0);
+}
+
+static void mapped(void **state)
+{
+	struct lm_snapshot one = {.id = 1, .kind = LM_COMMITTED}, two = {.id = 2, .kind = LM_COMMITTED, .parent = &one};
+	struct lm_snapshot s = {.id = 9, .kind = LM_ACTIVE, .parent = &two};
+	struct lm_snapshot view = {.id = 8, .kind = LM_VIEW, .parent = &one};
+	const struct lm_lower clones = {.mapped = true};
+	const struct lm_lower tree = {.tree = "/r/snapshots/2/tree.1", .data = "/cvmfs/r/.layers", .mapped = true};
+	const struct {
+		const struct lm_snapshot *snapshot;
+		const struct lm_lower *lower;
+		const char *expected;
+	} cases[] = {
+		{&s, &clones,
+			"overlay overlay workdir=/r/snapshots/9/work upperdir=/r/snapshots/9/fs "
+			"lowerdir=/r/snapshots/9/mapped.0:/r/snapshots/9/mapped.1"},
+		{&s, &tree,
+			"overlay overlay workdir=/r/snapshots/9/work upperdir=/r/snapshots/9/fs "
+			"lowerdir=/r/snapshots/9/mapped.0::/cvmfs/r/.layers"},
+		{&view, &clones, "bind /r/snapshots/8/mapped.0 ro rbind"},
+	};
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		CLEANUP(lm_freep) char *text = mount_text(&plain, cases[i].snapshot, *cases[i].lower);
+		assert_string_equal(text, cases[i].expected);
+	}
+	CLEANUP(lm_lowers_done) struct lm_lowers lowers = {0};
+	assert_int_equal(lm_overlay_lowers("/r", &s, &clones, &lowers, NULL), 0);
+	assert_int_equal(lowers.count, 2);
+	assert_string_equal(lowers.paths[0], "/r/2/fs");
+	assert_string_equal(lowers.paths[1], "/r/1/fs");
+	lm_lowers_done(&lowers);
+	assert_int_equal(lm_overlay_lowers("/r", &s, &tree, &lowers, NULL), 0);
+	assert_int_equal(lowers.count, 1);
+	assert_string_equal(lowers.paths[0], tree.tree);
 }
 
 /* The kernel's limit of a mount's options is containerd's affair: it uses relative paths. Ours is the full list. */
@@ -152,6 +183,7 @@ static void many_layers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(shapes), cmocka_unit_test(lean), cmocka_unit_test(tree),
-		cmocka_unit_test(opaque), cmocka_unit_test(options), cmocka_unit_test(many_layers)};
+		cmocka_unit_test(opaque), cmocka_unit_test(options), cmocka_unit_test(mapped),
+		cmocka_unit_test(many_layers)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "snapshotter/layout.h"
+#include "snapshotter/mountpoints.h"
 
 #include <sched.h>
 #include <setjmp.h>
@@ -74,6 +75,12 @@ static void test_probe(void **state)
 	assert_int_equal(access(f->snapshot, F_OK), 0);
 }
 
+static int detach_trees(const char *dir, struct lm_err *err)
+{
+	CLEANUP(lm_closep) int fd = lm_mountpoints_open(dir, err);
+	return fd < 0 ? fd : lm_mountpoints_detach(fd, dir, LM_TREES_PREFIX, err);
+}
+
 static void test_detached(void **state)
 {
 	struct fixture *f = *state;
@@ -85,12 +92,12 @@ static void test_detached(void **state)
 	assert_int_equal(mount("none", second, "tmpfs", 0, NULL), 0); /* twice */
 	snprintf(other, sizeof(other), "%s/tree.0-3.2", f->snapshot); /* of a boot that was before */
 	assert_int_equal(mkdir(other, 0700), 0);
-	assert_int_equal(lm_trees_detach(f->snapshot, &f->err), 0);
+	assert_int_equal(detach_trees(f->snapshot, &f->err), 0);
 	assert_int_equal(access(first, F_OK), -1);
 	assert_int_equal(access(second, F_OK), -1);
 	assert_int_equal(access(other, F_OK), -1);
-	assert_int_equal(lm_trees_detach(f->snapshot, &f->err), 0);
-	assert_int_equal(lm_trees_detach("/nonexistent", &f->err), -ENOENT);
+	assert_int_equal(detach_trees(f->snapshot, &f->err), 0);
+	assert_int_equal(detach_trees("/nonexistent", &f->err), -ENOENT);
 }
 
 static void test_removed_with_its_snapshot(void **state)
