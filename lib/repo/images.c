@@ -3,7 +3,14 @@
 #include "base/str.h"
 
 #include <openssl/evp.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <string.h>
+
+#define SHA256 "sha256:"
+#define TARGET_TOP "../../../" LM_IMAGES_LAYERS "/"
+
+enum { HEX = 64 };
 
 static int update(EVP_MD_CTX *ctx, const char *digest)
 {
@@ -26,4 +33,47 @@ int lm_images_chain(const char *const *digests, size_t count, struct lm_chain_he
 		return lm_err_set(err, -ENOMEM, "OpenSSL's SHA-256 failed");
 	lm_hex_format(bytes, len, ret->s);
 	return 0;
+}
+
+bool lm_images_digest_parse(const char *text, struct lm_images_digest *ret)
+{
+	uint8_t bytes[HEX / 2];
+	if (strnlen(text, sizeof(ret->s)) != sizeof(ret->s) - 1 || !lm_str_starts(text, SHA256) ||
+		lm_hex_parse(text + strlen(SHA256), bytes, sizeof(bytes)) < 0)
+		return false;
+	if (ret)
+		memcpy(ret->s, text, sizeof(ret->s));
+	return true;
+}
+
+struct lm_images_path lm_images_entry(enum lm_images_index index, const char *id)
+{
+	const char *hex = id + strlen(SHA256);
+	struct lm_images_path path;
+	snprintf(path.s, sizeof(path.s), "/" LM_IMAGES_OURS "/%s/%.2s/%.64s",
+		index == LM_IMAGES_BY_CHAIN ? LM_IMAGES_CHAINS : LM_IMAGES_DIFFS, hex, hex);
+	return path;
+}
+
+struct lm_images_path lm_images_entry_target(const char *layer)
+{
+	const char *hex = layer + strlen(SHA256);
+	struct lm_images_path target;
+	snprintf(target.s, sizeof(target.s), TARGET_TOP "%.2s/%.64s", hex, hex);
+	return target;
+}
+
+int lm_images_entry_parse(const char *target, struct lm_images_digest *ret, struct lm_err *err)
+{
+	struct lm_images_digest layer;
+	if (lm_str_starts(target, TARGET_TOP)) {
+		const char *folder = target + strlen(TARGET_TOP);
+		snprintf(layer.s, sizeof(layer.s), SHA256 "%s", strnlen(folder, 3) == 3 ? folder + 3 : "");
+		/* Only what is written as we write it. */
+		if (lm_images_digest_parse(layer.s, NULL) && strcmp(lm_images_entry_target(layer.s).s, target) == 0) {
+			*ret = layer;
+			return 0;
+		}
+	}
+	return lm_err_set(err, -EPROTO, "'%.200s' is no link to a layer", target);
 }

@@ -20,10 +20,59 @@ static void test_chain(void **state)
 	assert_string_not_equal(chain.s, other.s);
 }
 
+static void test_digest(void **state)
+{
+	static const char *const broken[] = {"",
+		"sha256:", "sha512:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+		"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", A "a",
+		"sha256:Aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+		"sha256:../../../../../../../../../../../../../../../../../../../../../aa"};
+	struct lm_images_digest digest;
+	assert_true(lm_images_digest_parse(A, &digest));
+	assert_string_equal(digest.s, A);
+	for (size_t i = 0; i < ARRAY_LEN(broken); i++)
+		assert_false(lm_images_digest_parse(broken[i], NULL));
+}
+
+#define HEX_A "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+#define TARGET_A "../../../.layers/aa/" HEX_A
+
+static void test_entry(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_images_digest layer;
+	assert_string_equal(lm_images_entry(LM_IMAGES_BY_CHAIN, A).s, "/.lamella/chains/aa/" HEX_A);
+	assert_string_equal(lm_images_entry(LM_IMAGES_BY_DIFF, A).s, "/.lamella/diffs/aa/" HEX_A);
+	assert_string_equal(lm_images_entry_target(A).s, TARGET_A);
+	assert_ok(lm_images_entry_parse(TARGET_A, &layer, &err), &err);
+	assert_string_equal(layer.s, A);
+}
+
+/* Of a publisher that wants something else to be a layer. */
+static void test_forged_entry(void **state)
+{
+	static const char *const forged[] = {"", "/", "../../../.layers/", "../../../.layers/a", "../../../.layers/aa",
+		"../../../.layers/aa/", "../../../.layers/ab/" HEX_A, "../../../.layers/aa/" HEX_A "/",
+		"../../../.layers/aa/" HEX_A "/layerfs", "../../../.layers/aa/../../etc", "../../../../etc",
+		"../../../.layers/AA/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+		"../../.layers/aa/" HEX_A, "../../../../.layers/aa/" HEX_A, "/.layers/aa/" HEX_A,
+		"../../../.lamella/chains/aa/" HEX_A, "../aa/" HEX_A, "./" TARGET_A, HEX_A, A};
+	for (size_t i = 0; i < ARRAY_LEN(forged); i++) {
+		struct lm_err err = LM_ERR_INIT;
+		struct lm_images_digest layer = {"untouched"};
+		assert_int_equal(lm_images_entry_parse(forged[i], &layer, &err), -EPROTO);
+		assert_string_equal(layer.s, "untouched");
+		assert_non_null(strstr(lm_err_text(&err), "is no link to a layer"));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_chain),
+		cmocka_unit_test(test_digest),
+		cmocka_unit_test(test_entry),
+		cmocka_unit_test(test_forged_entry),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
