@@ -9,6 +9,7 @@
 #include "convert/image_name.h"
 #include "convert/layer.h"
 #include "convert/layer_catalog.h"
+#include "convert/layer_index.h"
 #include "convert/metadata.h"
 
 #include <stdio.h>
@@ -367,10 +368,32 @@ static int put_origins(struct lm_converter *converter, const struct lm_image *im
 	return r;
 }
 
+/* What the index of layers lacks of the image. Of layers that were there already, what the image calls them must be
+ * what they were found to be. */
+static int put_index(struct lm_converter *converter, const struct lm_image *image, const struct lm_image_report *report,
+	struct lm_err *err)
+{
+	CLEANUP(lm_layer_index_plan_done) struct lm_layer_index_plan plan = {0};
+	CLEANUP(lm_freep) bool *verified = calloc(image->layer_count + 1, sizeof(*verified));
+	const struct lm_view view = lm_txn_view(converter->txn);
+	if (!verified)
+		return lm_err_oom(err);
+	for (size_t i = 0; i < image->layer_count; i++)
+		verified[i] = report->layers[i].converted;
+	int r = lm_layer_index_plan(&view, image, verified, &plan, err);
+	if (r == 0 && plan.doubtful < image->layer_count)
+		lm_cli_say("%s: layer %s is not known to have the diff id that the image says; it can be found by its "
+			   "digest only",
+			report->name, image->layers[plan.doubtful].digest);
+	return r < 0 ? r : lm_layer_index_put(converter->txn, &plan, err);
+}
+
 static int finish_image(struct lm_converter *converter, const struct lm_image *image,
 	const struct lm_image_report *report, struct lm_err *err)
 {
 	int r = put_origins(converter, image, report, err);
+	if (r == 0)
+		r = put_index(converter, image, report, err);
 	if (r == 0)
 		r = put_name(converter, image, report->name, err);
 	converter->broken = converter->broken || r < 0;
@@ -473,6 +496,8 @@ static int finish_each(struct lm_converter *converter, const struct lm_images *i
 	int r = 0;
 	for (size_t i = 0; r == 0 && i < images->count; i++)
 		r = put_origins(converter, &images->items[i], &reports[i], err);
+	for (size_t i = 0; r == 0 && i < images->count; i++)
+		r = put_index(converter, &images->items[i], &reports[i], err);
 	/* First, since it may have meant another one of them, which then comes back by its own name. */
 	if (r == 0 && best < images->count)
 		r = put_plain_name(converter, images, names, best, name, err);

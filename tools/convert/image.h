@@ -12,6 +12,7 @@
  *     .metadata/layers.json, origin.json       where it comes from, and the images (configs) that use it
  *   /.flat/xx/CONFIGDIGEST                   all layers in one, for Apptainer: flat.h
  *   /.lamella/trees/xx/CHAIN/tree            the same for the kernel of a node: chain_tree.h
+ *   /.lamella/chains, /.lamella/diffs        links to its layers by chain id and diff id: layer_index.h
  *   what is there by its name                manifests, and the public link to the flat tree: metadata.h
  *
  * A layer that is there is not fetched, and nothing is written that is there already in the same words. What a layer

@@ -33,6 +33,16 @@ int lm_layers_json(
 	return dump(json, JSON_INDENT(1), ret, err);
 }
 
+int lm_layers_json_diff_id(const struct lm_buf *text, char ret[LM_DIGEST_MAX], struct lm_err *err)
+{
+	CLEANUP(json_decrefp) json_t *json = json_loadb(lm_buf_cstr(text), text->len, 0, NULL);
+	const char *diff_id = json_string_value(json_object_get(json_array_get(json, 0), "diff-digest"));
+	if (!diff_id || !lm_digest_valid(diff_id))
+		return lm_err_set(err, -EPROTO, "layers.json: no diff-digest");
+	memcpy(ret, diff_id, strlen(diff_id) + 1);
+	return 0;
+}
+
 int lm_origin_json_add(struct lm_buf *text, const char *config, bool *ret_changed, struct lm_err *err)
 {
 	CLEANUP(json_decrefp)

@@ -10,6 +10,8 @@ enum { LM_LAYER_JSON_MAX = 4 << 20 };
 /* layers.json: a list with one object. created: RFC 3339 or NULL. */
 int lm_layers_json(const struct lm_layer *layer, const char *created, uint64_t tar_bytes, struct lm_buf *ret,
 	struct lm_err *err) MUST_CHECK;
+/* The diff id that a layers.json says. -EPROTO. */
+int lm_layers_json_diff_id(const struct lm_buf *text, char ret[LM_DIGEST_MAX], struct lm_err *err) MUST_CHECK;
 
 /*
  * origin.json: {"origin":["sha256:CONFIG",…]}. Replaces the text (empty: none yet) by one that names config, too.

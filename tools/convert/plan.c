@@ -7,6 +7,7 @@
 #include "convert/image_name.h"
 #include "convert/layer.h"
 #include "convert/layer_catalog.h"
+#include "convert/layer_index.h"
 #include "convert/published.h"
 #include "oci/digest.h"
 
@@ -146,6 +147,16 @@ static int plan_tree(struct planning *p, const struct lm_image *image, bool *ret
 	return LM_MIN(r, 0);
 }
 
+/* 1: some of the layers, all of which are there, are not in the index. */
+static int lacks_entries(struct planning *p, const struct lm_image *image, struct lm_err *err)
+{
+	CLEANUP(lm_layer_index_plan_done) struct lm_layer_index_plan plan = {0};
+	struct lm_published_root root = {p->published, p->top};
+	const struct lm_view view = lm_published_view(&root);
+	int r = lm_layer_index_plan(&view, image, NULL, &plan, err);
+	return r < 0 ? r : plan.count > 0;
+}
+
 static int fill_image(struct planning *p, const struct lm_image *image, struct lm_plan_image *ret, struct lm_err *err)
 {
 	bool missing = false;
@@ -167,8 +178,11 @@ static int fill_image(struct planning *p, const struct lm_image *image, struct l
 		r = plan_tree(p, image, &ret->tree, err);
 	if (r == 0)
 		r = compare_name(p, image, ret, err);
-	if (r == 0 && ret->state == LM_PLAN_UNCHANGED && (missing || ret->flat || ret->tree))
-		ret->state = LM_PLAN_COMPLETED;
+	if (r == 0 && ret->state == LM_PLAN_UNCHANGED) {
+		r = missing || ret->flat || ret->tree ? 1 : lacks_entries(p, image, err);
+		ret->state = r > 0 ? LM_PLAN_COMPLETED : LM_PLAN_UNCHANGED;
+		r = LM_MIN(r, 0);
+	}
 	p->plan->changed |= r == 0 && ret->state != LM_PLAN_UNCHANGED;
 	return r;
 }

@@ -4,6 +4,7 @@
 #include "base/str.h"
 #include "convert/chain_tree.h"
 #include "convert/flat.h"
+#include "convert/layer_index.h"
 #include "convert/metadata.h"
 #include "repo/catalog_schema.h" /* lm_grown() */
 
@@ -446,6 +447,18 @@ static int forget_origins(struct planning *p, struct lm_txn *txn, const char *la
 	return r < 0 || !changed ? r : lm_txn_put_data(txn, path, text.data, text.len, err);
 }
 
+/* The layers that go, which are sorted, are out of the transaction. */
+static int forget_entries(struct planning *p, struct lm_txn *txn, struct lm_err *err)
+{
+	const struct lm_removal *removal = p->ret;
+	CLEANUP(lm_freep) const char **gone = calloc(removal->layer_count + 1, sizeof(*gone));
+	if (!gone)
+		return lm_err_oom(err);
+	for (size_t i = 0; i < removal->layer_count; i++)
+		gone[i] = removal->layers[i].digest;
+	return lm_layer_index_forget(txn, &p->inventory, gone, removal->layer_count, err);
+}
+
 static int execute(struct planning *p, struct lm_txn *txn, struct lm_err *err)
 {
 	const struct lm_removal *removal = p->ret;
@@ -456,6 +469,8 @@ static int execute(struct planning *p, struct lm_txn *txn, struct lm_err *err)
 		r = forget_origins(p, txn, p->kept.items[i], err);
 	for (size_t i = 0; i < removal->layer_count && r == 0; i++)
 		r = lm_txn_remove(txn, lm_layer_path(removal->layers[i].digest).s, err);
+	if (r == 0)
+		r = forget_entries(p, txn, err);
 	for (size_t i = 0; i < removal->flat_count && r == 0; i++)
 		r = lm_txn_remove(txn, lm_flat_path(removal->flats[i]).s, err);
 	for (size_t i = 0; i < removal->tree_count && r == 0; i++)

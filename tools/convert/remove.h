@@ -7,6 +7,9 @@
  * comes to an end in its own time. When that is over, whoever changes the repository next takes it away:
  * lm_remove_due().
  *
+ * Entries of the index (layer_index.h) that name a layer which goes go with it, unless another image has a layer of the
+ * same diff id, which is then named instead.
+ *
  * A layer is another image's if a manifest.json below /.metadata, or one on the schedule whose time has not come, names
  * it, or if its own origin.json names an image of which nothing else is known: somebody may have a use for that.
  *

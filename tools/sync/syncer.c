@@ -347,7 +347,8 @@ static bool wait_longer(const struct round *round, const struct lm_sync_image *i
 	return round->syncer->config.patient && !round->pushed && image && image->next_s > lm_wall_s();
 }
 
-/* What of an image the list asks for, as the state remembers it. */
+/* What of an image the list asks for, and what else it gets, as the state remembers it: images that were published
+ * before there was an index of layers are published once more. */
 struct terms {
 	char s[LM_WISH_TEXT_MAX + 32];
 };
@@ -355,7 +356,7 @@ struct terms {
 static struct terms terms_of(const struct lm_wish *wish)
 {
 	struct terms terms;
-	snprintf(terms.s, sizeof(terms.s), "%s%s%s", wish->platform ? wish->platform : "host",
+	snprintf(terms.s, sizeof(terms.s), "%s%s%s, index", wish->platform ? wish->platform : "host",
 		wish->flat ? ", flat" : "", wish->trees ? ", tree" : "");
 	return terms;
 }
