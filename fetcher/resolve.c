@@ -13,7 +13,7 @@
 
 #define LAYER_OPAQUE "opaque" /* in the same place: whiteouts where the layer has opaque directories */
 
-enum { DIGEST_HEX = 64, ANSWER_MARGIN_MS = 200 };
+enum { ANSWER_MARGIN_MS = 200 };
 
 typedef Lamella__Fetcher__V1__LayerAnswer LayerAnswer;
 typedef Lamella__Fetcher__V1__TreeAnswer TreeAnswer;
@@ -34,9 +34,14 @@ enum leanness {
 	LEAN_OPAQUE, /* it has none but those of opaque directories, and a tree that does the same */
 };
 
+/* Ways to a layer, in the order in which they are tried in each repository. */
+enum way { BY_DIGEST, BY_CHAIN_ID, BY_DIFF_ID, WAYS };
+
 /* Or the tree of all; under the resolve's lock. */
 struct layer {
-	char digest[sizeof("sha256:") + DIGEST_HEX]; /* of the tree: of its chain */
+	struct lm_images_digest
+		names[WAYS];		/* constant: as asked for, "" what was not said; of the tree: its chain's */
+	struct lm_images_digest digest; /* of the one that is there; else as asked for, maybe "" */
 	Lamella__Fetcher__V1__LayerState state;
 	size_t repository;
 	uint64_t revision; /* where one repository was asked also of an absent one */
@@ -65,6 +70,9 @@ struct resolve {
 struct walk {
 	struct resolve *resolve;
 	size_t layer, repository;
+	enum way way;
+	bool indexed;			/* still on the way through the index */
+	struct lm_images_digest digest; /* of the layer it goes to, once that is known */
 	unsigned step;
 	enum leanness lean;
 	uint64_t node, folder; /* where it is; the layer's own directory, once it was there */
@@ -99,7 +107,7 @@ static char *layer_path(const struct lm_resolver *resolver, const struct layer *
 	const char **ret_why)
 {
 	const struct lm_control_config *config = resolver->config;
-	const char *hex = layer->digest + strlen("sha256:");
+	const char *hex = layer->digest.s + strlen("sha256:");
 	const char *mountpoint = config->mounted_at(config->arg, layer->repository, lean);
 	*ret_why = mountpoint ? "out of memory" : "it is not mounted any more";
 	/* What stock tools wrote needs the view in which its deletions are those of overlayfs. */
@@ -131,7 +139,7 @@ static void fill_answer(
 	const struct lm_resolver *resolver, const struct layer *layer, LayerAnswer *ret, struct paths *ret_paths)
 {
 	lamella__fetcher__v1__layer_answer__init(ret);
-	ret->digest = (char *)layer->digest;
+	ret->digest = (char *)layer->digest.s;
 	ret->state = layer->state;
 	if (layer->state == STATE(UNSPECIFIED)) {
 		ret->state = STATE(UNAVAILABLE);
@@ -176,7 +184,7 @@ static void fill_tree(
 	const struct lm_resolver *resolver, const struct layer *tree, TreeAnswer *ret, struct tree_paths *ret_paths)
 {
 	const struct lm_control_config *config = resolver->config;
-	const char *hex = tree->digest + strlen("sha256:");
+	const char *hex = tree->digest.s + strlen("sha256:");
 	ret->state = tree->state == STATE(UNSPECIFIED) ? STATE(UNAVAILABLE) : tree->state;
 	if (!is_served(tree)) {
 		ret->reason = tree->reason ? tree->reason : (char *)"it was not found in time";
@@ -196,6 +204,14 @@ static void fill_tree(
 	ret->image = ret_paths->image;
 	ret->data = ret_paths->data;
 	ret->repository = (char *)lm_repository_fqrn(config->repositories[tree->repository]);
+}
+
+/* For people: what is not there is called as it was asked for. */
+static void note_answer(const struct lm_resolver *resolver, const struct layer *layer, LayerAnswer answer)
+{
+	for (int way = 0; way < WAYS && !*answer.digest; way++)
+		answer.digest = (char *)layer->names[way].s;
+	lm_layers_note(resolver->config->layers, &answer);
 }
 
 /* Answers the call with what is known. Later calls of this do nothing. */
@@ -218,7 +234,7 @@ static void answer(struct resolve *resolve)
 	for (size_t i = 0; i < count; i++) {
 		fill_answer(resolve->resolver, &resolve->layers[i], &answers[i], &paths[i]);
 		pointers[i] = &answers[i];
-		lm_layers_note(resolve->resolver->config->layers, &answers[i]);
+		note_answer(resolve->resolver, &resolve->layers[i], answers[i]);
 	}
 	response.n_layers = count;
 	response.layers = pointers;
@@ -261,6 +277,7 @@ static void settle(struct walk *walk, Lamella__Fetcher__V1__LayerState state, ui
 	layer->revision = revision;
 	layer->lean = walk->lean;
 	layer->reason = reason;
+	layer->digest = is_served(layer) ? walk->digest : layer->names[BY_DIGEST];
 	lm_lock_release(&resolve->lock);
 	free(walk->unavailable);
 	free(walk);
@@ -279,14 +296,35 @@ static void note_unavailable(struct walk *walk, const char *reason)
 		walk->unavailable = lm_str_printf("%s: %s", lm_repository_fqrn(repository_of(walk)), reason);
 }
 
+/* From the repository's root. */
+static void start_at_root(struct walk *walk)
+{
+	walk->step = 0;
+	walk->lean = NOT_LEAN;
+	walk->node = lm_repository_node(repository_of(walk));
+}
+
+/* Begins with this way, or the next one that was asked for: false when there is none left. */
+static bool enter_way(struct walk *walk, enum way way)
+{
+	const struct layer *layer = &walk->resolve->layers[walk->layer];
+	while (way < WAYS && !*layer->names[way].s)
+		way++;
+	if (way == WAYS)
+		return false;
+	walk->way = way;
+	walk->indexed = way != BY_DIGEST;
+	walk->digest = layer->names[way];
+	start_at_root(walk);
+	return true;
+}
+
 /* Begins with the next repository that can be asked: false when there is none left. */
 static bool enter_repository(struct walk *walk)
 {
 	const struct lm_resolver *resolver = walk->resolve->resolver;
 	for (; walk->repository < resolver->config->repository_count; walk->repository++) {
-		walk->step = 0;
-		walk->lean = NOT_LEAN;
-		walk->node = lm_repository_node(repository_of(walk));
+		(void)enter_way(walk, BY_DIGEST); /* parse_query() saw that there is one */
 		if (resolver->config->mounted_at(resolver->config->arg, walk->repository, false))
 			return true;
 		struct lm_repository_status status;
@@ -296,14 +334,18 @@ static bool enter_repository(struct walk *walk)
 	return false;
 }
 
-static void leave_repository(struct walk *walk)
+/* What is not there in one way may be there in another, and then in another repository: false when none is left. */
+static bool leave(struct walk *walk)
 {
+	if (enter_way(walk, walk->way + 1))
+		return true;
 	/* Offline, "not there" is only what was true at the last look. */
 	struct lm_repository_status status;
 	lm_repository_status(repository_of(walk), &status);
 	if (status.offline)
 		note_unavailable(walk, status.last_error.msg);
 	walk->repository++;
+	return enter_repository(walk);
 }
 
 /* 0; LM_NEED; or an error: then it is served as one that has attributes. */
@@ -320,7 +362,7 @@ static int look_for_attributes(struct walk *walk, struct lm_err *err)
 	return r;
 }
 
-enum { STEPS_TO_FOLDER = 3, STEPS_TO_LAYER = 4, STEPS_TO_MARKER = 5, STEPS_TO_TREE = 5 };
+enum { STEPS_TO_FOLDER = 3, STEPS_TO_LAYER = 4, STEPS_TO_MARKER = 5, STEPS_TO_TREE = 5, STEPS_TO_ENTRY = 4 };
 
 static bool is_tree(const struct walk *walk)
 {
@@ -344,13 +386,55 @@ static int step_to_tree(struct walk *walk, const char *folder, const char *hex, 
 	return 0;
 }
 
+static const char *const way_names[WAYS] = {"digest", "chain id", "diff id"};
+
+/* What a layer is called in the index is a link to it, and to nothing else: it is read here, the kernel never follows
+ * it. */
+static int follow_entry(struct walk *walk, const struct lm_entry *entry, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf target = LM_BUF(LM_REPO_PATH_MAX);
+	int r = S_ISLNK(entry->attr.st_mode) ? lm_tree_readlink(lm_repository_tree(repository_of(walk)), entry->node,
+						       &target, &walk->need, err)
+					     : lm_err_set(err, -EPROTO, "it is no link");
+	if (r == 0)
+		r = lm_images_entry_parse(lm_buf_cstr(&target), &walk->digest, err);
+	if (r < 0)
+		return lm_err_prefix(err, r, "the index's entry of %s %s", way_names[walk->way], walk->digest.s);
+	if (r == 0) {
+		walk->indexed = false;
+		start_at_root(walk);
+	}
+	return r;
+}
+
+/* The same through the index. */
+static int step_to_entry(struct walk *walk, const char *folder, const char *hex, struct lm_err *err)
+{
+	const char *const names[STEPS_TO_ENTRY] = {
+		LM_IMAGES_OURS, walk->way == BY_CHAIN_ID ? LM_IMAGES_CHAINS : LM_IMAGES_DIFFS, folder, hex};
+	struct lm_entry entry;
+	int r = lm_tree_lookup(
+		lm_repository_tree(repository_of(walk)), walk->node, names[walk->step], &entry, &walk->need, err);
+	if (r != 0)
+		return r;
+	if (walk->step == STEPS_TO_ENTRY - 1)
+		return follow_entry(walk, &entry, err);
+	if (!S_ISDIR(entry.attr.st_mode))
+		return lm_err_set(err, -EPROTO, "the index's %s is no directory", names[walk->step]);
+	walk->node = entry.node;
+	walk->step++;
+	return 0;
+}
+
 /* 0: node and step are one further, or -ENOENT; LM_NEED; or an error. */
 static int take_step(struct walk *walk, struct lm_err *err)
 {
-	const char *hex = walk->resolve->layers[walk->layer].digest + strlen("sha256:");
+	const char *hex = walk->digest.s + strlen("sha256:");
 	const char folder[3] = {hex[0], hex[1], '\0'};
 	if (is_tree(walk))
 		return step_to_tree(walk, folder, hex, err);
+	if (walk->indexed)
+		return step_to_entry(walk, folder, hex, err);
 	const char *const names[] = {LM_IMAGES_LAYERS, folder, hex, LM_IMAGES_LAYER_ROOT, ".cvmfscatalog"};
 	struct lm_tree *tree = lm_repository_tree(repository_of(walk));
 	struct lm_entry entry;
@@ -382,8 +466,11 @@ static void settle_absent(struct walk *walk)
 {
 	const struct lm_control_config *config = walk->resolve->resolver->config;
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(4096);
+	const struct layer *layer = &walk->resolve->layers[walk->layer];
 	uint64_t revision = 0;
-	int r = lm_buf_str(&text, "no configured repository has it");
+	int r = lm_buf_str(&text, *layer->names[BY_DIGEST].s	 ? "no configured repository has it"
+				  : *layer->names[BY_CHAIN_ID].s ? "no configured repository knows its chain id"
+								 : "no configured repository knows its diff id");
 	for (size_t i = 0; i < config->repository_count && r == 0; i++) {
 		struct lm_repository_status status;
 		lm_repository_status(config->repositories[i], &status);
@@ -401,8 +488,7 @@ static void on_catalog(void *arg, int code, int fd, const struct lm_err *err)
 	struct walk *walk = arg;
 	if (code < 0) {
 		note_unavailable(walk, lm_err_text(err));
-		walk->repository++;
-		if (!enter_repository(walk)) {
+		if (!leave(walk)) {
 			settle(walk, STATE(UNAVAILABLE), 0, STEAL(walk->unavailable));
 			return;
 		}
@@ -433,6 +519,8 @@ static void walk_on(struct walk *walk)
 				return;
 			continue;
 		}
+		if (r == 0 && walk->indexed)
+			continue;
 		if (r == 0 && is_tree(walk) && walk->step == STEPS_TO_TREE) {
 			settle(walk, STATE(FAITHFUL), current_revision(walk), NULL);
 			return;
@@ -448,13 +536,9 @@ static void walk_on(struct walk *walk)
 			return;
 		}
 		if (r < 0) {
-			if (r == -ENOENT || r == -ENOTDIR) {
-				leave_repository(walk);
-			} else {
+			if (r != -ENOENT && r != -ENOTDIR)
 				note_unavailable(walk, lm_err_text(&err));
-				walk->repository++;
-			}
-			more = enter_repository(walk);
+			more = leave(walk);
 		}
 	}
 	if (walk->unavailable)
@@ -537,14 +621,20 @@ static void next_round(struct resolve *resolve)
 	answer(resolve);
 }
 
-static bool parse_digest(const char *text, struct layer *ret)
+static int parse_query(const Lamella__Fetcher__V1__LayerQuery *query, struct layer *ret, struct lm_err *err)
 {
-	uint8_t bytes[DIGEST_HEX / 2];
-	const char *hex = text + strlen("sha256:");
-	if (!lm_str_starts(text, "sha256:") || strlen(hex) != DIGEST_HEX || lm_hex_parse(hex, bytes, sizeof(bytes)) < 0)
-		return false;
-	memcpy(ret->digest, text, sizeof(ret->digest));
-	return true;
+	const char *const texts[WAYS] = {query->digest, query->chain_id, query->diff_id};
+	bool any = false;
+	for (int way = 0; way < WAYS; way++) {
+		if (!*texts[way])
+			continue;
+		if (!lm_images_digest_parse(texts[way], &ret->names[way]))
+			return lm_err_set(
+				err, -EINVAL, "%s \"%.100s\" is no sha256 digest", way_names[way], texts[way]);
+		any = true;
+	}
+	ret->digest = ret->names[BY_DIGEST];
+	return any ? 0 : lm_err_set(err, -EINVAL, "a layer without digest, chain id or diff id");
 }
 
 /* The tree is known by the chain of layers. */
@@ -552,13 +642,18 @@ static int name_tree(struct resolve *resolve, struct lm_err *err)
 {
 	const char *digests[LM_CONTROL_LAYERS_MAX];
 	struct lm_chain_hex chain;
-	for (size_t i = 0; i < resolve->layer_count; i++)
-		digests[i] = resolve->layers[i].digest;
+	struct layer *tree = &resolve->layers[resolve->layer_count];
+	for (size_t i = 0; i < resolve->layer_count; i++) {
+		digests[i] = resolve->layers[i].names[BY_DIGEST].s;
+		if (!*digests[i])
+			return lm_err_set(err, -EINVAL, "a tree is known by its layers' digests, and one is not said");
+	}
 	int r = lm_images_chain(digests, resolve->layer_count, &chain, err);
-	if (r == 0)
-		snprintf(resolve->layers[resolve->layer_count].digest, sizeof(resolve->layers[0].digest), "sha256:%s",
-			chain.s);
-	return r;
+	if (r < 0)
+		return r;
+	snprintf(tree->digest.s, sizeof(tree->digest.s), "sha256:%s", chain.s);
+	tree->names[BY_DIGEST] = tree->digest;
+	return 0;
 }
 
 static int parse_request(const Lamella__Fetcher__V1__ResolveRequest *request, struct resolve **ret, struct lm_err *err)
@@ -569,12 +664,13 @@ static int parse_request(const Lamella__Fetcher__V1__ResolveRequest *request, st
 	CLEANUP(lm_freep) struct resolve *resolve = calloc(1, sizeof(*resolve) + (count + 1) * sizeof(struct layer));
 	if (!resolve)
 		return lm_err_oom(err);
-	for (size_t i = 0; i < count; i++)
-		if (!parse_digest(request->layers[i]->digest, &resolve->layers[i]))
-			return lm_err_set(err, -EINVAL, "\"%s\" is no sha256 digest", request->layers[i]->digest);
+	int r = 0;
+	for (size_t i = 0; i < count && r == 0; i++)
+		r = parse_query(request->layers[i], &resolve->layers[i], err);
 	resolve->layer_count = count;
 	resolve->tree = request->tree;
-	int r = resolve->tree ? name_tree(resolve, err) : 0;
+	if (r == 0 && resolve->tree)
+		r = name_tree(resolve, err);
 	if (r < 0)
 		return r;
 	*ret = STEAL(resolve);

@@ -3,7 +3,9 @@
  *
  * All layers of a request are looked up at the same time, each a small struct that waits for catalogs like a parked
  * file operation does. A layer that is not there makes the repositories that were not asked for a while look for a new
- * revision, and is looked up once more. The answer goes out when everything is known, or at the deadline with what is.
+ * revision, and is looked up once more. In each repository a layer is looked for by its digest, then by chain id and
+ * diff id through the repository's index (repo/images.h), where it has one. The answer goes out when everything is
+ * known, or at the deadline with what is.
  */
 #ifndef LM_FETCHER_RESOLVE_H
 #define LM_FETCHER_RESOLVE_H

@@ -1,7 +1,9 @@
 /*
  * control: asks lamella-fetcher's control service.
  *
- *   control SOCKET status | update [NAME] | resolve DIGEST... | lean DIGEST... | tree DIGEST...
+ *   control SOCKET status | update [NAME] | resolve LAYER... | lean LAYER... | tree DIGEST...
+ *
+ * LAYER: DIGEST, chain=ID, diff=ID, or several of them with commas.
  *
  * Prints a line per repository (`NAME MOUNTPOINT REVISION online|offline files=N catalogs=N bytes=N requests=N
  * [fixed=WHAT]`) or per layer (`DIGEST STATE PATH REASON`, "-" for what is empty; of lean only the lean path and what
@@ -92,7 +94,20 @@ static ProtobufCMessage *do_update(struct lm_rpc_client *client, char *name)
 	return message;
 }
 
-static ProtobufCMessage *do_resolve(struct lm_rpc_client *client, char **digests, size_t count,
+/* Cuts the text in pieces, which the query then has. */
+static void fill_query(char *text, Lamella__Fetcher__V1__LayerQuery *query)
+{
+	for (char *item; (item = strsep(&text, ","));) {
+		if (strncmp(item, "chain=", 6) == 0)
+			query->chain_id = item + 6;
+		else if (strncmp(item, "diff=", 5) == 0)
+			query->diff_id = item + 5;
+		else
+			query->digest = item;
+	}
+}
+
+static ProtobufCMessage *do_resolve(struct lm_rpc_client *client, char **layers, size_t count,
 	void (*print)(const Lamella__Fetcher__V1__ResolveResponse *response))
 {
 	Lamella__Fetcher__V1__ResolveRequest request = LAMELLA__FETCHER__V1__RESOLVE_REQUEST__INIT;
@@ -102,7 +117,7 @@ static ProtobufCMessage *do_resolve(struct lm_rpc_client *client, char **digests
 		return NULL;
 	for (size_t i = 0; i < count; i++) {
 		lamella__fetcher__v1__layer_query__init(&queries[i]);
-		queries[i].digest = digests[i];
+		fill_query(layers[i], &queries[i]);
 		pointers[i] = &queries[i];
 	}
 	request.n_layers = count;
@@ -136,7 +151,7 @@ int main(int argc, char **argv)
 	} else if (strcmp(verb, "tree") == 0) {
 		response = do_resolve(client, argv + 3, (size_t)argc - 3, print_tree);
 	} else {
-		fprintf(stderr, "usage: control SOCKET status | update [NAME] | resolve DIGEST... | lean DIGEST... | "
+		fprintf(stderr, "usage: control SOCKET status | update [NAME] | resolve LAYER... | lean LAYER... | "
 				"tree DIGEST...\n");
 		return 2;
 	}
