@@ -19,9 +19,18 @@
 
 enum state { NONE, SERVED, ABSENT, UNAVAILABLE };
 
-/* What is known of one layer. Entries are pinned while a thread works with them. */
+/* What a layer is called in a question. "": not said; all bytes behind an end are 0. */
+struct names {
+	char digest[DIGEST_LEN + 1], chain_id[DIGEST_LEN + 1], diff_id[DIGEST_LEN + 1];
+};
+
+/*
+ * What is known of one layer, by all that was said of it: one that is absent by its digest may be there by its chain
+ * id. Entries are pinned while a thread works with them.
+ */
 struct known {
-	char digest[DIGEST_LEN + 1];
+	struct names names;
+	char digest[DIGEST_LEN + 1]; /* of the one that is served */
 	enum state state;
 	bool asking; /* some thread is asking */
 	unsigned pins;
@@ -36,8 +45,10 @@ struct lm_policy {
 	/* under lock */
 	struct lm_lock lock;
 	struct lm_cond answered;
-	void *entries; /* tree by digest */
+	void *entries; /* tree by names */
 	size_t count;
+	int64_t silent_ms; /* when the last question ended without an answer; 0: it had one */
+	char silence[REASON_MAX];
 };
 
 /* For how long an answer of each state will do. */
@@ -69,53 +80,84 @@ static bool is_digest(const char *text, size_t len)
 	       lm_hex_parse(text + sizeof(DIGEST_PREFIX) - 1, bytes, sizeof(bytes)) == 0;
 }
 
+/* NULL: not there, or of another form. */
+static const char *digest_label(const struct lm_labels *labels, const char *name)
+{
+	const char *value = lm_labels_get(labels, name);
+	return value && is_digest(value, strlen(value)) ? value : NULL;
+}
+
+static void take_name(char ret[DIGEST_LEN + 1], const char *value)
+{
+	if (value)
+		memcpy(ret, value, DIGEST_LEN + 1);
+}
+
+static struct names names_in(const struct lm_labels *labels)
+{
+	struct names names = {0};
+	const char *digest = digest_label(labels, LM_LABEL_CRI_LAYER);
+	take_name(names.digest, digest ? digest : digest_label(labels, LM_LABEL_STARGZ_LAYER));
+	take_name(names.chain_id, digest_label(labels, LM_LABEL_REF));
+	take_name(names.diff_id, digest_label(labels, LM_LABEL_DIFF_ID));
+	return names;
+}
+
 const char *lm_policy_wanted(const struct lm_labels *labels)
 {
-	static const char *const names[] = {LM_LABEL_CRI_LAYER, LM_LABEL_STARGZ_LAYER};
-	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		const char *value = lm_labels_get(labels, names[i]);
-		if (value && is_digest(value, strlen(value)))
-			return value;
-	}
-	return NULL;
+	static const char *const labels_by_rank[] = {
+		LM_LABEL_CRI_LAYER, LM_LABEL_STARGZ_LAYER, LM_LABEL_REF, LM_LABEL_DIFF_ID};
+	const char *value = NULL;
+	for (size_t i = 0; i < ARRAY_LEN(labels_by_rank) && !value; i++)
+		value = digest_label(labels, labels_by_rank[i]);
+	return value;
+}
+
+static const char *name_of(const struct names *names)
+{
+	return *names->digest ? names->digest : *names->chain_id ? names->chain_id : names->diff_id;
+}
+
+static bool only_digest(const struct names *names)
+{
+	return !*names->chain_id && !*names->diff_id;
 }
 
 /* The layers to ask for: the wanted one first, then those above it in the image. */
-struct digests {
-	char (*items)[DIGEST_LEN + 1];
+struct questions {
+	struct names *items;
 	size_t count;
 };
 
-static void digests_done(struct digests *digests)
+static void questions_done(struct questions *questions)
 {
-	free(digests->items);
+	free(questions->items);
 }
 
-static void add_digest(struct digests *digests, const char *text, size_t len)
+static void add_digest(struct questions *questions, const char *text, size_t len)
 {
-	if (!is_digest(text, len) || digests->count == LM_POLICY_ASK_MAX)
+	if (!is_digest(text, len) || questions->count == LM_POLICY_ASK_MAX)
 		return;
-	for (size_t i = 0; i < digests->count; i++)
-		if (memcmp(digests->items[i], text, len) == 0)
+	for (size_t i = 0; i < questions->count; i++)
+		if (memcmp(questions->items[i].digest, text, len) == 0)
 			return;
-	memcpy(digests->items[digests->count], text, len);
-	digests->items[digests->count++][len] = '\0';
+	memcpy(questions->items[questions->count++].digest, text, len);
 }
 
-static int digests_alloc(struct digests *digests, struct lm_err *err)
+static int questions_alloc(struct questions *questions, struct lm_err *err)
 {
-	digests->items = calloc(LM_POLICY_ASK_MAX, sizeof(*digests->items));
-	return digests->items ? 0 : lm_err_oom(err);
+	questions->items = calloc(LM_POLICY_ASK_MAX, sizeof(*questions->items));
+	return questions->items ? 0 : lm_err_oom(err);
 }
 
-static void add_image_layers(struct digests *digests, const struct lm_labels *labels)
+static void add_image_layers(struct questions *questions, const struct lm_labels *labels)
 {
 	const char *list = lm_labels_get(labels, LM_LABEL_CRI_LAYERS);
 	if (!list)
 		list = lm_labels_get(labels, LM_LABEL_STARGZ_LAYERS);
 	while (list && *list) {
 		size_t len = strcspn(list, ",");
-		add_digest(digests, list, len);
+		add_digest(questions, list, len);
 		list += len + (list[len] == ',');
 	}
 }
@@ -124,7 +166,7 @@ static void add_image_layers(struct digests *digests, const struct lm_labels *la
 
 static int compare_entries(const void *a, const void *b)
 {
-	return strcmp(((const struct known *)a)->digest, ((const struct known *)b)->digest);
+	return memcmp(&((const struct known *)a)->names, &((const struct known *)b)->names, sizeof(struct names));
 }
 
 static void entry_free(void *p)
@@ -169,17 +211,16 @@ static void make_room(struct lm_policy *policy)
 }
 
 /* lock held; the entry is pinned. NULL: no memory */
-static struct known *pin(struct lm_policy *policy, const char *digest)
+static struct known *pin(struct lm_policy *policy, const struct names *names)
 {
-	struct known probe = {0};
-	memcpy(probe.digest, digest, DIGEST_LEN);
+	const struct known probe = {.names = *names};
 	struct known **found = tfind(&probe, &policy->entries, compare_entries);
 	if (!found) {
 		make_room(policy);
 		struct known *entry = calloc(1, sizeof(*entry));
 		if (!entry)
 			return NULL;
-		memcpy(entry->digest, digest, DIGEST_LEN);
+		entry->names = *names;
 		found = tsearch(entry, &policy->entries, compare_entries);
 		if (!found) {
 			entry_free(entry);
@@ -246,10 +287,17 @@ static void take_lean(struct known *entry, const Lamella__Fetcher__V1__LayerAnsw
 /* lock held */
 static void take_answer(struct known *entry, const Lamella__Fetcher__V1__LayerAnswer *answer)
 {
-	if (strcmp(answer->digest, entry->digest) != 0) {
+	bool served = answer->state == LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_FAITHFUL ||
+		      answer->state == LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_LOSSY;
+	/* By its chain id a layer may be found that has another digest. */
+	bool other = strcmp(answer->digest, entry->names.digest) != 0;
+	bool may_be_other = served && !only_digest(&entry->names) && is_digest(answer->digest, strlen(answer->digest));
+	if (other && !may_be_other) {
 		set_answer(entry, UNAVAILABLE, NULL, NULL, "the fetcher answered for another layer");
 		return;
 	}
+	if (served)
+		memcpy(entry->digest, answer->digest, DIGEST_LEN + 1);
 	switch (answer->state) {
 	case LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_FAITHFUL:
 	case LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_LOSSY:
@@ -279,7 +327,7 @@ static int invoke_resolve(struct lm_policy *policy, const Lamella__Fetcher__V1__
 		NULL, err);
 }
 
-static int call_fetcher(struct lm_policy *policy, const char *const *digests, size_t count, bool tree,
+static int call_fetcher(struct lm_policy *policy, const struct names *const *names, size_t count, bool tree,
 	unsigned timeout_ms, Lamella__Fetcher__V1__ResolveResponse **ret, struct lm_err *err)
 {
 	CLEANUP(lm_freep) Lamella__Fetcher__V1__LayerQuery *queries = calloc(count, sizeof(*queries));
@@ -288,7 +336,9 @@ static int call_fetcher(struct lm_policy *policy, const char *const *digests, si
 		return lm_err_oom(err);
 	for (size_t i = 0; i < count; i++) {
 		queries[i] = (Lamella__Fetcher__V1__LayerQuery)LAMELLA__FETCHER__V1__LAYER_QUERY__INIT;
-		queries[i].digest = (char *)digests[i];
+		queries[i].digest = (char *)names[i]->digest;
+		queries[i].chain_id = (char *)names[i]->chain_id;
+		queries[i].diff_id = (char *)names[i]->diff_id;
 		pointers[i] = &queries[i];
 	}
 	Lamella__Fetcher__V1__ResolveRequest request = LAMELLA__FETCHER__V1__RESOLVE_REQUEST__INIT;
@@ -309,25 +359,47 @@ static int call_fetcher(struct lm_policy *policy, const char *const *digests, si
 	return lm_err_set(err, again, "%s", lm_err_text(&late));
 }
 
+/* lock held. What was found is known by its digest alone, too: that is what containers' starts ask for. */
+static void share_answer(struct lm_policy *policy, const struct known *from)
+{
+	struct names names = {0};
+	if (from->state != SERVED || only_digest(&from->names))
+		return;
+	memcpy(names.digest, from->digest, sizeof(names.digest));
+	struct known *entry = pin(policy, &names);
+	if (!entry)
+		return; /* it will be asked for */
+	if (!entry->asking) {
+		set_answer(entry, SERVED, from->path, from->note, NULL);
+		memcpy(entry->digest, from->digest, sizeof(entry->digest));
+		entry->opaque = from->opaque ? strdup(from->opaque) : NULL;
+		entry->lean = from->lean && (!from->opaque || entry->opaque) ? strdup(from->lean) : NULL;
+	}
+	entry->pins--;
+}
+
 /* The entries are ours to ask for (pinned, asking). Each has an answer afterwards, if only that there is none. */
 static void ask(struct lm_policy *policy, struct known **entries, size_t count, unsigned timeout_ms)
 {
 	struct lm_err err = LM_ERR_INIT;
 	Lamella__Fetcher__V1__ResolveResponse *response = NULL;
-	CLEANUP(lm_freep) const char **digests = calloc(count, sizeof(*digests));
-	for (size_t i = 0; i < count && digests; i++)
-		digests[i] = entries[i]->digest;
-	int r = digests ? call_fetcher(policy, digests, count, false, timeout_ms, &response, &err) : lm_err_oom(&err);
+	CLEANUP(lm_freep) const struct names **names = calloc(count, sizeof(*names));
+	for (size_t i = 0; i < count && names; i++)
+		names[i] = &entries[i]->names;
+	int r = names ? call_fetcher(policy, names, count, false, timeout_ms, &response, &err) : lm_err_oom(&err);
 	if (r == 0 && response->n_layers != count)
 		r = lm_err_set(&err, -EPROTO, "%zu answers to %zu questions", response->n_layers, count);
 	lm_lock_take(&policy->lock);
+	policy->silent_ms = r < 0 ? lm_now_ms() : 0;
+	if (r < 0)
+		snprintf(
+			policy->silence, sizeof(policy->silence), "the fetcher does not answer: %s", lm_err_text(&err));
 	for (size_t i = 0; i < count; i++) {
 		if (r < 0) {
-			char reason[REASON_MAX];
-			snprintf(reason, sizeof(reason), "the fetcher does not answer: %s", lm_err_text(&err));
-			set_answer(entries[i], UNAVAILABLE, NULL, NULL, reason);
+			set_answer(entries[i], UNAVAILABLE, NULL, NULL, policy->silence);
 		} else {
 			take_answer(entries[i], response->layers[i]);
+			share_answer(policy, entries[i]);
 		}
 	}
 	lm_cond_broadcast(&policy->answered);
@@ -336,24 +408,24 @@ static void ask(struct lm_policy *policy, struct known **entries, size_t count, 
 		lamella__fetcher__v1__resolve_response__free_unpacked(response, NULL);
 }
 
-/* What one thread is resolving: entries pinned in the order of its digests, and those among them that it asks for. */
+/* What one thread is resolving: entries pinned in the order of its questions, and those among them that it asks for. */
 struct resolution {
 	struct lm_policy *policy;
 	struct known **entries, **to_ask;
 	size_t count, n_to_ask;
 };
 
-static int resolution_begin(struct resolution *r, struct lm_policy *policy, const struct digests *digests,
+static int resolution_begin(struct resolution *r, struct lm_policy *policy, const struct questions *questions,
 	const struct freshness *fresh, struct lm_err *err)
 {
 	r->policy = policy;
-	r->entries = calloc(digests->count + 1, sizeof(*r->entries));
-	r->to_ask = calloc(digests->count + 1, sizeof(*r->to_ask));
+	r->entries = calloc(questions->count + 1, sizeof(*r->entries));
+	r->to_ask = calloc(questions->count + 1, sizeof(*r->to_ask));
 	if (!r->entries || !r->to_ask)
 		return lm_err_oom(err);
 	LM_LOCKED(&policy->lock);
-	for (; r->count < digests->count; r->count++) {
-		struct known *entry = pin(policy, digests->items[r->count]);
+	for (; r->count < questions->count; r->count++) {
+		struct known *entry = pin(policy, &questions->items[r->count]);
 		if (!entry)
 			return lm_err_oom(err);
 		r->entries[r->count] = entry;
@@ -395,8 +467,9 @@ static void wait_for_others(struct lm_policy *policy, struct known **entries, si
 static int read_answer(const struct known *entry, struct lm_layer *ret, struct lm_err *err)
 {
 	if (entry->asking || entry->state == NONE)
-		return lm_err_set(err, -EAGAIN, "%s: the fetcher does not answer in time", entry->digest);
+		return lm_err_set(err, -EAGAIN, "%s: the fetcher does not answer in time", name_of(&entry->names));
 	if (entry->state == SERVED) {
+		memcpy(ret->digest, entry->digest, sizeof(entry->digest));
 		ret->path = strdup(entry->path);
 		ret->opaque = entry->opaque ? strdup(entry->opaque) : NULL;
 		ret->lean = entry->lean && (ret->opaque || !entry->opaque) ? strdup(entry->lean) : NULL;
@@ -407,13 +480,13 @@ static int read_answer(const struct known *entry, struct lm_layer *ret, struct l
 		entry->reason ? entry->reason : "no reason given");
 }
 
-/* The first `wanted` of the digests are waited for and answered. */
-static int resolve(struct lm_policy *policy, const struct digests *digests, size_t wanted,
+/* The first `wanted` of the questions are waited for and answered. */
+static int resolve(struct lm_policy *policy, const struct questions *questions, size_t wanted,
 	const struct freshness *fresh, unsigned timeout_ms, struct lm_layer *ret, struct lm_err *err)
 {
 	timeout_ms = LM_MIN(timeout_ms, policy->timeout_ms);
 	CLEANUP(resolution_done) struct resolution resolution = {0};
-	int r = resolution_begin(&resolution, policy, digests, fresh, err);
+	int r = resolution_begin(&resolution, policy, questions, fresh, err);
 	if (r < 0)
 		return r;
 	if (resolution.n_to_ask > 0)
@@ -423,7 +496,7 @@ static int resolve(struct lm_policy *policy, const struct digests *digests, size
 	for (size_t i = 0; i < wanted && r == 0; i++) {
 		r = read_answer(resolution.entries[i], &ret[i], err);
 		if (r < 0 && wanted > 1)
-			(void)lm_err_prefix(err, r, "%s", resolution.entries[i]->digest);
+			(void)lm_err_prefix(err, r, "%s", name_of(&resolution.entries[i]->names));
 	}
 	for (size_t i = 0; i < wanted && r < 0; i++)
 		lm_layer_done(&ret[i]);
@@ -439,26 +512,62 @@ void lm_layer_done(struct lm_layer *layer)
 	*layer = (struct lm_layer){0};
 }
 
+/*
+ * The layers above the first one were asked for by their digests alone, as the list has them. Whether that is the
+ * answer: one that is served, or that the fetcher says nothing, which is not waited for again for each layer. A
+ * question that is under way is waited for.
+ */
+static bool is_settled(struct lm_policy *policy, const struct names *names, unsigned timeout_ms)
+{
+	const struct known probe = {.names = *names};
+	int64_t until_ms = lm_now_ms() + LM_MIN(timeout_ms, policy->timeout_ms);
+	LM_LOCKED(&policy->lock);
+	struct known **found = tfind(&probe, &policy->entries, compare_entries);
+	if (!found)
+		return false;
+	struct known *entry = *found;
+	entry->pins++;
+	for (int64_t left; entry->asking && (left = until_ms - lm_now_ms()) > 0;)
+		(void)lm_cond_wait_ms(&policy->answered, &policy->lock, left);
+	entry->pins--;
+	bool silent = entry->state == UNAVAILABLE && policy->silent_ms;
+	return entry->asking || (is_fresh(entry, &for_pull) && (entry->state == SERVED || silent));
+}
+
+/* A client that does not say which layers an image has asks for each of them: one time-out is enough for all. */
+static int check_silence(struct lm_policy *policy, const struct names *wanted, struct lm_err *err)
+{
+	LM_LOCKED(&policy->lock);
+	bool silent = policy->silent_ms && lm_now_ms() - policy->silent_ms < LM_POLICY_UNAVAILABLE_MS;
+	return silent && !*wanted->digest ? lm_err_set(err, -EAGAIN, "%s", policy->silence) : 0;
+}
+
 int lm_policy_find(struct lm_policy *policy, const struct lm_labels *labels, unsigned timeout_ms, struct lm_layer *ret,
 	struct lm_err *err)
 {
-	const char *wanted = lm_policy_wanted(labels);
-	if (!wanted)
-		return lm_err_set(err, -ENOENT, "the client does not name the layer's digest");
-	CLEANUP(digests_done) struct digests digests = {0};
-	int r = digests_alloc(&digests, err);
+	CLEANUP(questions_done) struct questions questions = {0};
+	struct names wanted = names_in(labels), by_digest = {0};
+	const int64_t until_ms = lm_now_ms() + timeout_ms;
+	if (!*name_of(&wanted))
+		return lm_err_set(err, -ENOENT, "the client does not name the layer by digest, chain id or diff id");
+	int r = check_silence(policy, &wanted, err);
+	if (r == 0)
+		r = questions_alloc(&questions, err);
 	if (r < 0)
 		return r;
-	add_digest(&digests, wanted, DIGEST_LEN);
-	add_image_layers(&digests, labels);
-	return resolve(policy, &digests, 1, &for_pull, timeout_ms, ret, err);
+	memcpy(by_digest.digest, wanted.digest, sizeof(by_digest.digest));
+	bool settled = *wanted.digest && !only_digest(&wanted) && is_settled(policy, &by_digest, timeout_ms);
+	questions.items[questions.count++] = settled ? by_digest : wanted;
+	add_image_layers(&questions, labels);
+	int64_t left_ms = LM_MAX(until_ms - lm_now_ms(), (int64_t)0);
+	return resolve(policy, &questions, 1, &for_pull, (unsigned)left_ms, ret, err);
 }
 
 int lm_policy_check(struct lm_policy *policy, const char *const *digests, size_t count, unsigned timeout_ms,
 	struct lm_layer *ret, struct lm_err *err)
 {
-	CLEANUP(digests_done) struct digests list = {0};
-	int r = digests_alloc(&list, err);
+	CLEANUP(questions_done) struct questions list = {0};
+	int r = questions_alloc(&list, err);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < count; i++)
@@ -531,8 +640,16 @@ int lm_policy_tree(struct lm_policy *policy, const char *const *digests, size_t 
 {
 	struct lm_err why = LM_ERR_INIT;
 	Lamella__Fetcher__V1__ResolveResponse *response = NULL;
+	CLEANUP(lm_freep) struct names *names = calloc(count + 1, sizeof(*names));
+	CLEANUP(lm_freep) const struct names **pointers = calloc(count + 1, sizeof(*pointers));
+	if (!names || !pointers)
+		return lm_err_oom(err);
+	for (size_t i = 0; i < count; i++) {
+		snprintf(names[i].digest, sizeof(names[i].digest), "%s", digests[i]);
+		pointers[i] = &names[i];
+	}
 	timeout_ms = LM_MIN(timeout_ms, policy->timeout_ms);
-	int r = call_fetcher(policy, digests, count, true, timeout_ms, &response, &why);
+	int r = call_fetcher(policy, pointers, count, true, timeout_ms, &response, &why);
 	if (r < 0)
 		return lm_err_set(err, -EAGAIN, "the fetcher does not answer: %s", lm_err_text(&why));
 	r = take_tree(response->tree, ret, err);

@@ -11,11 +11,16 @@
 
 #include "snapshotter/labels.h"
 
-/* Layer digests, in order of preference, and the lists that come with them: from this layer upwards, cut at a limit. */
+/*
+ * What names a layer: the digest of its blob, in order of preference; else the chain id, LM_LABEL_REF, which all
+ * clients send, or the diff id: for these the fetcher has an index, and they are the same for all compressions of an
+ * image. With the digest comes a list: of the layers from this one upwards, cut at a limit.
+ */
 #define LM_LABEL_CRI_LAYER "containerd.io/snapshot/cri.layer-digest"
 #define LM_LABEL_CRI_LAYERS "containerd.io/snapshot/cri.image-layers"
 #define LM_LABEL_STARGZ_LAYER "containerd.io/snapshot/remote/stargz.digest"
 #define LM_LABEL_STARGZ_LAYERS "containerd.io/snapshot/remote/stargz.layers"
+#define LM_LABEL_DIFF_ID "containerd.io/snapshot/diff-id"
 
 /* How old an answer may be. What is served stays served, as layers do not change; but a fetcher can stop. */
 #define LM_POLICY_SERVED_MS 30000 /* while an image is pulled */
@@ -37,11 +42,13 @@ int lm_policy_new(
 void lm_policy_free(struct lm_policy *policy);
 LM_DEFINE_CLEANUP(struct lm_policy, lm_policy_free, lm_policy_freep)
 
-/* The digest that the labels name, or NULL: the client says nothing, or not in the form sha256:<64 digits>. */
+/* By what the labels name the layer: the first of digest, chain id and diff id. NULL: the client says nothing, or not
+ * in the form sha256:<64 digits>. */
 const char *lm_policy_wanted(const struct lm_labels *labels);
 
 struct lm_layer {
-	char *path;   /* of the directory to use */
+	char digest[72]; /* which one it is: of the same content as the one that was asked for */
+	char *path;	 /* of the directory to use */
 	char *lean;   /* the same by a mount on which nobody asks for attributes, for overlays all of whose layers have
 			 one; or NULL */
 	char *opaque; /* what belongs right below `lean`, where opaque directories have no attributes; or NULL */
@@ -50,8 +57,8 @@ struct lm_layer {
 void lm_layer_done(struct lm_layer *layer);
 
 /*
- * Finds the layer that lm_policy_wanted() names. err says why not: -ENOENT absent; -EAGAIN can't be said or served now.
- * Takes at most timeout_ms, or the policy's own limit if that is less.
+ * Finds the layer that the labels name, by all that they say of it. err says why not: -ENOENT absent; -EAGAIN can't be
+ * said or served now. Takes at most timeout_ms, or the policy's own limit if that is less.
  */
 int lm_policy_find(struct lm_policy *policy, const struct lm_labels *labels, unsigned timeout_ms, struct lm_layer *ret,
 	struct lm_err *err) MUST_CHECK;

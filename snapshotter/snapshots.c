@@ -581,7 +581,7 @@ static int record_layer(struct lm_snapshots *s, const struct lm_make_request *re
 		.parent = request->parent,
 		.kind = LM_COMMITTED,
 		.labels = &labels,
-		.layer_digest = lm_policy_wanted(request->labels),
+		.layer_digest = layer->digest,
 		.layer_path = layer->path,
 		.layer_ref = ref};
 	r = lm_store_create(s->store, &new, NULL, err);
@@ -599,14 +599,16 @@ static bool layer_exists(struct lm_snapshots *s, const struct lm_make_request *r
 static int provided(struct lm_snapshots *s, const struct lm_make_request *request, const struct lm_layer *layer,
 	bool *ret_provided, struct lm_err *err)
 {
-	const char *digest = lm_policy_wanted(request->labels);
+	const char *wanted = lm_policy_wanted(request->labels);
+	const char *named = wanted ? wanted : lm_labels_get(request->labels, LM_LABEL_REF);
 	count(s, LM_COUNT_LAYERS_LAZY);
 	if (!layer)
 		count(s, LM_COUNT_LAYERS_SHARED);
 	if (layer && layer->note)
 		count(s, LM_COUNT_LAYERS_LOSSY);
 	lm_log(layer && layer->note ? LM_LOG_WARN : LM_LOG_INFO, "layer served lazily",
-		LM_KV("layer", "%s", digest ? digest : lm_labels_get(request->labels, LM_LABEL_REF)),
+		LM_KV("layer", "%s", layer ? layer->digest : named),
+		LM_KV("chain", "%s", lm_labels_get(request->labels, LM_LABEL_REF)),
 		LM_KV("lost", "%s", layer && layer->note ? layer->note : "nothing"));
 	*ret_provided = true;
 	return lm_err_set(err, -EEXIST, "layer %s is there already", lm_labels_get(request->labels, LM_LABEL_REF));
@@ -616,18 +618,18 @@ static int provided(struct lm_snapshots *s, const struct lm_make_request *reques
 static int fall_back(
 	struct lm_snapshots *s, struct lm_make_request *request, int reason, const char *text, struct lm_err *err)
 {
-	const char *digest = lm_policy_wanted(request->labels);
-	count(s, !digest	     ? LM_COUNT_FALLBACK_UNNAMED
+	const char *wanted = lm_policy_wanted(request->labels);
+	count(s, !wanted	     ? LM_COUNT_FALLBACK_UNNAMED
 		 : reason == -ENOENT ? LM_COUNT_FALLBACK_ABSENT
 		 : reason == -EAGAIN ? LM_COUNT_FALLBACK_UNAVAILABLE
 				     : LM_COUNT_FALLBACK_LOCAL);
 	lm_log(s->on_miss == LM_ON_MISS_PULL ? LM_LOG_INFO : LM_LOG_WARN,
 		s->on_miss == LM_ON_MISS_FAIL ? "layer not served, pull refused" : "layer not served, pulling it",
-		LM_KV("layer", "%s", digest ? digest : "unnamed"),
+		LM_KV("layer", "%s", wanted ? wanted : "unnamed"),
 		LM_KV("chain", "%s", lm_labels_get(request->labels, LM_LABEL_REF)), LM_KV("reason", "%s", text));
 	if (s->on_miss == LM_ON_MISS_FAIL)
 		return lm_err_set(err, reason == -EAGAIN ? -EAGAIN : -EBUSY, "layer %s is not served lazily: %s",
-			digest ? digest : lm_labels_get(request->labels, LM_LABEL_REF), text);
+			wanted ? wanted : lm_labels_get(request->labels, LM_LABEL_REF), text);
 	int r = add_label(request->labels, LM_LABEL_LAYER, "ordinary", err);
 	return r < 0 ? r : add_reason(request->labels, text, err);
 }

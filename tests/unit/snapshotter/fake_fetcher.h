@@ -25,7 +25,8 @@ struct fake_fetcher {
 	unsigned calls, asked, waiting;
 };
 
-/* Digests are numbers here; the number decides: 1xx faithful, 2xx lossy, 3xx absent, 4xx unavailable. */
+/* Digests are numbers here; the number decides: 1xx faithful, 2xx lossy, 3xx absent, 4xx unavailable. A layer is found
+ * by its digest, or else as the chain id or diff id says: its digest then has that number. */
 static inline char *fake_digest(unsigned number)
 {
 	static _Thread_local char texts[8][80];
@@ -35,13 +36,24 @@ static inline char *fake_digest(unsigned number)
 	return text;
 }
 
-static inline void fake_answer(
-	struct fake_fetcher *f, const char *digest, char *path, size_t size, Lamella__Fetcher__V1__LayerAnswer *answer)
+static inline unsigned fake_number(const char *digest)
+{
+	return *digest ? (unsigned)strtoul(digest + strlen(digest) - 8, NULL, 10) : 0;
+}
+
+static inline void fake_answer(struct fake_fetcher *f, const Lamella__Fetcher__V1__LayerQuery *query, char *path,
+	size_t size, Lamella__Fetcher__V1__LayerAnswer *answer)
 {
 	static const Lamella__Fetcher__V1__LayerAnswer init = LAMELLA__FETCHER__V1__LAYER_ANSWER__INIT;
-	unsigned number = (unsigned)strtoul(digest + strlen(digest) - 8, NULL, 10);
+	const char *const names[] = {query->digest, query->chain_id, query->diff_id};
+	unsigned number = 300;
 	*answer = init;
-	answer->digest = (char *)digest;
+	answer->digest = query->digest;
+	for (size_t i = 0; i < 3 && number / 100 == 3; i++) {
+		number = *names[i] ? fake_number(names[i]) : number;
+		if (number / 100 == 1 || number / 100 == 2)
+			answer->digest = (char *)names[i];
+	}
 	snprintf(path, size, "%s/%u", f->mode == FAKE_BAD_PATH ? "relative" : f->prefix, number);
 	if (number / 100 == 1 || number / 100 == 2)
 		answer->path = path;
@@ -71,7 +83,7 @@ static inline void fake_resolve(struct lm_rpc_call *call, void *arg)
 	f->waiting--;
 	enum fake_mode mode = f->mode;
 	for (size_t i = 0; i < request->n_layers && i < ARRAY_LEN(answers); i++) {
-		fake_answer(f, request->layers[i]->digest, paths[i], sizeof(paths[i]), &answers[i]);
+		fake_answer(f, request->layers[i], paths[i], sizeof(paths[i]), &answers[i]);
 		pointers[i] = &answers[i];
 	}
 	Lamella__Fetcher__V1__TreeAnswer tree = LAMELLA__FETCHER__V1__TREE_ANSWER__INIT;

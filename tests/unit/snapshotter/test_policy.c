@@ -66,6 +66,14 @@ static void wanted(void **state)
 		assert_int_equal(lm_labels_set(&labels, LM_LABEL_CRI_LAYER, broken[i]), 0);
 		assert_string_equal(lm_policy_wanted(&labels), fake_digest(2));
 	}
+	lm_labels_unset(&labels, LM_LABEL_STARGZ_LAYER);
+	assert_null(lm_policy_wanted(&labels));
+	assert_int_equal(lm_labels_set(&labels, LM_LABEL_DIFF_ID, fake_digest(4)), 0);
+	assert_string_equal(lm_policy_wanted(&labels), fake_digest(4));
+	assert_int_equal(lm_labels_set(&labels, LM_LABEL_REF, fake_digest(3)), 0);
+	assert_string_equal(lm_policy_wanted(&labels), fake_digest(3));
+	assert_int_equal(lm_labels_set(&labels, LM_LABEL_CRI_LAYER, fake_digest(1)), 0);
+	assert_string_equal(lm_policy_wanted(&labels), fake_digest(1));
 }
 
 static int find(struct fixture *f, unsigned number, const char *layers, struct lm_layer *layer, struct lm_err *err)
@@ -150,6 +158,88 @@ static void whole_image(void **state)
 	assert_int_equal(fake_asked(&f->fetcher), 3);
 }
 
+/* digest 0: the client sends no annotations. */
+static int find_by_chain(struct fixture *f, unsigned digest, unsigned chain, const char *layers, struct lm_layer *layer,
+	struct lm_err *err)
+{
+	CLEANUP(lm_labels_done) struct lm_labels labels = {0};
+	*layer = (struct lm_layer){0};
+	assert_int_equal(lm_labels_set(&labels, LM_LABEL_REF, fake_digest(chain)), 0);
+	if (digest)
+		assert_int_equal(lm_labels_set(&labels, LM_LABEL_CRI_LAYER, fake_digest(digest)), 0);
+	if (layers)
+		assert_int_equal(lm_labels_set(&labels, LM_LABEL_CRI_LAYERS, layers), 0);
+	return lm_policy_find(f->policy, &labels, 10000, layer, err);
+}
+
+static void expect_by_chain(
+	struct fixture *f, unsigned digest, unsigned chain, const char *layers, unsigned expected, unsigned calls)
+{
+	struct lm_layer layer;
+	struct lm_err err = LM_ERR_INIT;
+	if (find_by_chain(f, digest, chain, layers, &layer, &err) < 0)
+		fail_msg("%u, %u: %s", digest, chain, err.msg);
+	assert_string_equal(layer.digest, fake_digest(expected));
+	lm_layer_done(&layer);
+	assert_int_equal(fake_calls(&f->fetcher), calls);
+}
+
+/* The layer that is found has a digest of its own, by which it is known from then on. */
+static void by_chain(void **state)
+{
+	struct fixture *f = *state;
+	struct lm_layer layer, layers[2] = {0};
+	struct lm_err err = LM_ERR_INIT;
+	expect_by_chain(f, 0, 101, NULL, 101, 1);
+	expect_by_chain(f, 0, 101, NULL, 101, 1);
+	expect_by_chain(f, 0, 202, NULL, 202, 2);
+	const char *found[] = {fake_digest(101), fake_digest(202)};
+	assert_int_equal(lm_policy_check(f->policy, found, 2, 5000, layers, &err), 0);
+	assert_string_equal(layers[1].digest, fake_digest(202));
+	assert_string_equal(layers[1].note, "owners dropped");
+	lm_layer_done(&layers[0]);
+	lm_layer_done(&layers[1]);
+	assert_int_equal(fake_calls(&f->fetcher), 2);
+	assert_int_equal(find_by_chain(f, 0, 301, NULL, &layer, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, "not published"));
+	assert_int_equal(find_by_chain(f, 0, 401, NULL, &layer, &err), -EAGAIN);
+	/* A diff id will do, too. */
+	CLEANUP(lm_labels_done) struct lm_labels labels = {0};
+	assert_int_equal(lm_labels_set(&labels, LM_LABEL_REF, fake_digest(302)), 0);
+	assert_int_equal(lm_labels_set(&labels, LM_LABEL_DIFF_ID, fake_digest(107)), 0);
+	assert_int_equal(lm_policy_find(f->policy, &labels, 5000, &layer, &err), 0);
+	assert_string_equal(layer.digest, fake_digest(107));
+	lm_layer_done(&layer);
+}
+
+/* An image of which another compression was published: absent by digest, which says nothing of its chain ids. */
+static void other_compression(void **state)
+{
+	struct fixture *f = *state;
+	char list[400];
+	snprintf(list, sizeof(list), "%s,%s,%s", fake_digest(301), fake_digest(302), fake_digest(303));
+	expect_by_chain(f, 301, 101, list, 101, 1);
+	assert_int_equal(fake_asked(&f->fetcher), 3);
+	expect_by_chain(f, 302, 102, NULL, 102, 2);
+	expect_by_chain(f, 302, 102, NULL, 102, 2);
+	struct lm_layer layer;
+	assert_int_equal(find_by_chain(f, 303, 304, NULL, &layer, NULL), -ENOENT);
+	/* The same digest in an image with other layers below. */
+	expect_by_chain(f, 303, 103, NULL, 103, 4);
+}
+
+/* What the first question found by digest is not asked for again by chain id. */
+static void known_by_digest(void **state)
+{
+	struct fixture *f = *state;
+	char list[400];
+	snprintf(list, sizeof(list), "%s,%s,%s", fake_digest(101), fake_digest(102), fake_digest(203));
+	expect_by_chain(f, 101, 901, list, 101, 1);
+	expect_by_chain(f, 102, 902, NULL, 102, 1);
+	expect_by_chain(f, 203, 903, NULL, 203, 1);
+	expect_by_chain(f, 101, 999, NULL, 101, 1);
+}
+
 static void nonsense(void **state)
 {
 	struct fixture *f = *state;
@@ -166,6 +256,14 @@ static void nonsense(void **state)
 		if (!strstr(err.msg, cases[i].words))
 			fail_msg("%s: %s is missing", err.msg, cases[i].words);
 	}
+	/* Not even by its chain id is a layer something that has no digest. */
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_layer layer;
+	fake_set_mode(&f->fetcher, FAKE_OTHER_LAYER);
+	assert_int_equal(find(f, 111, NULL, &layer, &err), -EAGAIN);
+	assert_int_equal(find_by_chain(f, 112, 113, NULL, &layer, &err), -EAGAIN);
+	assert_int_equal(find_by_chain(f, 0, 114, NULL, &layer, &err), -EAGAIN);
+	assert_non_null(strstr(err.msg, "another layer"));
 }
 
 /* A fetcher that does not answer costs its time-out once, not once for each layer. */
@@ -183,7 +281,29 @@ static void stalls(void **state)
 	assert_in_range(lm_now_ms() - start_ms, 400, 2500);
 	start_ms = lm_now_ms();
 	assert_int_equal(find(f, 102, NULL, &layer, NULL), -EAGAIN);
+	assert_int_equal(find_by_chain(f, 102, 902, NULL, &layer, NULL), -EAGAIN);
 	assert_in_range(lm_now_ms() - start_ms, 0, 300);
+}
+
+static void stalls_by_chain(void **state)
+{
+	struct fixture *f = *state;
+	struct lm_layer layer;
+	struct lm_err err = LM_ERR_INIT;
+	fake_set_mode(&f->fetcher, FAKE_STALLS);
+	lm_policy_free(STEAL(f->policy));
+	assert_int_equal(lm_policy_new(f->fetcher.socket, 500, &f->policy, NULL), 0);
+	int64_t start_ms = lm_now_ms();
+	for (unsigned i = 0; i < 20; i++)
+		assert_int_equal(find_by_chain(f, 0, 101 + i, NULL, &layer, &err), -EAGAIN);
+	assert_in_range(lm_now_ms() - start_ms, 400, 2500);
+	assert_non_null(strstr(err.msg, "the fetcher does not answer"));
+	/* Whoever hears from it ends that. */
+	fake_set_mode(&f->fetcher, FAKE_RIGHT);
+	assert_int_equal(find(f, 105, NULL, &layer, NULL), 0);
+	lm_layer_done(&layer);
+	assert_int_equal(find_by_chain(f, 0, 130, NULL, &layer, NULL), 0);
+	lm_layer_done(&layer);
 }
 
 /* Away, and back in time: the layer is served. Away for good: soon said. */
@@ -287,8 +407,12 @@ int main(void)
 		cmocka_unit_test_setup_teardown(answers, setup, teardown),
 		cmocka_unit_test_setup_teardown(trees, setup, teardown),
 		cmocka_unit_test_setup_teardown(whole_image, setup, teardown),
+		cmocka_unit_test_setup_teardown(by_chain, setup, teardown),
+		cmocka_unit_test_setup_teardown(other_compression, setup, teardown),
+		cmocka_unit_test_setup_teardown(known_by_digest, setup, teardown),
 		cmocka_unit_test_setup_teardown(nonsense, setup, teardown),
 		cmocka_unit_test_setup_teardown(stalls, setup, teardown),
+		cmocka_unit_test_setup_teardown(stalls_by_chain, setup, teardown),
 		cmocka_unit_test_setup_teardown(away, setup, teardown),
 		cmocka_unit_test_setup_teardown(shared_question, setup, teardown),
 		cmocka_unit_test_setup_teardown(checks, setup, teardown),

@@ -673,6 +673,32 @@ static void lazy_image(void **state)
 	assert_int_equal(offer(f, "x1", "", 101, "chain1"), LM_RPC_ALREADY_EXISTS);
 }
 
+/* By the chain id alone, and of another compression than the image that was asked for: it is what was found that is
+ * remembered, and asked for when a container starts. */
+static void lazy_by_chain(void **state)
+{
+	struct fixture *f = *state;
+	char one[256], two[256];
+	assert_int_equal(prepare(f, "x1", "", LABELS(LM_LABEL_REF, fake_digest(101)), NULL), LM_RPC_ALREADY_EXISTS);
+	lookup_layer(f, fake_digest(101), "", one);
+	assert_int_equal(offer(f, "x2", one, 302, fake_digest(102)), LM_RPC_ALREADY_EXISTS);
+	lookup_layer(f, fake_digest(102), one, two);
+	assert_int_equal(fake_calls(&f->fetcher), 2);
+	/* Whatever was heard by chain ids is too old now. */
+	stop(f);
+	start(f);
+	wire_mounts *m = NULL;
+	assert_int_equal(prepare(f, "container", two, NULL, &m), LM_RPC_OK);
+	CLEANUP(lm_freep) char *lower = lm_str_printf("%s/snapshots/2/fs:%s/snapshots/1/fs", f->root, f->root);
+	assert_string_equal(option_of(m, "lowerdir="), lower);
+	response_free(m);
+	assert_int_equal(lm_service_count(f->service, LM_COUNT_STARTS_REFUSED), 0);
+	/* Absent is another reason than unnamed. */
+	assert_int_equal(prepare(f, "x3", two, LABELS(LM_LABEL_REF, fake_digest(303)), NULL), LM_RPC_OK);
+	assert_int_equal(lm_service_count(f->service, LM_COUNT_FALLBACK_ABSENT), 1);
+	assert_int_equal(lm_service_count(f->service, LM_COUNT_FALLBACK_UNNAMED), 0);
+}
+
 static void expect_ordinary(struct fixture *f, const char *key, const char *reason)
 {
 	V1(StatSnapshotResponse) *s = stat_ok(f, key);
@@ -970,6 +996,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(root_attributes, setup, teardown),
 		cmocka_unit_test_setup_teardown(strange_messages, setup, teardown),
 		cmocka_unit_test_setup_teardown(lazy_image, setup, teardown),
+		cmocka_unit_test_setup_teardown(lazy_by_chain, setup, teardown),
 		cmocka_unit_test_setup_teardown(fallbacks, setup, teardown),
 		cmocka_unit_test_setup_teardown(on_miss_fail, setup, teardown),
 		cmocka_unit_test_setup_teardown(fetcher_away, setup, teardown),
