@@ -381,6 +381,7 @@ snapshotter_start() { # [KEY=VALUE...]
 # --- containerd -------------------------------------------------------------------------------------------------------
 
 # A containerd of its own by the name of its snapshotter: lamella, or overlayfs for the ordinary pull.
+DISABLE_ANNOTATIONS=false # clients then say nothing of a layer but its chain id
 containerd_start() { # SNAPSHOTTER
 	local s=$1 d=$WORK/containerd-$1 cri='plugins."io.containerd.grpc.v1.cri"'
 	mkdir -p "$d/certs.d/$REGISTRY" "$d/cni" "$d/root/io.containerd.snapshotter.v1.lamella"
@@ -399,7 +400,7 @@ containerd_start() { # SNAPSHOTTER
 		  restrict_oom_score_adj = true
 		[$cri.containerd]
 		  snapshotter = "$s"
-		  disable_snapshot_annotations = false
+		  disable_snapshot_annotations = $DISABLE_ANNOTATIONS
 		[$cri.containerd.runtimes.runc]
 		  runtime_type = "io.containerd.runc.v2"
 		[$cri.containerd.runtimes.runc.options]
