@@ -6,6 +6,7 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 struct command {
 	const char *name;
@@ -29,6 +30,8 @@ static const struct command commands[] = {
 	{"verify", lm_cmd_verify, "compare a published image with the registry's"},
 	{NULL, NULL, NULL},
 };
+
+enum { FILES_MAX = 65536 };
 
 static void print_help(void)
 {
@@ -74,9 +77,21 @@ static int run_help(int argc, char **argv)
 	return LM_EXIT_OK;
 }
 
+/* A publisher keeps the catalogs open that it has looked into: hundreds for the index of layers alone. A server has two
+ * descriptors for each connection. */
+static void raise_file_limit(void)
+{
+	struct rlimit limit;
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = LM_MIN(limit.rlim_max, (rlim_t)FILES_MAX);
+		(void)setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	lm_log_init("lamella", LM_LOG_INFO);
+	raise_file_limit();
 	if (argc < 2) {
 		lm_cli_error("no command given; `lamella --help` lists them");
 		return LM_EXIT_USAGE;

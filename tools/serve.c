@@ -22,7 +22,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -413,16 +412,6 @@ static int print_address(int fd)
 	return lm_cli_flush(LM_EXIT_OK);
 }
 
-/* A connection and the file it gets: two descriptors. */
-static void raise_file_limit(void)
-{
-	struct rlimit limit;
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-		limit.rlim_cur = LM_MIN(limit.rlim_max, (rlim_t)(2 * CONNECTIONS_MAX + 64));
-		(void)setrlimit(RLIMIT_NOFILE, &limit);
-	}
-}
-
 /* Serves until SIGTERM or SIGINT; takes over listen_fd. */
 static int serve(struct server *server, int listen_fd)
 {
@@ -475,7 +464,6 @@ static int run(const char *dir, const char *address, const char *log_name)
 	struct lm_err err = LM_ERR_INIT;
 	struct server server = {.dir = dir, .dir_fd = -1, .log_fd = -1};
 	int code = LM_EXIT_FAILED;
-	raise_file_limit();
 	int r = open_dir(&server, &err);
 	if (r == 0)
 		r = open_log(log_name, &server.log_fd, &err);

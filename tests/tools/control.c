@@ -43,7 +43,8 @@ static void print_layers(const Lamella__Fetcher__V1__ResolveResponse *response)
 		const Lamella__Fetcher__V1__LayerAnswer *a = response->layers[i];
 		const ProtobufCEnumValue *state =
 			protobuf_c_enum_descriptor_get_value(&lamella__fetcher__v1__layer_state__descriptor, a->state);
-		printf("%s %s %s %s\n", or_dash(a->digest), state ? state->name : "?", or_dash(a->path), or_dash(a->reason));
+		printf("%s %s %s %s\n", or_dash(a->digest), state ? state->name : "?", or_dash(a->path),
+			or_dash(a->reason));
 	}
 }
 
