@@ -30,8 +30,8 @@ chain_ids() { # LAYOUT TAG: the lowest layer's first
 	done < <(diff_ids "$1" "$2")
 }
 # The index as it is published: a line for each entry, the kind, its id, and the layer's digest.
-entries() { # [FQRN STORAGE]
-	"$LAMELLA" inspect tree "${1:-$FQRN}" --storage "${2:-$WORK/storage}" --no-content >"$WORK/tmp/rows" || fail "inspect"
+entries() {
+	"$LAMELLA" inspect tree "$FQRN" --storage "$WORK/storage" --no-content >"$WORK/tmp/rows" || fail "inspect"
 	awk '{ print $13, $11 }' "$WORK/tmp/rows" |
 		sed -nE 's,^/.lamella/(chains|diffs)/(..)/(\2[0-9a-f]{62}) \.\./\.\./\.\./\.layers/(..)/(\4[0-9a-f]{62})$,\1 sha256:\3 sha256:\5,p' | sort
 }
