@@ -2,6 +2,7 @@
 
 #include "base/str.h"
 #include "convert/layer.h"
+#include "convert/layer_catalog.h"
 #include "oci/image.h"
 #include "repo/catalog_schema.h" /* lm_grown() */
 
@@ -45,14 +46,19 @@ static bool is_planned(const struct lm_layer_index_plan *plan, const struct lm_l
 	return false;
 }
 
-/* 1: the layer was verified to have that diff id when it was converted; 0: it was not, or nobody knows. */
+/* 1: the layer was verified to have that diff id when it was converted; 0: it was not, or nobody knows. Stock tools,
+ * who mark their layers, write down what the image said. */
 static int bears_out(const struct lm_view *view, const struct lm_layer *layer, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_LAYER_JSON_MAX);
 	char path[LM_LAYER_PATH_TEXT_MAX + 32], diff_id[LM_DIGEST_MAX];
 	struct lm_err why = LM_ERR_INIT;
+	snprintf(path, sizeof(path), "%s/" LM_IMAGES_LAYER_ROOT "/" LM_LAYER_MARKER, lm_layer_path(layer->digest).s);
+	int r = lm_view_has(view, path, NULL, err);
+	if (r != 0)
+		return LM_MIN(r, 0);
 	snprintf(path, sizeof(path), "%s/.metadata/layers.json", lm_layer_path(layer->digest).s);
-	int r = view->read(view->arg, path, &text, &why);
+	r = view->read(view->arg, path, &text, &why);
 	if (r == 0)
 		r = lm_layers_json_diff_id(&text, diff_id, &why);
 	if (r == 0)

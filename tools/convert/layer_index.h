@@ -3,7 +3,8 @@
  *
  * An image says by itself what the diff ids of its layers are, and nothing stops it from calling its layer by the diff
  * id of somebody else's. So a layer is entered only under the diff id that was verified when it was converted, which
- * its own .metadata/layers.json says; and under a chain id only if all layers below it bear out what the image says.
+ * its own .metadata/layers.json says, and never where stock tools wrote it. A chain id ends in the diff id, so that is
+ * enough for both.
  *
  * An entry that names a layer which is there stays as it is: whatever layer has that diff id will do.
  */

@@ -200,6 +200,19 @@ static void test_liar(void **state)
 	assert_entry(LM_IMAGES_BY_CHAIN, chain(3), blob(3));
 }
 
+/* Stock tools write down what the image said, and mark their layers. */
+static void test_stock(void **state)
+{
+	struct fixture *f = *state;
+	struct one image = {0};
+	char path[160];
+	put_layer(f, blob(1), diff(1));
+	snprintf(path, sizeof(path), "%s/layerfs", lm_layer_path(blob(1)).s);
+	assert_ok(lm_txn_mkdirs(f->txn, path, true, &err));
+	add(&image, blob(1), diff(1), diff(1));
+	assert_int_equal(enter(f, &image, NULL, NULL), 0);
+}
+
 /* A layer that comes twice is entered under one diff id and two chain ids. */
 static void test_twice(void **state)
 {
@@ -350,6 +363,7 @@ int main(void)
 		cmocka_unit_test(test_layers_json),
 		cmocka_unit_test_setup_teardown(test_first_stays, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_liar, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_stock, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_twice, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_forged, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nesting, setup, teardown),
