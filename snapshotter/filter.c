@@ -2,9 +2,9 @@
 
 #include "base/buf.h"
 #include "base/str.h"
+#include "snapshotter/regex.h"
 
 #include <ctype.h>
-#include <regex.h>
 #include <string.h>
 
 enum operator{ PRESENT, EQUAL, DIFFERENT, MATCHES };
@@ -16,8 +16,7 @@ struct selector {
 	char *label; /* of LABEL */
 	enum operator op;
 	char *value;
-	regex_t regex; /* of MATCHES */
-	bool compiled;
+	struct lm_regex *regex; /* of MATCHES */
 };
 
 struct lm_filter {
@@ -209,63 +208,6 @@ static int read_value(struct parser *p, enum operator op, struct lm_buf *out)
 	return lm_buf_append(out, start, (size_t)(p->at - start));
 }
 
-/* How often the repetition at c makes the matcher copy what it repeats; *end is behind it. */
-static unsigned long copies(const char *c, const char **end)
-{
-	if (*c == '+') { /* x+ becomes xx* */
-		*end = c + 1;
-		return 2;
-	}
-	char *after;
-	unsigned long low = strtoul(c + 1, &after, 10);
-	unsigned long high = *after == ',' ? strtoul(after + 1, &after, 10) : low;
-	*end = after;
-	return LM_MAX(LM_MAX(low, high), 1UL);
-}
-
-/*
- * Repetitions are expanded by copying, nested ones by their product; and back-references take exponential time. All are
- * counted as if they were nested, but for a + behind a single character, as in [a-z]+ and a+.
- */
-static bool is_cheap(const char *regex)
-{
-	unsigned long product = 1;
-	char before = '\0';
-	for (const char *c = regex; *c;) {
-		if (*c == '\\') {
-			if (isdigit((unsigned char)c[1]))
-				return false;
-			c += 1 + (c[1] != '\0');
-			before = 'x';
-		} else if (*c == '{' || (*c == '+' && before && strchr(")*+?}", before))) {
-			before = *c == '{' ? '}' : '+';
-			unsigned long n = copies(c, &c);
-			if (n > LM_FILTER_REPEAT_MAX || product * n > LM_FILTER_REPEAT_MAX)
-				return false;
-			product *= n;
-		} else {
-			before = *c++;
-		}
-	}
-	return true;
-}
-
-static int compile(const struct parser *p, struct selector *selector)
-{
-	if (strlen(selector->value) > LM_FILTER_REGEX_MAX || !is_cheap(selector->value))
-		return syntax(p, "a regular expression that takes too much to match");
-	int rc = regcomp(&selector->regex, selector->value, REG_EXTENDED | REG_NOSUB);
-	if (rc == REG_ESPACE)
-		return -ENOMEM;
-	if (rc != 0) {
-		char reason[128];
-		regerror(rc, &selector->regex, reason, sizeof(reason));
-		return lm_err_set(p->err, -EINVAL, "filter: regular expression: %s", reason);
-	}
-	selector->compiled = true;
-	return 0;
-}
-
 static int read_selector(struct parser *p, struct selector *selector)
 {
 	int r = read_fieldpath(p, selector);
@@ -280,7 +222,8 @@ static int read_selector(struct parser *p, struct selector *selector)
 	selector->value = strdup(lm_buf_cstr(&value));
 	if (!selector->value)
 		return -ENOMEM;
-	return selector->op == MATCHES ? compile(p, selector) : 0;
+	r = selector->op == MATCHES ? lm_regex_compile(selector->value, &selector->regex, p->err) : 0;
+	return r == -EINVAL ? lm_err_prefix(p->err, r, "filter") : r;
 }
 
 static int read_selectors(struct parser *p, struct lm_filter *filter)
@@ -326,8 +269,7 @@ void lm_filter_free(struct lm_filter *filter)
 	for (size_t i = 0; i < filter->count; i++) {
 		free(filter->selectors[i].label);
 		free(filter->selectors[i].value);
-		if (filter->selectors[i].compiled)
-			regfree(&filter->selectors[i].regex);
+		lm_regex_free(filter->selectors[i].regex);
 	}
 	free(filter->selectors);
 	free(filter);
@@ -350,7 +292,7 @@ static const char *value_of(const struct selector *selector, const struct lm_sna
 	return NULL;
 }
 
-static bool holds(const struct selector *selector, const struct lm_snapshot *snapshot)
+static int holds(const struct selector *selector, const struct lm_snapshot *snapshot, struct lm_err *err)
 {
 	const char *value = value_of(selector, snapshot);
 	switch (selector->op) {
@@ -361,15 +303,15 @@ static bool holds(const struct selector *selector, const struct lm_snapshot *sna
 	case DIFFERENT:
 		return strcmp(value ? value : "", selector->value) != 0;
 	case MATCHES:
-		return regexec(&selector->regex, value ? value : "", 0, NULL, 0) == 0;
+		return lm_regex_find(selector->regex, value ? value : "", err);
 	}
 	return false;
 }
 
-bool lm_filter_match(const struct lm_filter *filter, const struct lm_snapshot *snapshot)
+int lm_filter_match(const struct lm_filter *filter, const struct lm_snapshot *snapshot, struct lm_err *err)
 {
-	for (size_t i = 0; i < filter->count; i++)
-		if (!holds(&filter->selectors[i], snapshot))
-			return false;
-	return true;
+	int r = 1;
+	for (size_t i = 0; i < filter->count && r > 0; i++)
+		r = holds(&filter->selectors[i], snapshot, err);
+	return r < 0 ? lm_err_prefix(err, r, "filter") : r;
 }

@@ -12,10 +12,7 @@
  * where KEY is the rest of the path, its parts joined by dots. Other fields are absent. An absent field is "" to the
  * operators, but == never holds for it.
  *
- * Regular expressions are POSIX extended ones; containerd's own are Go's. What both have (literals, ., [...], *, +, ?,
- * {n,m}, |, groups, ^ and $) is the same here; \d, (?i), non-greedy repetition and \p{...} are not there. Counts and +
- * of groups are bounded (LM_FILTER_REPEAT_MAX for all of one expression multiplied, + counting as 2), and there are no
- * back-references.
+ * Regular expressions are RE2's, as Go has them: regex.h.
  */
 #ifndef LM_SNAPSHOTTER_FILTER_H
 #define LM_SNAPSHOTTER_FILTER_H
@@ -23,8 +20,6 @@
 #include "snapshotter/store.h"
 
 #define LM_FILTER_MAX_BYTES 65536
-#define LM_FILTER_REGEX_MAX 1024
-#define LM_FILTER_REPEAT_MAX 1000
 
 struct lm_filter;
 
@@ -33,6 +28,7 @@ int lm_filter_parse(const char *text, struct lm_filter **ret, struct lm_err *err
 void lm_filter_free(struct lm_filter *filter);
 LM_DEFINE_CLEANUP(struct lm_filter, lm_filter_free, lm_filter_freep)
 
-bool lm_filter_match(const struct lm_filter *filter, const struct lm_snapshot *snapshot);
+/* 1 or 0; -E2BIG: a regular expression would take too long; -EINVAL: it meets text that is not UTF-8; -ENOMEM. */
+int lm_filter_match(const struct lm_filter *filter, const struct lm_snapshot *snapshot, struct lm_err *err) MUST_CHECK;
 
 #endif

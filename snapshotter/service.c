@@ -43,6 +43,7 @@ static void fail(struct lm_rpc_call *call, int r, const struct lm_err *err)
 		code = LM_RPC_ALREADY_EXISTS;
 		break;
 	case -EINVAL:
+	case -E2BIG: /* of a filter */
 		code = LM_RPC_INVALID_ARGUMENT;
 		break;
 	case -EBUSY:
@@ -381,12 +382,12 @@ static int parse_filters(size_t count, char **texts, struct filters *ret, struct
 	return 0;
 }
 
-static bool passes(const struct filters *filters, const struct lm_snapshot *snapshot)
+static int passes(const struct filters *filters, const struct lm_snapshot *snapshot, struct lm_err *err)
 {
-	for (size_t i = 0; i < filters->count; i++)
-		if (lm_filter_match(filters->items[i], snapshot))
-			return true;
-	return filters->count == 0;
+	int r = filters->count == 0;
+	for (size_t i = 0; i < filters->count && r == 0; i++)
+		r = lm_filter_match(filters->items[i], snapshot, err);
+	return r;
 }
 
 struct batch {
@@ -414,18 +415,24 @@ static void batch_freep(struct batch **batch)
 	free(*batch);
 }
 
-static int send_all(struct lm_rpc_call *call, const struct lm_snapshot_list *list, const struct filters *filters)
+static int send_all(struct lm_rpc_call *call, const struct lm_snapshot_list *list, const struct filters *filters,
+	struct lm_err *err)
 {
 	CLEANUP(batch_freep) struct batch *batch = calloc(1, sizeof(*batch));
 	if (!batch)
-		return -ENOMEM;
+		return lm_err_oom(err);
 	for (size_t i = 0; i < list->count; i++) {
-		if (!passes(filters, list->items[i]))
+		int r = passes(filters, list->items[i], err);
+		if (r == 0 && filters->count > 0 && lm_rpc_cancelled(call)) /* filters can take their time */
+			return -EPIPE;
+		if (r == 0)
 			continue;
-		batch->pointers[batch->count] = &batch->infos[batch->count].wire;
-		int r = fill_info(&batch->infos[batch->count++], list->items[i]);
 		if (r < 0)
 			return r;
+		batch->pointers[batch->count] = &batch->infos[batch->count].wire;
+		r = fill_info(&batch->infos[batch->count++], list->items[i]);
+		if (r < 0)
+			return lm_err_oom(err);
 		batch->bytes += list->items[i]->labels.bytes;
 		if (batch->count == LIST_BATCH || batch->bytes > LIST_BATCH_BYTES)
 			r = send_batch(call, batch);
@@ -445,10 +452,8 @@ static void list(struct lm_rpc_call *call, void *arg)
 	int r = parse_filters(wire->n_filters, wire->filters, &filters, &err);
 	if (r == 0)
 		r = lm_store_list(lm_snapshots_store(service->snapshots), wire->snapshotter, &all, &err);
-	if (r == 0) {
-		r = send_all(call, &all, &filters);
-		err.code = r;
-	}
+	if (r == 0)
+		r = send_all(call, &all, &filters, &err);
 	if (r < 0 && r != -EPIPE)
 		fail(call, r, &err);
 	else

@@ -16,6 +16,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct lm_snapshot snapshot = {.key = (char *)"k8s.io/1/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 		.kind = LM_COMMITTED,
 		.labels = labels};
-	(void)lm_filter_match(filter, &snapshot);
+	(void)!lm_filter_match(filter, &snapshot, NULL);
 	return 0;
 }

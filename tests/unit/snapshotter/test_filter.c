@@ -102,6 +102,8 @@ static const struct {
 	{"labels.a.b.c~=d.t+ed?", true},
 	{"name~=\"^[a-z0-9]+[.][a-z]+/[0-9]+/[a-z0-9]+:[a-f]+ [a-z]+$\"", true},
 	{"name~=\"([a-z0-9.]+/)+\"", true},
+	{"name~=\"(?i)K8S[.]IO/\\\\d+/\"", true},
+	{"name~=/\\\\d+?\\/sha256:\\\\w{3}\\\\b/", true},
 };
 
 static void matching(void **state)
@@ -112,7 +114,10 @@ static void matching(void **state)
 		CLEANUP(lm_filter_freep) struct lm_filter *filter = NULL;
 		if (lm_filter_parse(cases[i].text, &filter, &err) < 0)
 			fail_msg("%s: %s", cases[i].text, lm_err_text(&err));
-		if (lm_filter_match(filter, &f->snapshot) != cases[i].holds)
+		int r = lm_filter_match(filter, &f->snapshot, &err);
+		if (r < 0)
+			fail_msg("%s: %s", cases[i].text, lm_err_text(&err));
+		if (r != cases[i].holds)
 			fail_msg("%s: should %s", cases[i].text, cases[i].holds ? "hold" : "not hold");
 	}
 }
@@ -153,9 +158,7 @@ static const char *const refused[] = {
 	"kind~=[a",
 	"kind~=\"*{\"(",
 	"name==x\"y\"z,",
-	"kind~=(((a{50}){50}){50})",
 	"kind~=a{2000}",
-	"kind~=((((((((((a)+)+)+)+)+)+)+)+)+)+",
 	"kind~=a++++++++++++",
 	"kind~=\"(a)\\\\1\"",
 	"-",
@@ -186,11 +189,11 @@ static void kinds(void **state)
 			   view = {.key = (char *)"v", .kind = LM_VIEW};
 	CLEANUP(lm_filter_freep) struct lm_filter *filter = NULL;
 	assert_int_equal(lm_filter_parse("kind==active,parent==\"\"", &filter, NULL), 0);
-	assert_true(lm_filter_match(filter, &active));
-	assert_false(lm_filter_match(filter, &view));
+	assert_int_equal(lm_filter_match(filter, &active, NULL), 1);
+	assert_int_equal(lm_filter_match(filter, &view, NULL), 0);
 	lm_filter_free(STEAL(filter));
 	assert_int_equal(lm_filter_parse("kind==view", &filter, NULL), 0);
-	assert_true(lm_filter_match(filter, &view));
+	assert_int_equal(lm_filter_match(filter, &view, NULL), 1);
 }
 
 int main(void)
