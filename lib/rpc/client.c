@@ -4,8 +4,12 @@
 #include <grpc/grpc_security.h>
 #include <string.h>
 
+#define HEADERS_MAX 8
+
 struct lm_rpc_client {
 	grpc_channel *channel;
+	grpc_metadata headers[HEADERS_MAX]; /* constant after the first call */
+	size_t n_headers;
 };
 
 int lm_rpc_client_new(const char *socket_path, struct lm_rpc_client **ret, struct lm_err *err)
@@ -45,8 +49,28 @@ void lm_rpc_client_free(struct lm_rpc_client *client)
 	if (!client)
 		return;
 	grpc_channel_destroy(client->channel);
+	for (size_t i = 0; i < client->n_headers; i++) {
+		grpc_slice_unref(client->headers[i].key);
+		grpc_slice_unref(client->headers[i].value);
+	}
 	grpc_shutdown();
 	free(client);
+}
+
+int lm_rpc_client_header(struct lm_rpc_client *client, const char *name, const char *value, struct lm_err *err)
+{
+	if (client->n_headers == HEADERS_MAX)
+		return lm_err_set(err, -ENOSPC, "more than %d headers", HEADERS_MAX);
+	grpc_metadata header = {
+		.key = grpc_slice_from_copied_string(name), .value = grpc_slice_from_copied_string(value)};
+	if (lm_str_starts(name, "grpc-") || grpc_is_binary_header(header.key) ||
+		!grpc_header_key_is_legal(header.key) || !grpc_header_nonbin_value_is_legal(header.value)) {
+		grpc_slice_unref(header.key);
+		grpc_slice_unref(header.value);
+		return lm_err_set(err, -EINVAL, "a header of that name and value can't be sent: %s", name);
+	}
+	client->headers[client->n_headers++] = header;
+	return 0;
 }
 
 static int errno_of(grpc_status_code code)
@@ -75,6 +99,7 @@ static int errno_of(grpc_status_code code)
 
 /* One call on the wire, with a completion queue of its own: the calling thread does the waiting. */
 struct exchange {
+	struct lm_rpc_client *client;
 	grpc_completion_queue *queue;
 	grpc_call *call;
 	grpc_byte_buffer *request, *response;
@@ -99,7 +124,7 @@ static void exchange_done(struct exchange *x)
 static int exchange_init(struct exchange *x, struct lm_rpc_client *client, const char *path,
 	const ProtobufCMessage *request, unsigned timeout_ms, struct lm_err *err)
 {
-	*x = (struct exchange){.status = GRPC_STATUS_UNKNOWN, .details = grpc_empty_slice()};
+	*x = (struct exchange){.client = client, .status = GRPC_STATUS_UNKNOWN, .details = grpc_empty_slice()};
 	grpc_metadata_array_init(&x->headers);
 	grpc_metadata_array_init(&x->trailers);
 	x->queue = grpc_completion_queue_create_for_pluck(NULL);
@@ -126,6 +151,13 @@ static void presume_internal(enum lm_rpc_code *ret_code)
 static bool wait_for(struct exchange *x, void *tag)
 {
 	return grpc_completion_queue_pluck(x->queue, tag, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).success;
+}
+
+static grpc_op send_headers(const struct exchange *x, bool wait_ready)
+{
+	return (grpc_op){.op = GRPC_OP_SEND_INITIAL_METADATA,
+		.flags = wait_ready ? GRPC_INITIAL_METADATA_WAIT_FOR_READY : 0,
+		.data.send_initial_metadata = {.count = x->client->n_headers, .metadata = x->client->headers}};
 }
 
 static int start(struct exchange *x, const grpc_op *ops, size_t count, void *tag, struct lm_err *err)
@@ -169,7 +201,7 @@ int lm_rpc_invoke(struct lm_rpc_client *client, const char *path, const Protobuf
 	if (r < 0)
 		return r;
 	grpc_op ops[] = {
-		{.op = GRPC_OP_SEND_INITIAL_METADATA, .flags = wait_ready ? GRPC_INITIAL_METADATA_WAIT_FOR_READY : 0},
+		send_headers(&x, wait_ready),
 		{.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = x.request},
 		{.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
 		{.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &x.headers},
@@ -223,7 +255,7 @@ int lm_rpc_invoke_stream(struct lm_rpc_client *client, const char *path, const P
 		.data.recv_status_on_client = {
 			.trailing_metadata = &x.trailers, .status = &x.status, .status_details = &x.details}};
 	grpc_op opening[] = {
-		{.op = GRPC_OP_SEND_INITIAL_METADATA},
+		send_headers(&x, false),
 		{.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = x.request},
 		{.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
 		{.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &x.headers},

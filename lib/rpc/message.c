@@ -113,6 +113,55 @@ static bool strings_valid(const ProtobufCMessage *message)
 	return true;
 }
 
+/* What protobuf-c unpacked before, so it is well-formed; still nothing is read beyond the end. */
+struct wire {
+	const uint8_t *at, *end;
+};
+
+static uint64_t wire_number(struct wire *wire)
+{
+	uint64_t value = 0;
+	for (unsigned shift = 0; wire->at < wire->end; shift += 7) {
+		uint8_t byte = *wire->at++;
+		if (shift < 64)
+			value |= (uint64_t)(byte & 0x7f) << shift;
+		if (byte < 0x80)
+			break;
+	}
+	return value;
+}
+
+static struct wire wire_bytes(struct wire *wire, uint64_t len)
+{
+	struct wire part = {wire->at, wire->at + LM_MIN(len, (uint64_t)(wire->end - wire->at))};
+	wire->at = part.end;
+	return part;
+}
+
+/* A NUL is UTF-8, but would be the end of our string, and two different keys one and the same. */
+static bool strings_have_nul(const ProtobufCMessageDescriptor *descriptor, struct wire wire)
+{
+	while (wire.at < wire.end) {
+		uint64_t tag = wire_number(&wire);
+		if ((tag & 7) != PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED) {
+			if ((tag & 7) == PROTOBUF_C_WIRE_TYPE_VARINT)
+				(void)wire_number(&wire);
+			else
+				(void)wire_bytes(&wire, (tag & 7) == PROTOBUF_C_WIRE_TYPE_64BIT ? 8 : 4);
+			continue;
+		}
+		struct wire part = wire_bytes(&wire, wire_number(&wire));
+		const ProtobufCFieldDescriptor *field =
+			protobuf_c_message_descriptor_get_field(descriptor, (unsigned)(tag >> 3));
+		if (field && field->type == PROTOBUF_C_TYPE_STRING &&
+			memchr(part.at, '\0', (size_t)(part.end - part.at)))
+			return true;
+		if (field && field->type == PROTOBUF_C_TYPE_MESSAGE && strings_have_nul(field->descriptor, part))
+			return true;
+	}
+	return false;
+}
+
 static int unpack_bytes(const uint8_t *bytes, size_t len, const ProtobufCMessageDescriptor *descriptor,
 	ProtobufCMessage **ret, struct lm_err *err)
 {
@@ -123,9 +172,12 @@ static int unpack_bytes(const uint8_t *bytes, size_t len, const ProtobufCMessage
 		return lm_err_set(err, -EMSGSIZE, "%s of %zu bytes takes too much memory", descriptor->name, len);
 	if (!message)
 		return lm_err_set(err, -EPROTO, "%zu bytes that are not a %s", len, descriptor->name);
-	if (!strings_valid(message)) {
+	const char *wrong = !strings_valid(message)					      ? "that is not UTF-8"
+			    : strings_have_nul(descriptor, (struct wire){bytes, bytes + len}) ? "that has a NUL"
+											      : NULL;
+	if (wrong) {
 		protobuf_c_message_free_unpacked(message, NULL);
-		return lm_err_set(err, -EPROTO, "%s with a string that is not UTF-8", descriptor->name);
+		return lm_err_set(err, -EPROTO, "%s with a string %s", descriptor->name, wrong);
 	}
 	*ret = message;
 	return 0;

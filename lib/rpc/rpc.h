@@ -9,7 +9,8 @@
  *
  * Refused before a handler sees it: an unknown method (UNIMPLEMENTED), a message over 16 MiB or one that takes more
  * than 64 MiB decoded (RESOURCE_EXHAUSTED), a compressed one (UNIMPLEMENTED), one that does not decode or whose strings
- * are not UTF-8 (INVALID_ARGUMENT). At most 512 calls are in the server at once; more wait in their connections.
+ * are not UTF-8 or hold a NUL, which would cut them (INVALID_ARGUMENT). At most 512 calls are in the server at once;
+ * more wait in their connections.
  */
 #ifndef LM_RPC_RPC_H
 #define LM_RPC_RPC_H
@@ -57,6 +58,8 @@ LM_DEFINE_CLEANUP(struct lm_rpc_server, lm_rpc_server_free, lm_rpc_server_freep)
 const ProtobufCMessage *lm_rpc_request(const struct lm_rpc_call *call); /* decoded; owned by the call */
 bool lm_rpc_cancelled(struct lm_rpc_call *call);	      /* the caller went away or its deadline passed */
 unsigned lm_rpc_time_left_ms(const struct lm_rpc_call *call); /* to the caller's deadline; UINT_MAX without one */
+/* The first header of the name (in lower case) that came with the call, or NULL; the caller frees. */
+char *lm_rpc_header(const struct lm_rpc_call *call, const char *name);
 
 /* Each of these ends the call; the call must not be touched afterwards. */
 void lm_rpc_reply(struct lm_rpc_call *call, const ProtobufCMessage *response);
@@ -71,6 +74,13 @@ struct lm_rpc_client;
 int lm_rpc_client_new(const char *socket_path, struct lm_rpc_client **ret, struct lm_err *err) MUST_CHECK;
 void lm_rpc_client_free(struct lm_rpc_client *client);
 LM_DEFINE_CLEANUP(struct lm_rpc_client, lm_rpc_client_free, lm_rpc_client_freep)
+
+/*
+ * Sends the header with each call from now on; before the first one. -EINVAL: grpc takes neither such a name (lower
+ * case, no "grpc-" at the beginning, no "-bin" at the end) nor such a value (printable ASCII); -ENOSPC: more than 8.
+ */
+int lm_rpc_client_header(
+	struct lm_rpc_client *client, const char *name, const char *value, struct lm_err *err) MUST_CHECK;
 
 /* Blocking unary call. *ret is freed by protobuf_c_message_free_unpacked(). Returns 0; else negative: ret_code (may be
  * NULL) has the status, err the server's words. -ENOENT NOT_FOUND, -EEXIST ALREADY_EXISTS, -EINVAL, -ETIMEDOUT, -EAGAIN

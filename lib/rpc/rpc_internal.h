@@ -22,7 +22,8 @@ static inline grpc_arg lm_rpc_int_arg(const char *key, int value)
 int lm_rpc_pack(const ProtobufCMessage *message, grpc_byte_buffer **ret, struct lm_err *err) MUST_CHECK;
 
 /*
- * *ret is freed by protobuf_c_message_free_unpacked(). -EPROTO: does not decode, or has strings that are not UTF-8;
+ * *ret is freed by protobuf_c_message_free_unpacked(). -EPROTO: does not decode, or has strings that are not UTF-8 or
+ * hold a NUL;
  * -EMSGSIZE: too large, before or after decoding; -EOPNOTSUPP: compressed.
  */
 int lm_rpc_unpack(grpc_byte_buffer *buffer, const ProtobufCMessageDescriptor *descriptor, ProtobufCMessage **ret,

@@ -1,6 +1,7 @@
 #include "base/clock.h"
 #include "base/lock.h"
 #include "base/log.h"
+#include "base/str.h"
 #include "base/work.h"
 #include "rpc/rpc_internal.h"
 
@@ -328,6 +329,17 @@ const ProtobufCMessage *lm_rpc_request(const struct lm_rpc_call *call)
 bool lm_rpc_cancelled(struct lm_rpc_call *call)
 {
 	return atomic_load(&call->cancelled);
+}
+
+char *lm_rpc_header(const struct lm_rpc_call *call, const char *name)
+{
+	for (size_t i = 0; i < call->metadata.count; i++) {
+		const grpc_metadata *header = &call->metadata.metadata[i];
+		if (grpc_slice_str_cmp(header->key, name) == 0)
+			return lm_str_ndup(
+				(const char *)GRPC_SLICE_START_PTR(header->value), GRPC_SLICE_LENGTH(header->value));
+	}
+	return NULL;
 }
 
 unsigned lm_rpc_time_left_ms(const struct lm_rpc_call *call)

@@ -140,6 +140,18 @@ static void huge(struct lm_rpc_call *call, void *service)
 	free(answer.data.data);
 }
 
+static void headers_of(struct lm_rpc_call *call, void *service)
+{
+	const struct note *note = (const struct note *)lm_rpc_request(call);
+	struct note answer = NOTE;
+	char *value = lm_rpc_header(call, note->text);
+	answer.count = value != NULL;
+	if (value)
+		answer.text = value;
+	lm_rpc_reply(call, &answer.base);
+	free(value);
+}
+
 static const struct lm_rpc_method methods[] = {
 	{"/test.Notes/Echo", &note_descriptor, echo, 0},
 	{"/test.Notes/Fail", &note_descriptor, fail_with, 0},
@@ -148,6 +160,7 @@ static const struct lm_rpc_method methods[] = {
 	{"/test.Notes/Defer", &note_descriptor, defer, 0},
 	{"/test.Notes/TimeLeft", &note_descriptor, time_left, 0},
 	{"/test.Notes/Huge", &note_descriptor, huge, 0},
+	{"/test.Notes/Header", &note_descriptor, headers_of, 0},
 };
 
 struct fixture {
@@ -261,6 +274,76 @@ static void errors(void **state)
 	enum lm_rpc_code code = LM_RPC_OK;
 	assert_int_equal(call_note(f, "/test.Notes/Nothing", &request, 5000, &answer, &code, NULL), -ENOSYS);
 	assert_int_equal(code, LM_RPC_UNIMPLEMENTED);
+}
+
+static void expect_header(struct fixture *f, const char *name, const char *value)
+{
+	struct note request = NOTE, *answer = NULL;
+	request.text = (char *)name;
+	assert_int_equal(call_note(f, "/test.Notes/Header", &request, 5000, &answer, NULL, NULL), 0);
+	assert_int_equal(answer->count, value != NULL);
+	assert_string_equal(answer->text, value ? value : "");
+	note_free(answer);
+}
+
+static void headers(void **state)
+{
+	struct fixture *f = *state;
+	struct lm_err err = LM_ERR_INIT;
+	expect_header(f, "containerd-namespace", NULL);
+	assert_int_equal(lm_rpc_client_header(f->client, "containerd-namespace", "k8s.io", NULL), 0);
+	assert_int_equal(lm_rpc_client_header(f->client, "lease", "a b/c=d", NULL), 0);
+	for (unsigned i = 0; i < 2; i++) { /* with every call */
+		expect_header(f, "containerd-namespace", "k8s.io");
+		expect_header(f, "lease", "a b/c=d");
+		expect_header(f, "other", NULL);
+	}
+	static const char *const wrong[][2] = {{"Upper", "x"}, {"with space", "x"}, {"", "x"}, {"grpc-timeout", "1S"},
+		{"some-bin", "x"}, {":path", "/"}, {"key", "\n"}, {"key", "\xc3\xa4"}};
+	for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
+		if (lm_rpc_client_header(f->client, wrong[i][0], wrong[i][1], &err) != -EINVAL)
+			fail_msg("taken: %s: %s", wrong[i][0], wrong[i][1]);
+	for (unsigned i = 2; i < 8; i++)
+		assert_int_equal(lm_rpc_client_header(f->client, "more", "x", NULL), 0);
+	assert_int_equal(lm_rpc_client_header(f->client, "more", "x", NULL), -ENOSPC);
+}
+
+/* A string of the length that the field says, whatever is in it. */
+static int call_text(struct fixture *f, unsigned tag, const char *bytes, size_t len, enum lm_rpc_code *code)
+{
+	struct note request = NOTE, *answer = NULL;
+	uint8_t field_bytes[64] = {(uint8_t)len};
+	memcpy(field_bytes + 1, bytes, len);
+	ProtobufCMessageUnknownField field = {
+		.tag = tag, .wire_type = PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED, .len = len + 1, .data = field_bytes};
+	request.count = 7;
+	request.base.n_unknown_fields = 1;
+	request.base.unknown_fields = &field;
+	int r = call_note(f, "/test.Notes/Echo", &request, 5000, &answer, code, NULL);
+	note_free(answer);
+	return r;
+}
+
+static void strings_with_nul(void **state)
+{
+	struct fixture *f = *state;
+	enum lm_rpc_code code = LM_RPC_OK;
+	static const struct {
+		unsigned tag;
+		const char *bytes;
+		size_t len;
+		int result;
+	} cases[] = {
+		{1, "abc", 3, 0}, {1, "", 0, 0}, {1, "a\0b", 3, -EINVAL}, {1, "\0", 1, -EINVAL},
+		{4, "a\0", 2, -EINVAL}, /* repeated */
+		{2, "a\0b", 3, 0},	/* bytes, not text */
+		{9, "a\0b", 3, 0},	/* nobody knows it */
+	};
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		if (call_text(f, cases[i].tag, cases[i].bytes, cases[i].len, &code) != cases[i].result)
+			fail_msg("case %zu", i);
+		assert_int_equal(code, cases[i].result ? LM_RPC_INVALID_ARGUMENT : LM_RPC_OK);
+	}
 }
 
 /* Messages that must not reach a handler. */
@@ -579,6 +662,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(unary, setup, teardown),
 		cmocka_unit_test_setup_teardown(errors, setup, teardown),
+		cmocka_unit_test_setup_teardown(headers, setup, teardown),
+		cmocka_unit_test_setup_teardown(strings_with_nul, setup, teardown),
 		cmocka_unit_test_setup_teardown(refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(sizes, setup, teardown),
 		cmocka_unit_test_setup_teardown(streams, setup, teardown),
