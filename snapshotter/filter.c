@@ -167,7 +167,6 @@ static int read_fieldpath(struct parser *p, struct selector *selector)
 	CLEANUP(lm_buf_done) struct lm_buf first = LM_BUF(LM_FILTER_MAX_BYTES), rest = LM_BUF(LM_FILTER_MAX_BYTES);
 	int r = read_field(p, &first);
 	for (unsigned parts = 0; r == 0; parts++) {
-		skip_blanks(p);
 		if (*p->at != '.')
 			break;
 		p->at++;
@@ -184,11 +183,11 @@ static int read_fieldpath(struct parser *p, struct selector *selector)
 
 static int read_operator(struct parser *p, enum operator* ret)
 {
-	skip_blanks(p);
 	*ret = PRESENT;
 	if (*p->at == ',' || *p->at == '\0')
 		return 0;
-	if (!strchr("=!~", *p->at) || p->at[1] != '=')
+	skip_blanks(p);
+	if (!*p->at || !strchr("=!~", *p->at) || p->at[1] != '=')
 		return syntax(p, "an operator (==, != or ~=) or a comma is missing");
 	*ret = *p->at == '=' ? EQUAL : *p->at == '!' ? DIFFERENT : MATCHES;
 	p->at += 2;
@@ -237,7 +236,6 @@ static int read_selectors(struct parser *p, struct lm_filter *filter)
 		int r = read_selector(p, &selectors[filter->count++]);
 		if (r < 0)
 			return r;
-		skip_blanks(p);
 		if (*p->at == '\0')
 			return 0;
 		if (*p->at++ != ',')

@@ -8,9 +8,10 @@
  *   value     := quoted | anything but comma and blank
  *   quoted    := a Go string in double quotes; with ~= also between slashes or bars
  *
- * Blanks between tokens are skipped. Fields of a snapshot: kind (active, view, committed), name, parent and labels.KEY,
- * where KEY is the rest of the path, its parts joined by dots. Other fields are absent. An absent field is "" to the
- * operators, but == never holds for it.
+ * Blanks are skipped before fields, operators and values, and refused before commas, dots and the end, as containerd
+ * does. Fields of a snapshot: kind (active, view, committed), name, parent and labels.KEY, where KEY is the rest of the
+ * path, its parts joined by dots. Other fields are absent. An absent field is "" to the operators, but == never holds
+ * for it.
  *
  * Regular expressions are RE2's, as Go has them: regex.h.
  */

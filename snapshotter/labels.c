@@ -50,6 +50,10 @@ int lm_labels_set(struct lm_labels *labels, const char *key, const char *value)
 {
 	bool found;
 	size_t at = position(labels, key, &found);
+	if (!*value) {
+		lm_labels_unset(labels, key);
+		return 0;
+	}
 	if (labels->bytes + strlen(key) + strlen(value) > LM_LABELS_MAX_BYTES)
 		return -EMSGSIZE;
 	CLEANUP(lm_freep) char *own_value = strdup(value);

@@ -32,7 +32,8 @@ struct lm_labels {
 
 void lm_labels_done(struct lm_labels *labels);
 
-/* A later value replaces an earlier one. -ENOMEM; -EMSGSIZE beyond LM_LABELS_MAX_BYTES. Nothing changed on failure. */
+/* A later value replaces an earlier one; an empty value is none, and takes the label away, as in containerd's own
+ * stores. -ENOMEM; -EMSGSIZE beyond LM_LABELS_MAX_BYTES. Nothing changed on failure. */
 int lm_labels_set(struct lm_labels *labels, const char *key, const char *value) MUST_CHECK;
 void lm_labels_unset(struct lm_labels *labels, const char *key);
 const char *lm_labels_get(const struct lm_labels *labels, const char *key); /* NULL: not there */

@@ -672,18 +672,28 @@ static int find_parent(struct lm_snapshots *s, const struct lm_make_request *req
 	return 0;
 }
 
+static int check_name(const char *name, struct lm_err *err)
+{
+	if (!*name)
+		return lm_err_set(err, -EINVAL, "a snapshot needs a name");
+	return strlen(name) > LM_KEY_MAX_BYTES
+		       ? lm_err_set(err, -EINVAL, "the name of a snapshot has at most %d bytes", LM_KEY_MAX_BYTES)
+		       : 0;
+}
+
 int lm_snapshots_make(struct lm_snapshots *s, struct lm_make_request *request, struct lm_mount *ret, bool *ret_provided,
 	struct lm_err *err)
 {
 	*ret_provided = false;
-	if (!*request->key)
-		return lm_err_set(err, -EINVAL, "a snapshot needs a key");
+	int r = check_name(request->key, err);
+	if (r < 0)
+		return r;
 	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *parent = NULL;
 	CLEANUP(lm_snapshot_unrefp)
 	const struct lm_snapshot *taken = lm_store_get(s->store, request->plugin, request->key);
 	if (taken)
 		return lm_err_set(err, -EEXIST, "snapshot %s already exists", request->key);
-	int r = find_parent(s, request, &parent, err);
+	r = find_parent(s, request, &parent, err);
 	if (r < 0)
 		return r;
 	const char *ref = request->kind == LM_ACTIVE ? lm_labels_get(request->labels, LM_LABEL_REF) : NULL;
@@ -721,19 +731,20 @@ static int keep_our_labels(const struct lm_snapshot *active, struct lm_labels *l
 int lm_snapshots_commit(struct lm_snapshots *s, const char *plugin, const char *key, const char *name,
 	const char *parent, struct lm_labels *labels, struct lm_err *err)
 {
-	if (!*name)
-		return lm_err_set(err, -EINVAL, "a committed snapshot needs a name");
+	int r = check_name(name, err);
+	if (r < 0)
+		return r;
+	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *taken = lm_store_get(s->store, plugin, name);
+	if (taken)
+		return lm_err_set(err, -EEXIST, "snapshot %s already exists", name);
 	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *active = lm_store_get(s->store, plugin, key);
 	if (!active)
 		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", key);
 	if (active->kind != LM_ACTIVE)
 		return lm_err_set(err, -EBUSY, "snapshot %s is not active", key);
-	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *taken = lm_store_get(s->store, plugin, name);
-	if (taken)
-		return lm_err_set(err, -EEXIST, "snapshot %s already exists", name);
 	struct lm_store_commit commit = {
 		.id = active->id, .plugin = plugin, .key = key, .name = name, .parent = parent, .labels = labels};
-	int r = keep_our_labels(active, labels, err);
+	r = keep_our_labels(active, labels, err);
 	if (r == 0)
 		r = count_fs(s, active->id, &commit.usage, err);
 	return r < 0 ? r : lm_store_commit(s->store, &commit, err);

@@ -898,13 +898,13 @@ static int move_record(struct lm_store *store, struct node *old, struct node *ne
 int lm_store_commit(struct lm_store *store, const struct lm_store_commit *commit, struct lm_err *err)
 {
 	LM_LOCKED(&store->writer);
+	if (find(store, commit->plugin, commit->name))
+		return lm_err_set(err, -EEXIST, "snapshot %s already exists", commit->name);
 	struct node *old = find(store, commit->plugin, commit->key);
 	if (!old || old->record->id != commit->id)
 		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", commit->key);
 	if (old->record->kind != LM_ACTIVE)
 		return lm_err_set(err, -EBUSY, "snapshot %s is not active", commit->key);
-	if (find(store, commit->plugin, commit->name))
-		return lm_err_set(err, -EEXIST, "snapshot %s already exists", commit->name);
 	CLEANUP(node_freep) struct node *new = calloc(1, sizeof(*new));
 	if (!new)
 		return lm_err_oom(err);

@@ -16,6 +16,8 @@
 
 struct lm_store;
 
+#define LM_KEY_MAX_BYTES 32768 /* of a key or name; containerd's own database can't hold longer ones either */
+
 enum lm_kind { LM_VIEW = 1, LM_ACTIVE = 2, LM_COMMITTED = 3 }; /* numbers of the wire and of the database */
 
 struct lm_usage {
@@ -93,7 +95,7 @@ struct lm_store_commit {
 	struct lm_usage usage;
 };
 /*
- * -ENOENT: no such key, or no such parent; -EEXIST: name is taken; -EBUSY: not active, or the parent is not committed;
+ * -EEXIST: name is taken; -ENOENT: no such key, or no such parent; -EBUSY: not active, or the parent is not committed;
  * -EINVAL: it has another parent.
  */
 int lm_store_commit(struct lm_store *store, const struct lm_store_commit *commit, struct lm_err *err) MUST_CHECK;

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/str.h"
 #include "snapshotter/service.h"
+#include "snapshotter/store.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -409,6 +410,8 @@ static void error_classes(void **state)
 	assert_int_equal(mounts(f, "c", NULL), LM_RPC_FAILED_PRECONDITION);
 	assert_int_equal(commit(f, "d", "none", NULL), LM_RPC_NOT_FOUND);
 	assert_int_equal(commit(f, "c", "a", NULL), LM_RPC_ALREADY_EXISTS);
+	assert_int_equal(commit(f, "c", "none", NULL), LM_RPC_ALREADY_EXISTS);
+	assert_int_equal(commit(f, "c", "v", NULL), LM_RPC_ALREADY_EXISTS);
 	assert_int_equal(commit(f, "d", "v", NULL), LM_RPC_FAILED_PRECONDITION);
 	assert_int_equal(commit(f, "d", "c", NULL), LM_RPC_FAILED_PRECONDITION);
 	assert_int_equal(commit(f, "", "a", NULL), LM_RPC_INVALID_ARGUMENT);
@@ -424,6 +427,45 @@ static void error_classes(void **state)
 	assert_int_equal(directories(f), 3);
 	assert_int_equal(remove_key(f, "a"), LM_RPC_OK);
 	assert_int_equal(remove_key(f, "a"), LM_RPC_NOT_FOUND);
+}
+
+static void long_names(void **state)
+{
+	struct fixture *f = *state;
+	char *name = malloc(LM_KEY_MAX_BYTES + 2);
+	memset(name, 'n', LM_KEY_MAX_BYTES + 1);
+	name[LM_KEY_MAX_BYTES + 1] = '\0';
+	assert_int_equal(prepare(f, name, "", NULL, NULL), LM_RPC_INVALID_ARGUMENT);
+	assert_int_equal(view(f, name, "", NULL), LM_RPC_INVALID_ARGUMENT);
+	assert_int_equal(prepare(f, "a", "", NULL, NULL), LM_RPC_OK);
+	assert_int_equal(commit(f, name, "a", NULL), LM_RPC_INVALID_ARGUMENT);
+	assert_int_equal(prepare(f, "b", name, NULL, NULL), LM_RPC_NOT_FOUND);
+	assert_int_equal(remove_key(f, name), LM_RPC_NOT_FOUND);
+	assert_int_equal(directories(f), 1);
+	name[LM_KEY_MAX_BYTES] = '\0';
+	assert_int_equal(commit(f, name, "a", NULL), LM_RPC_OK);
+	assert_int_equal(prepare(f, "b", name, NULL, NULL), LM_RPC_OK);
+	free(name);
+}
+
+/* In a store of containerd's own a label without a value is none. */
+static void empty_labels(void **state)
+{
+	struct fixture *f = *state;
+	V1(UpdateSnapshotResponse) *u = NULL;
+	assert_int_equal(prepare(f, "a", "", LABELS("one", "", "two", "2", "three", "3"), NULL), LM_RPC_OK);
+	V1(StatSnapshotResponse) *s = stat_ok(f, "a");
+	assert_int_equal(s->info->n_labels, 2);
+	assert_null(label_of(s->info, "one"));
+	response_free(s);
+	assert_int_equal(update(f, "a", LABELS("two", ""), LABELS("labels.two"), &u), LM_RPC_OK);
+	assert_int_equal(u->info->n_labels, 1);
+	assert_string_equal(label_of(u->info, "three"), "3");
+	response_free(u);
+	assert_int_equal(commit(f, "c", "a", LABELS("one", "", "two", "")), LM_RPC_OK);
+	s = stat_ok(f, "c");
+	assert_int_equal(s->info->n_labels, 0);
+	response_free(s);
 }
 
 /* A parent that comes only with the commit, as containerd 2.2 may send it. */
@@ -989,6 +1031,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(basic, setup, teardown),
 		cmocka_unit_test_setup_teardown(chains, setup, teardown),
 		cmocka_unit_test_setup_teardown(error_classes, setup, teardown),
+		cmocka_unit_test_setup_teardown(long_names, setup, teardown),
+		cmocka_unit_test_setup_teardown(empty_labels, setup, teardown),
 		cmocka_unit_test_setup_teardown(commit_with_parent, setup, teardown),
 		cmocka_unit_test_setup_teardown(update_masks, setup, teardown),
 		cmocka_unit_test_setup_teardown(lists, setup, teardown),
