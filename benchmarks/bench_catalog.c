@@ -18,6 +18,7 @@
 #include "base/str.h"
 #include "repo/catalog.h"
 #include "repo/xattr.h"
+#include "rounds.h"
 
 #include <getopt.h>
 #include <inttypes.h>
@@ -31,7 +32,6 @@
 
 enum {
 	SIZES_MAX = 16,
-	ROUNDS_MAX = 100,
 	SAMPLES = 1 << 14, /* paths, row ids: each is asked for once in a round */
 	DIRS = 1 << 10,
 	SUBTREE_ROWS = 10000,
@@ -766,12 +766,6 @@ static void measure_reads(const struct samples *s, struct figures *ret)
 	}
 }
 
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return x < y ? -1 : x > y;
-}
-
 /* What is a catalog's alone, in a process of its own. */
 static void measure_alone(const char *file, struct figures *ret)
 {
@@ -782,16 +776,6 @@ static void measure_alone(const char *file, struct figures *ret)
 	ret->never_cold = !make_cold(file);
 	make_warm(file);
 	samples_free(s);
-}
-
-/* What disturbs the machine disturbs all sizes of a round, so their times are compared with each other. */
-static double growth(const double *large, const double *small, unsigned rounds)
-{
-	double ratios[ROUNDS_MAX];
-	for (unsigned round = 0; round < rounds; round++)
-		ratios[round] = large[round] / small[round];
-	qsort(ratios, rounds, sizeof(double), by_value);
-	return ratios[rounds / 2];
 }
 
 /* One catalog after the other in each round, so that what disturbs the machine for a while disturbs all sizes. */
@@ -814,8 +798,8 @@ static void measure_times(char *const *files, size_t count, unsigned rounds, str
 		for (size_t k = 0; k < READERS; k++) {
 			readers[k].close(handles[n][k]);
 			for (size_t i = 0; i < MEASUREMENTS; i++) {
-				sizes[n].growth[i][k] = growth(sizes[n].ns[i][k], sizes[0].ns[i][k], rounds);
-				qsort(sizes[n].ns[i][k], rounds, sizeof(double), by_value);
+				sizes[n].growth[i][k] = rounds_median(sizes[n].ns[i][k], sizes[0].ns[i][k], rounds);
+				rounds_sort(sizes[n].ns[i][k], rounds);
 			}
 		}
 		samples_free(samples[n]);

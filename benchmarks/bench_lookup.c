@@ -10,6 +10,7 @@
  * twice among the samples are left out, since the kernel would know them. Needs root.
  */
 #include "base/macros.h"
+#include "rounds.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { TREES_MAX = 32, NAMES = 4000, ROUNDS_MAX = 100 };
+enum { TREES_MAX = 32, NAMES = 4000 };
 enum kind { FOUND, ABSENT, KINDS };
 
 struct tree {
@@ -126,22 +127,6 @@ static double ask(char *const *paths, int expected)
 	return (now_us() - begin) / NAMES;
 }
 
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return x < y ? -1 : x > y;
-}
-
-/* Of the values, or of what they are of others. */
-static double median(const double *values, const double *others, unsigned count)
-{
-	double sorted[ROUNDS_MAX];
-	for (unsigned i = 0; i < count; i++)
-		sorted[i] = others ? values[i] / others[i] : values[i];
-	qsort(sorted, count, sizeof(double), by_value);
-	return sorted[count / 2];
-}
-
 int main(int argc, char **argv)
 {
 	static struct tree trees[TREES_MAX]; /* mount, copy, mount, copy... */
@@ -165,9 +150,9 @@ int main(int argc, char **argv)
 	}
 	for (unsigned n = 0; n < count; n++) {
 		for (unsigned k = 0; k < KINDS; k++)
-			printf("%.2f ", median(trees[n].us[k], NULL, rounds));
+			printf("%.2f ", rounds_median(trees[n].us[k], NULL, rounds));
 		for (unsigned k = 0; k < KINDS; k++)
-			printf("%.3f%c", median(trees[n].us[k], trees[n % 2].us[k], rounds),
+			printf("%.3f%c", rounds_median(trees[n].us[k], trees[n % 2].us[k], rounds),
 				k + 1 < KINDS ? ' ' : '\n');
 	}
 	return 0;

@@ -9,7 +9,7 @@
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 need_root
-need containerd jq python3 tar
+need containerd ctr jq python3 tar
 CONFORMANCE=$LM_BUILD/tests/conformance/snapshotter-conformance
 TSAN=$LM_ROOT/build-tsan
 need_built "$ALONE" "$TREEDIFF" "$CRI" "$LAMELLA" "$CONFORMANCE" "$LM_BUILD/fetcher/lamella-fetcher" "$LM_BUILD/snapshotter/lamella-snapshotter"
@@ -29,7 +29,10 @@ conformance() { # TARGET SOCKET SNAPSHOTTER [OPTION...]
 	tail -n 1 "$log"
 }
 directories() { find "$WORK/snapshotter/snapshots" -mindepth 1 -maxdepth 1 | grep -c . || true; }
-empty() { [ "$(directories)" = 0 ]; }
+# A lease that is removed makes containerd collect its garbage at once, and waits for it.
+collected() {
+	ctr_ lamella leases create --id collect >/dev/null && ctr_ lamella leases rm --sync collect >/dev/null && [ "$(directories)" = 0 ]
+}
 
 repo_of_files 1 3 1
 serve_start
@@ -47,7 +50,7 @@ stop containerd-overlayfs
 say "ours, as a proxy plugin"
 containerd_start lamella
 conformance proxy "$(containerd_socket lamella)" lamella
-wait_for 30 "containerd's garbage collection: $(directories) directories are left" empty
+wait_for 60 "containerd's garbage collection: $(directories) directories are left" collected
 stop containerd-lamella
 
 say "ours, directly"
