@@ -10,15 +10,18 @@
 #include <dirent.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 enum { OPAQUE_DEPTH_MAX = 256 }; /* two descriptors each */
 
 struct lm_layout {
 	char *prefix;
 	int fd;			/* of prefix */
+	bool ordered;		/* the file system's changes get to the disk in the order in which they were made */
 	struct lm_lock linking; /* held while a link is made anew */
 	struct lm_lock copying; /* held while `opaque` is made, which may take as long as the layer's catalog */
 };
@@ -32,6 +35,13 @@ static struct name name_of(int64_t id, const char *below)
 	struct name name;
 	snprintf(name.text, sizeof(name.text), "%" PRId64 "%s", id, below);
 	return name;
+}
+
+/* A journal is written from its beginning to its end: whoever waits for the last change waits for all before it. */
+static bool has_ordered_journal(int fd)
+{
+	struct statfs fs;
+	return fstatfs(fd, &fs) == 0 && (fs.f_type == EXT4_SUPER_MAGIC || fs.f_type == XFS_SUPER_MAGIC);
 }
 
 int lm_layout_open(const char *root, struct lm_layout **ret, struct lm_err *err)
@@ -54,6 +64,7 @@ int lm_layout_open(const char *root, struct lm_layout **ret, struct lm_err *err)
 	layout->fd = open(layout->prefix, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (layout->fd < 0)
 		return lm_err_sys(err, -errno, "open %s", layout->prefix);
+	layout->ordered = has_ordered_journal(layout->fd);
 	*ret = STEAL(layout);
 	return 0;
 }
@@ -110,8 +121,9 @@ int lm_layout_make(
 	if ((attributes->uid || attributes->gid) &&
 		fchownat(layout->fd, fs.text, attributes->uid, attributes->gid, 0) < 0)
 		return lm_err_sys(err, -errno, "chown %s/%s", layout->prefix, fs.text);
+	/* The last one that was changed. */
 	r = lm_dir_sync(layout->fd, fs.text, err);
-	return r < 0 ? r : sync_made(layout, id, err);
+	return r < 0 || layout->ordered ? r : sync_made(layout, id, err);
 }
 
 int lm_layout_make_link(struct lm_layout *layout, int64_t id, const char *target, struct lm_err *err)

@@ -475,7 +475,7 @@ static const struct lm_rpc_method methods[] = {
 	METHOD("Usage", usage_request, usage, LOCAL_DISK),
 	METHOD("Cleanup", cleanup_request, cleanup, LOCAL_DISK),
 	METHOD("Remove", remove_snapshot_request, remove_snapshot, FROM_MEMORY),
-	METHOD("Stat", stat_snapshot_request, stat_snapshot, FROM_MEMORY),
+	METHOD("Stat", stat_snapshot_request, stat_snapshot, LM_RPC_AT_ONCE),
 	METHOD("Update", update_snapshot_request, update, FROM_MEMORY),
 	METHOD("List", list_snapshots_request, list, FROM_MEMORY),
 };

@@ -23,7 +23,7 @@
  *
  *   offered    request_next()     a call object waits for grpc to put a call into it
  *   new        on_new()           its method is looked up, its message asked for, its end listened for
- *   read       on_read()          handed to the lane of its method
+ *   read       on_read()          handed to the lane of its method, or handled
  *   handled    handle_call()      decoded; the handler answers now or later: finish()
  *   done       on_done()          the status is on its way (or the peer is gone)
  *   closed     on_closed()        grpc says that nothing more comes, and whether it was cancelled before its end
@@ -242,6 +242,8 @@ static void on_read(struct lm_rpc_call *call, bool ok)
 {
 	if (!ok || !call->received)
 		lm_rpc_fail(call, LM_RPC_INVALID_ARGUMENT, "no message came with the call");
+	else if (call->method->lane == LM_RPC_AT_ONCE)
+		handle_call(call);
 	else if (lm_work_post(call->server->lanes[call->method->lane], handle_call, call) < 0)
 		lm_rpc_fail(call, LM_RPC_RESOURCE_EXHAUSTED, "out of memory");
 }
@@ -401,8 +403,8 @@ static int start_lanes(struct lm_rpc_server *server, unsigned workers, struct lm
 {
 	for (size_t i = 0; i < server->method_count; i++) {
 		unsigned lane = server->methods[i].lane;
-		assert(lane < LM_RPC_LANES);
-		if (server->lanes[lane])
+		assert(lane <= LM_RPC_AT_ONCE);
+		if (lane == LM_RPC_AT_ONCE || server->lanes[lane])
 			continue;
 		char name[12];
 		snprintf(name, sizeof(name), "rpc-lane%u", lane);

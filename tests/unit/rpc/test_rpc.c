@@ -161,6 +161,7 @@ static const struct lm_rpc_method methods[] = {
 	{"/test.Notes/TimeLeft", &note_descriptor, time_left, 0},
 	{"/test.Notes/Huge", &note_descriptor, huge, 0},
 	{"/test.Notes/Header", &note_descriptor, headers_of, 0},
+	{"/test.Notes/AtOnce", &note_descriptor, echo, LM_RPC_AT_ONCE},
 };
 
 struct fixture {
@@ -306,6 +307,21 @@ static void headers(void **state)
 	for (unsigned i = 2; i < 8; i++)
 		assert_int_equal(lm_rpc_client_header(f->client, "more", "x", NULL), 0);
 	assert_int_equal(lm_rpc_client_header(f->client, "more", "x", NULL), -ENOSPC);
+}
+
+static void at_once(void **state)
+{
+	struct fixture *f = *state;
+	for (unsigned i = 0; i < 1000; i++) {
+		struct note request = NOTE, *answer = NULL;
+		request.count = i;
+		assert_int_equal(call_note(f, "/test.Notes/AtOnce", &request, 5000, &answer, NULL, NULL), 0);
+		assert_int_equal(answer->count, i);
+		note_free(answer);
+	}
+	struct note request = NOTE, *answer = NULL;
+	request.text = (char *)"\xff";
+	assert_int_equal(call_note(f, "/test.Notes/AtOnce", &request, 5000, &answer, NULL, NULL), -EINVAL);
 }
 
 /* A string of the length that the field says, whatever is in it. */
@@ -664,6 +680,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(errors, setup, teardown),
 		cmocka_unit_test_setup_teardown(headers, setup, teardown),
 		cmocka_unit_test_setup_teardown(strings_with_nul, setup, teardown),
+		cmocka_unit_test_setup_teardown(at_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(sizes, setup, teardown),
 		cmocka_unit_test_setup_teardown(streams, setup, teardown),
