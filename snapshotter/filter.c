@@ -199,6 +199,8 @@ static int read_value(struct parser *p, enum operator op, struct lm_buf *out)
 	skip_blanks(p);
 	if (*p->at == '"' || (op == MATCHES && (*p->at == '/' || *p->at == '|')))
 		return read_quoted(p, out);
+	if (*p->at && strchr("=!~./|", *p->at))
+		return syntax(p, "a value that begins like an operator, a separator or a quotation has to be quoted");
 	const char *start = p->at;
 	while (*p->at != ',' && (unsigned char)*p->at > ' ' && *p->at != 0x7f)
 		p->at++;

@@ -5,7 +5,7 @@
  *   selector  := fieldpath [op value]                without operator: the field is there
  *   fieldpath := field ("." field)*                  field: letters, digits and _, or quoted
  *   op        := "==" | "!=" | "~="                  ~= finds a regular expression in the value
- *   value     := quoted | anything but comma and blank
+ *   value     := quoted | anything but comma and blank that begins with none of = ! ~ . / |
  *   quoted    := a Go string in double quotes; with ~= also between slashes or bars
  *
  * Blanks are skipped before fields, operators and values, and refused before commas, dots and the end, as containerd

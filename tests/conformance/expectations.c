@@ -55,7 +55,6 @@ static const struct {
 	const char *what;
 	long values[TARGETS];
 } values[] = {
-	{"snapshots that a bad expression finds", {0, 0, 0}},
 	/* Nobody asks for redirect_dir: the kernel's own setting decides, and its default is no. */
 	{"rename of a lower directory", {-EXDEV, -EXDEV, -EXDEV}},
 	/* containerd's own copies the owner of the parent's root directory, and makes its mode 0755. A container's / is
