@@ -8,8 +8,9 @@
 # Daemons: start, stop, and the ..._start of each program below; their output is in $WORK/log/NAME.log, their process id
 # in $WORK/run/NAME.pid. In there ports are our own: registry 5000, repositories 8000. Sockets are in /run, which is private.
 #
-# From outside: LM_BUILD (build folder), LM_IMAGES (folder of oci-NAME layouts), LM_TMP (where work folders are made), LM_ALL=1
-# (the long tests as well), LM_KEEP=1 (keep the work folder). Exit code 77: skipped, and the reason printed.
+# From outside: LM_BUILD (build folder), LM_IMAGES (folder of oci-NAME layouts), LM_TMP (where work folders are made),
+# LM_CONTAINERD (1.6, 1.7 or 2 instead of the containerd that is installed), LM_CONTAINERDS (where get-containerd put them),
+# LM_ALL=1 (the long tests as well), LM_KEEP=1 (keep the work folder). Exit code 77: skipped, and the reason printed.
 
 set -euo pipefail
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -18,9 +19,10 @@ LM_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 LM_BUILD=$(realpath -m "${LM_BUILD:-$LM_ROOT/build}")
 LM_IMAGES=$(realpath -m "${LM_IMAGES:-$LM_BUILD/images}")
 LM_TMP=$(realpath -m "${LM_TMP:-$LM_BUILD/work}")
+LM_CONTAINERDS=$(realpath -m "${LM_CONTAINERDS:-$LM_BUILD/containerd}")
 LM_ALL=${LM_ALL:-}
 LM_KEEP=${LM_KEEP:-}
-export LM_BUILD LM_IMAGES LM_TMP LM_ALL LM_KEEP
+export LM_BUILD LM_IMAGES LM_TMP LM_CONTAINERDS LM_ALL LM_KEEP
 
 ALONE=$LM_BUILD/tests/tools/alone
 TREEDIFF=$LM_BUILD/tests/tools/treediff
@@ -380,44 +382,111 @@ snapshotter_start() { # [KEY=VALUE...]
 
 # --- containerd -------------------------------------------------------------------------------------------------------
 
-# A containerd of its own by the name of its snapshotter: lamella, or overlayfs for the ordinary pull.
-DISABLE_ANNOTATIONS=false # clients then say nothing of a layer but its chain id
-containerd_start() { # SNAPSHOTTER
-	local s=$1 d=$WORK/containerd-$1 cri='plugins."io.containerd.grpc.v1.cri"'
+CONTAINERD_BIN='' # the folder of containerd, its shim, ctr and runc; else those that are installed
+containerd_version() { "${CONTAINERD_BIN:+$CONTAINERD_BIN/}containerd" --version | grep -oE ' v?[0-9]+\.[0-9]+\.[0-9]+' | head -n 1 | tr -d ' v'; }
+containerd_series() { # 1.6, 1.7 or 2, as the files in deploy/containerd are called
+	local v
+	v=$(containerd_version)
+	case $v in 1.*) echo "${v%.*}" ;; *) echo "${v%%.*}" ;; esac
+}
+
+# Goes on with that containerd: the installed one, if it is of that series, or what get-containerd fetched.
+need_containerd() { # 1.6|1.7|2
+	need containerd
+	[ "$(containerd_series)" != "$1" ] || return 0
+	CONTAINERD_BIN=$LM_CONTAINERDS/$1/bin
+	[ -x "$CONTAINERD_BIN/containerd" ] ||
+		skip "no containerd $1: $(cat "$LM_CONTAINERDS/$1.log" 2>/dev/null || echo "see tests/tools/get-containerd")"
+}
+[ -z "${LM_CONTAINERD:-}" ] || need_containerd "$LM_CONTAINERD"
+
+# A containerd of its own by the name of its snapshotter: lamella, or overlayfs for the ordinary pull. What concerns
+# lamella is in the file that administrators install; EXPRESSIONs of sed change that file.
+containerd_start() { # SNAPSHOTTER [EXPRESSION...]
+	local s=$1 d=$WORK/containerd-$1 series version=2 change=(-e '') e
+	shift
+	for e; do change+=(-e "$e"); done
+	series=$(containerd_series)
+	[ "$series" != 2 ] || version=3
 	mkdir -p "$d/certs.d/$REGISTRY" "$d/cni" "$d/root/io.containerd.snapshotter.v1.lamella"
 	echo "server = \"http://$REGISTRY\"" >"$d/certs.d/$REGISTRY/hosts.toml"
 	cat >"$d/config.toml" <<-END
-		version = 2
+		version = $version
+		imports = ["$d/$s.toml"]
 		root = "$d/root"
 		state = "/run/containerd-$s"
 		disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
 		  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
 		[grpc]
 		  address = "$(containerd_socket "$s")"
+	END
+	if [ "$s" = lamella ]; then
+		sed -e "s|\"/var/lib/lamella/snapshotter\"|\"$WORK/snapshotter\"|" -e "s|\"/usr/lib/cni\"|\"$d/cni\"|" \
+			-e "s|\"/etc/cni/net.d\"|\"$d/cni\"|" "${change[@]}" "$LM_ROOT/deploy/containerd/$series.toml"
+	else
+		containerd_overlayfs_$version "$d"
+	fi >"$d/$s.toml"
+	# In the imported file: versions 1.6 and 1.7 take the whole section from there.
+	containerd_cri_$version "$d" >>"$d/$s.toml"
+	start_socket "containerd-$s" "$(containerd_socket "$s")" \
+		env PATH="${CONTAINERD_BIN:+$CONTAINERD_BIN:}$PATH" containerd --config "$d/config.toml"
+	wait_for 30 "the runtime service of containerd-$s" runtime_ready "$s"
+}
+
+containerd_overlayfs_2() { # DIRECTORY
+	cat <<-END
+		version = 2
+		[plugins."io.containerd.grpc.v1.cri".containerd]
+		  snapshotter = "overlayfs"
+		[plugins."io.containerd.grpc.v1.cri".cni]
+		  bin_dir = "$1/cni"
+		  conf_dir = "$1/cni"
+	END
+}
+containerd_cri_2() { # DIRECTORY
+	local cri='plugins."io.containerd.grpc.v1.cri"'
+	cat <<-END
 		[$cri]
 		  sandbox_image = "$REGISTRY/pause:latest"
 		  disable_tcp_service = true
 		  restrict_oom_score_adj = true
-		[$cri.containerd]
-		  snapshotter = "$s"
-		  disable_snapshot_annotations = $DISABLE_ANNOTATIONS
 		[$cri.containerd.runtimes.runc]
 		  runtime_type = "io.containerd.runc.v2"
 		[$cri.containerd.runtimes.runc.options]
 		  SystemdCgroup = false
-		[$cri.cni]
-		  bin_dir = "$d/cni"
-		  conf_dir = "$d/cni"
 		[$cri.registry]
-		  config_path = "$d/certs.d"
+		  config_path = "$1/certs.d"
 	END
-	[ "$s" != lamella ] || cat >>"$d/config.toml" <<-END
-		[proxy_plugins.lamella]
-		  type = "snapshot"
-		  address = "$SNAPSHOTTER_SOCKET"
+}
+
+containerd_overlayfs_3() { # DIRECTORY
+	cat <<-END
+		version = 3
+		[plugins."io.containerd.cri.v1.images"]
+		  snapshotter = "overlayfs"
 	END
-	start_socket "containerd-$s" "$(containerd_socket "$s")" containerd --config "$d/config.toml"
-	wait_for 30 "the runtime service of containerd-$s" runtime_ready "$s"
+}
+containerd_cri_3() { # DIRECTORY
+	local images='plugins."io.containerd.cri.v1.images"' runtime='plugins."io.containerd.cri.v1.runtime"'
+	cat <<-END
+		[$images.pinned_images]
+		  sandbox = "$REGISTRY/pause:latest"
+		[$images.registry]
+		  config_path = "$1/certs.d"
+		[$runtime]
+		  restrict_oom_score_adj = true
+		[$runtime.containerd.runtimes.runc]
+		  runtime_type = "io.containerd.runc.v2"
+		[$runtime.containerd.runtimes.runc.options]
+		  SystemdCgroup = false
+		[$runtime.cni]
+		  bin_dirs = ["$1/cni"]
+		  conf_dir = "$1/cni"
+		[plugins."io.containerd.grpc.v1.cri"]
+		  disable_tcp_service = true
+		[plugins."io.containerd.nri.v1.nri"]
+		  disable = true
+	END
 }
 
 containerd_socket() { echo "/run/lamella/containerd-$1.sock"; }
@@ -436,7 +505,7 @@ pod() { # SNAPSHOTTER run|start ...: a pod in the control group that goes with t
 ctr_() { # SNAPSHOTTER COMMAND...
 	local s=$1
 	shift
-	ctr -a "$(containerd_socket "$s")" -n k8s.io "$@"
+	"${CONTAINERD_BIN:+$CONTAINERD_BIN/}ctr" -a "$(containerd_socket "$s")" -n "${CTR_NAMESPACE:-k8s.io}" "$@"
 }
 
 # Everything of containerd-NAME, as if it had never been: containers, images, state.
