@@ -10,8 +10,11 @@
  *   exec ID CMD...                run a command in a container
  *   pid ID                        print the process id of a container
  *   list                          print id, state and name of each container
+ *   stop ID                       stop a container, at once, and leave it there
  *   rm ID                         stop and remove a container with its pod
  *   rmi REF                       remove an image
+ *   image REF                     print id and size of an image; exit code 1 where it is not there
+ *   fsinfo                        print bytes, inodes and directory of each file system of images
  *
  *   --name NAME         of the pod and the container (default: made of the time)
  *   --log-dir DIR       where the runtime writes the output (default: a temporary directory)
@@ -114,6 +117,42 @@ static int cmd_rmi(struct cri *cri, const struct options *o, char **args)
 	image.image = args[0];
 	request.image = &image;
 	return call_plain(cri, IMAGES "RemoveImage", &request, &runtime__v1__remove_image_response__descriptor);
+}
+
+static int cmd_image(struct cri *cri, const struct options *o, char **args)
+{
+	Runtime__V1__ImageSpec image = RUNTIME__V1__IMAGE_SPEC__INIT;
+	Runtime__V1__ImageStatusRequest request = RUNTIME__V1__IMAGE_STATUS_REQUEST__INIT;
+	image.image = args[0];
+	request.image = &image;
+	ANSWER(Runtime__V1__ImageStatusResponse, answer);
+	int r = call(cri, IMAGES "ImageStatus", &request, &runtime__v1__image_status_response__descriptor, &raw_);
+	if (r < 0)
+		return r;
+	answer = (void *)raw_;
+	if (!answer->image)
+		return lm_err_set(&cri->err, -ENOENT, "no image %s", args[0]);
+	printf("%s %llu\n", answer->image->id, (unsigned long long)answer->image->size);
+	return 0;
+}
+
+static unsigned long long value_of(const Runtime__V1__UInt64Value *v)
+{
+	return v ? v->value : 0;
+}
+
+static int cmd_fsinfo(struct cri *cri, const struct options *o, char **args)
+{
+	Runtime__V1__ImageFsInfoRequest request = RUNTIME__V1__IMAGE_FS_INFO_REQUEST__INIT;
+	ANSWER(Runtime__V1__ImageFsInfoResponse, answer);
+	int r = call(cri, IMAGES "ImageFsInfo", &request, &runtime__v1__image_fs_info_response__descriptor, &raw_);
+	answer = (void *)raw_;
+	for (size_t i = 0; r == 0 && i < answer->n_image_filesystems; i++) {
+		const Runtime__V1__FilesystemUsage *u = answer->image_filesystems[i];
+		printf("%llu %llu %s\n", value_of(u->used_bytes), value_of(u->inodes_used),
+			u->fs_id ? u->fs_id->mountpoint : "");
+	}
+	return r;
 }
 
 /* --- pods and containers
@@ -471,6 +510,13 @@ static int cmd_rm(struct cri *cri, const struct options *o, char **args)
 	return lm_err_set(&cri->err, -ENOENT, "no container %s", args[0]);
 }
 
+static int cmd_stop(struct cri *cri, const struct options *o, char **args)
+{
+	Runtime__V1__StopContainerRequest request = RUNTIME__V1__STOP_CONTAINER_REQUEST__INIT;
+	request.container_id = args[0];
+	return call_plain(cri, RUNTIME "StopContainer", &request, &runtime__v1__stop_container_response__descriptor);
+}
+
 static int cmd_pid(struct cri *cri, const struct options *o, char **args)
 {
 	ANSWER(Runtime__V1__ContainerStatusResponse, answer);
@@ -522,13 +568,18 @@ static const struct command {
 	{"exec", 2, cmd_exec},
 	{"pid", 1, cmd_pid},
 	{"list", 0, cmd_list},
+	{"stop", 1, cmd_stop},
 	{"rm", 1, cmd_rm},
 	{"rmi", 1, cmd_rmi},
+	{"image", 1, cmd_image},
+	{"fsinfo", 0, cmd_fsinfo},
 };
 
 static int usage(void)
 {
-	fputs("usage: lamella-cri [-s SOCKET] [-t SECONDS] status|list|pull REF|rmi REF|rm ID|pid ID|exec ID CMD...\n"
+	fputs("usage: lamella-cri [-s SOCKET] [-t SECONDS] status|list|fsinfo|pull REF|image REF|rmi REF|stop ID|rm "
+	      "ID|pid ID\n"
+	      "       lamella-cri [-s SOCKET] [-t SECONDS] exec ID CMD...\n"
 	      "       lamella-cri [-s SOCKET] [-t SECONDS] run|start [--name NAME] [--log-dir DIR] [--cgroup-parent "
 	      "GROUP]\n"
 	      "                   [--no-pull] [--timing FILE] REF [CMD...]\n",
