@@ -14,9 +14,6 @@ isolate faithful
 
 # containerd ignores what a layer says of its root directory, so the time of / is that of the unpacking.
 VIEW=(--ignore /:mtime)
-# What the runtime mounts, and the directories in which it makes the mount points.
-INSIDE=(--exclude /proc --exclude /sys --exclude /dev --exclude /etc/hosts --exclude /etc/hostname --exclude /etc/resolv.conf
-	--ignore /:mtime --ignore /etc:mtime)
 
 # Changes that take every way through overlayfs: copy up, whiteout, opaque directory, rename, links.
 # shellcheck disable=SC2016
@@ -28,12 +25,6 @@ CHANGES='set -e
 	cp -a lib/os-release lib/os-release2; mv lib/os-release2 lib/os-release
 	setfattr -n user.new -v 1 bin/sort 2>/dev/null || true
 	find . -xdev -newermt "10 minutes ago" -exec touch -hd @1000000000 {} +'
-
-in_container() { # SNAPSHOTTER ID OPTION...: lists or compares what is seen in there
-	local s=$1 id=$2
-	shift 2
-	"$TREEDIFF" "${INSIDE[@]}" "$@" "/proc/$(cri "$s" pid "$id")/root"
-}
 
 # The references by overlayfs: $WORK/IMAGE.{view,container,changed}.
 reference() { # IMAGE

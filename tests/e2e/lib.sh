@@ -421,7 +421,7 @@ containerd_start() { # SNAPSHOTTER [EXPRESSION...]
 		  address = "$(containerd_socket "$s")"
 	END
 	if [ "$s" = lamella ]; then
-		sed -e "s|\"/var/lib/lamella/snapshotter\"|\"$WORK/snapshotter\"|" -e "s|\"/usr/lib/cni\"|\"$d/cni\"|" \
+		sed -E -e "s|\"/var/lib/lamella/snapshotter\"|\"$WORK/snapshotter\"|" -e "s|\"/usr/lib/cni\"|\"$d/cni\"|" \
 			-e "s|\"/etc/cni/net.d\"|\"$d/cni\"|" "${change[@]}" "$LM_ROOT/deploy/containerd/$series.toml"
 	else
 		containerd_overlayfs_$version "$d"
@@ -506,6 +506,15 @@ ctr_() { # SNAPSHOTTER COMMAND...
 	local s=$1
 	shift
 	"${CONTAINERD_BIN:+$CONTAINERD_BIN/}ctr" -a "$(containerd_socket "$s")" -n "${CTR_NAMESPACE:-k8s.io}" "$@"
+}
+
+# What the runtime mounts, and the directories in which it makes the mount points.
+INSIDE=(--exclude /proc --exclude /sys --exclude /dev --exclude /etc/hosts --exclude /etc/hostname --exclude /etc/resolv.conf
+	--ignore /:mtime --ignore /etc:mtime)
+in_container() { # SNAPSHOTTER ID OPTION...: treediff of what is seen in there
+	local s=$1 id=$2
+	shift 2
+	"$TREEDIFF" "${INSIDE[@]}" "$@" "/proc/$(cri "$s" pid "$id")/root"
 }
 
 # Everything of containerd-NAME, as if it had never been: containers, images, state.

@@ -1,0 +1,305 @@
+# shellcheck shell=bash
+# One series of containerd with our snapshotter, beside the same with its own overlayfs: every way to pull, run and remove that
+# it has. Sourced after lib.sh by containerd_*.sh.
+
+DEEP=120 # layers of the deep image: more than a page of mount options
+SMALL=$REGISTRY/small:latest # converted; deep is that and more layers, converted, too
+PLAIN=$REGISTRY/plain:latest # not converted; mixed is small and more layers that are not
+
+# Away from the namespace of the CRI, which gives each image that turns up there a second name.
+in_other() { CTR_NAMESPACE=other "$@"; }
+
+# COMMAND does without any layer of the images from the registry, or with some.
+quietly() { # WHAT COMMAND...
+	local what=$1
+	shift
+	registry_mark
+	"$@" >"$WORK/output" 2>&1 || fail "$what: $(tail -n 5 "$WORK/output")"
+	REQUESTS=$(registry_layer_requests "$WORK"/oci-{small,plain,deep,mixed})
+}
+lazily() { # WHAT COMMAND...
+	quietly "$@"
+	[ -z "$REQUESTS" ] || fail "$1: layers were pulled: $REQUESTS"
+}
+ordinarily() { # WHAT COMMAND...
+	quietly "$@"
+	[ -n "$REQUESTS" ] || fail "$1: no layer was pulled, though $SERIES cannot do without"
+}
+
+ctr_run() { # ID REF COMMAND...
+	ctr_start "$1" "$2" --rm "${@:3}"
+}
+ctr_start() { # ID REF OPTION COMMAND...
+	ctr_ lamella run --snapshotter lamella --cgroup "/lamella-${WORK##*/}/$1" "$3" "$2" "$1" "${@:4}"
+}
+says() { # WORD COMMAND...: the last line of output
+	local word=$1
+	shift
+	"$@" >"$WORK/output" 2>&1 || fail "$*: exit code $?: $(tail -n 5 "$WORK/output")"
+	[ "$(tail -n 1 "$WORK/output")" = "$word" ] || fail "$* printed $(tail -n 5 "$WORK/output")"
+}
+
+records() { # in our store, whatever containerd thinks
+	python3 -c 'import sqlite3, sys
+print(sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True).execute("SELECT count(*) FROM snapshots").fetchone()[0])' \
+		"$WORK/snapshotter/store.db"
+}
+records_are() { [ "$(records)" = "$1" ]; }
+# A removal that waits for the collection of garbage.
+collect() {
+	ctr_ lamella leases create --id collect >/dev/null
+	ctr_ lamella leases rm --sync collect >/dev/null
+}
+nothing_left() {
+	collect
+	records_are 0 && [ -z "$(ls "$WORK/snapshotter/snapshots")" ] && ! grep -qF " $WORK/snapshotter/" /proc/self/mountinfo
+}
+all_is_given_back() { # AFTER
+	cri lamella rmi "$REGISTRY/pause:latest" 2>/dev/null || true
+	wait_for 30 "everything to go after $1" nothing_left
+}
+
+# A shell with a few programs of this machine, and a file that says WORD.
+small_layout() { # LAYOUT WORD
+	local root=$WORK/tmp/root p
+	mkdir -p "$root"/{bin,var/tmp,etc}
+	for p in sh cat ls cksum sleep; do
+		cp -L "$(command -v "$p")" "$root/bin/"
+		ldd "$root/bin/$p" | grep -oE '/[^ ]+' | grep -v "^$root" | xargs -I '{}' cp -L --parents '{}' "$root"
+	done
+	echo "$2" >"$root/word"
+	tar -C "$root" --owner=0 --group=0 -cf "$WORK/tmp/small.tar" .
+	LAYER_GZIP=1 make_layout "$1" "$WORK/tmp/small.tar" /bin/sh
+	rm -r "$root"
+}
+
+prepare() {
+	local i
+	registry_start
+	push_pause
+	small_layout "$WORK/oci-small" small
+	small_layout "$WORK/oci-plain" plain
+	for i in deep mixed; do python3 "$LM_ROOT/tests/e2e/deep.py" "$WORK/oci-small" latest "$WORK/oci-$i" $((DEEP - 1)) $i; done
+	for i in small plain deep mixed; do push "$WORK/oci-$i:latest" $i:latest; done
+	repo_init
+	convert "oci:$WORK/oci-small:latest"
+	convert "oci:$WORK/oci-deep:latest"
+	serve_start
+	fetcher_start
+	snapshotter_start
+	containerd_start overlayfs
+	containerd_start lamella
+}
+
+# --- the Container Runtime Interface -----------------------------------------------------------------------------------
+
+test_cri() {
+	local id
+	say "CRI: pull, run, exec, stop, remove"
+	lazily "the pull" cri lamella pull "$SMALL"
+	[ "$(cri lamella image "$SMALL" | cut -d' ' -f1)" = "$(cat "$WORK/output")" ] || fail "another image than was pulled"
+	says small pod lamella run "$SMALL" cat /word
+	mkdir "$WORK/small"
+	id=$(pod lamella start --no-pull --log-dir "$WORK/small" "$SMALL" sh -c 'echo mine >/var/tmp/file; exec sleep 1000')
+	wait_for 10 "the container's file" cri lamella exec "$id" cat /var/tmp/file
+	says mine cri lamella exec "$id" cat /var/tmp/file
+	cri lamella stop "$id"
+	cri lamella list | grep -q "^$id exited " || fail "not stopped: $(cri lamella list)"
+	cri lamella rm "$id"
+	test_fsinfo
+	cri lamella rmi "$SMALL"
+	! cri lamella image "$SMALL" >/dev/null 2>&1 || fail "the image is still there"
+	all_is_given_back "the image"
+}
+
+# What kubelet is told: a directory that exists, in containerd 2 that of the snapshotter.
+test_fsinfo() {
+	local used inodes dir
+	read -r used inodes dir < <(cri lamella fsinfo)
+	[ -d "$dir" ] || fail "the file system of images is $dir, which is not there"
+	[ "$SERIES" != 2 ] || [ "$dir" = "$WORK/snapshotter" ] || fail "the file system of images is $dir"
+	[ $((used + inodes)) -lt $((100 << 20)) ] || fail "an image that is not here takes $used bytes and $inodes inodes"
+}
+
+test_ordinary() {
+	local label
+	say "CRI: an image that was never converted"
+	ordinarily "the pull" cri lamella pull "$PLAIN"
+	label=$(ctr_ lamella snapshots --snapshotter lamella info "$(chain_id "$WORK/oci-plain" latest)")
+	jq -e '.Labels["containerd.io/snapshot/lamella.layer"] == "ordinary"' <<<"$label" >/dev/null || fail "no label: $label"
+	says plain pod lamella run --no-pull "$PLAIN" cat /word
+	cri lamella rmi "$PLAIN"
+	all_is_given_back "the ordinary image"
+}
+
+# The same container by overlayfs, then by ours: what it prints, and all that treediff with OPTIONs sees. Its mount options are
+# longer than a page, or it is over a merged tree.
+deep_container() { # SNAPSHOTTER IMAGE OPTION...
+	local id
+	mkdir "$WORK/$2-$1"
+	id=$(pod "$1" start --no-pull --log-dir "$WORK/$2-$1" "$REGISTRY/$2:latest" sleep 1000)
+	cri "$1" exec "$id" sh -c 'cat /deep/last; ls /deep/own /deep/some' >"$WORK/$2-$1/output"
+	in_container "$1" "$id" "${@:3}" || fail "another container than by overlayfs, of $2"
+	if ! over_tree "$1" "$id" && [ "$(ctr_ "$1" snapshots --snapshotter "$1" mounts /x "$id" | wc -c)" -le 4096 ]; then
+		fail "the mount options of $2 fit into a page: this shows nothing"
+	fi
+	cri "$1" rm "$id"
+}
+over_tree() { ctr_ "$1" snapshots --snapshotter "$1" mounts /x "$2" | grep -q '::'; } # SNAPSHOTTER ID
+
+test_deep() {
+	local image
+	for image in deep mixed; do
+		cri overlayfs pull "$REGISTRY/$image:latest" >/dev/null
+		deep_container overlayfs $image --list >"$WORK/$image.tree"
+		cri overlayfs rmi "$REGISTRY/$image:latest"
+	done
+	say "$DEEP layers, lazily"
+	lazily "the pull" cri lamella pull "$REGISTRY/deep:latest"
+	same_container deep
+	say "$DEEP layers, lazily, without a merged tree"
+	stop snapshotter
+	snapshotter_start LAMELLA_TREES=no
+	same_container deep
+	stop snapshotter
+	snapshotter_start
+	say "$DEEP layers, of which only the lower ones were converted"
+	ordinarily "the pull" cri lamella pull "$REGISTRY/mixed:latest"
+	[ "$(grep -c GET <<<"$REQUESTS")" = $((DEEP - 1)) ] || fail "other layers than those that were not converted were pulled: $REQUESTS"
+	same_container mixed
+	cri lamella rmi "$REGISTRY/deep:latest"
+	cri lamella rmi "$REGISTRY/mixed:latest"
+	all_is_given_back "the deep images"
+}
+same_container() { # IMAGE
+	deep_container lamella "$1" --against "$WORK/$1.tree"
+	cmp "$WORK/$1-overlayfs/output" "$WORK/$1-lamella/output" || fail "another output than by overlayfs, of $1"
+	rm -r "${WORK:?}/$1-lamella"
+}
+
+# --- ctr --------------------------------------------------------------------------------------------------------------
+
+ctr_pull() { ctr_ lamella images pull --plain-http --snapshotter lamella "$@" "$SMALL"; }
+ctr_rmi() { ctr_ lamella images rm --sync "$SMALL" >/dev/null; }
+
+test_ctr() {
+	say "ctr: pull, run, remove"
+	# Before 2 it fetches the whole image, then has it unpacked: nobody is asked for a layer.
+	if [ "$SERIES" = 2 ]; then lazily "ctr's pull" in_other ctr_pull; else ordinarily "ctr's pull" in_other ctr_pull; fi
+	in_other says small ctr_run first "$SMALL" cat /word
+	in_other ctr_rmi
+	all_is_given_back "ctr's image"
+	if [ "$SERIES" != 1.6 ]; then
+		say "ctr: the other way"
+		if [ "$SERIES" = 2 ]; then
+			ordinarily "ctr's local pull" in_other ctr_pull --local
+		else
+			quietly "the transfer service" in_other ctr_pull --local=false
+		fi
+		in_other says small ctr_run second "$SMALL" cat /word
+		in_other ctr_rmi
+		all_is_given_back "ctr's other image"
+	fi
+}
+
+# The image goes while a container runs over it.
+test_removed_in_use() {
+	say "an image is removed under a container"
+	in_other quietly "ctr's pull" ctr_pull
+	in_other ctr_start survivor "$SMALL" -d sleep 1000
+	in_other ctr_rmi
+	in_other says "still here" ctr_ lamella tasks exec --exec-id one survivor sh -c 'echo still here >/var/tmp/file; cat /var/tmp/file'
+	records_are 2 || fail "$(records) records for a layer and a container"
+	in_other ctr_ lamella tasks kill -s KILL survivor
+	wait_for 10 "the end of the task" in_other removed survivor
+	all_is_given_back "the container"
+}
+removed() { ctr_ lamella tasks rm "$1" >/dev/null 2>&1 && ctr_ lamella containers rm "$1"; } # ID
+
+test_namespaces() {
+	local before
+	say "two namespaces with the same image"
+	cri lamella pull "$SMALL" >/dev/null
+	before=$(records)
+	in_other quietly "the pull in another namespace" ctr_pull
+	if [ "$SERIES" = 2 ]; then
+		[ -z "$REQUESTS" ] || fail "layers were pulled that are there already: $REQUESTS"
+		[ "$(records)" = "$before" ] || fail "$(records) records instead of $before: layers are there twice"
+	fi
+	says small ctr_run here "$SMALL" cat /word
+	in_other says small ctr_run there "$SMALL" cat /word
+	cri lamella rmi "$SMALL"
+	collect
+	in_other says small ctr_run again "$SMALL" cat /word
+	in_other ctr_rmi
+	all_is_given_back "the image in both namespaces"
+}
+
+# A client that is killed leaves its lease, and that keeps what was made so far; what nothing refers to goes.
+test_leases() {
+	local worker lease dir=$WORK/tmp/kept
+	say "leases, and collection of garbage"
+	in_other ctr_ lamella images pull --plain-http --snapshotter lamella ${LOCAL:+--local} "$REGISTRY/mixed:latest" >"$WORK/tmp/pull" 2>&1 &
+	worker=$!
+	wait_for 60 "the first layers" some_layers
+	pkill -KILL -P $worker
+	wait $worker 2>/dev/null || true
+	lease=$(in_other ctr_ lamella leases ls -q)
+	[ "$(wc -l <<<"$lease")" = 1 ] && [ -n "$lease" ] || fail "not one lease: $lease"
+	collect
+	some_layers || fail "layers are gone that a lease keeps"
+	mkdir "$dir"
+	ctr_ lamella snapshots --snapshotter lamella prepare kept >/dev/null
+	in_other ctr_ lamella leases rm --sync "$lease" >/dev/null
+	records_are 1 || fail "$(records) records, though all but one snapshot are unused"
+	eval "$(ctr_ lamella snapshots --snapshotter lamella mounts "$dir" kept)"
+	touch "$dir/file"
+	umount "$dir"
+	ctr_ lamella snapshots --snapshotter lamella label kept containerd.io/gc.root= >/dev/null
+	all_is_given_back "the leases"
+}
+some_layers() { [ "$(records)" -ge 5 ]; }
+
+# --- the transfer service ---------------------------------------------------------------------------------------------
+
+LOCAL_PULL='Falling back to local image pull mode'
+test_transfer() {
+	say "the CRI by the transfer service"
+	grep -q "$LOCAL_PULL" "$WORK/log/containerd-lamella.log" || fail "the pulls until now were not the CRI's own"
+	stop containerd-lamella
+	mv "$WORK/log/containerd-lamella.log" "$WORK/log/containerd-local.log"
+	containerd_start lamella 's/^( *disable_snapshot_annotations = )false/\1true/'
+	! grep -q "$LOCAL_PULL" "$WORK/log/containerd-lamella.log" || fail "not by the transfer service"
+	lazily "the pull" cri lamella pull "$SMALL"
+	says small pod lamella run --no-pull "$SMALL" cat /word
+	cri lamella rmi "$SMALL"
+	ordinarily "the pull of what was not converted" cri lamella pull "$PLAIN"
+	says plain pod lamella run --no-pull "$PLAIN" cat /word
+	cri lamella rmi "$PLAIN"
+	all_is_given_back "the images"
+}
+
+containerd_tests() { # SERIES
+	SERIES=$1
+	LOCAL=''
+	[ "$SERIES" != 2 ] || LOCAL=1 # ctr's own lease, instead of one that the daemon takes back
+	need_containers
+	need python3
+	need_containerd "$SERIES"
+	isolate "containerd-$SERIES"
+	say "containerd $(containerd_version), $("${CONTAINERD_BIN:+$CONTAINERD_BIN/}runc" --version | head -n 1)"
+	prepare
+	test_cri
+	test_ordinary
+	test_deep
+	test_ctr
+	test_removed_in_use
+	test_namespaces
+	test_leases
+	[ "$SERIES" != 2 ] || test_transfer
+	stop containerd-lamella
+	stop containerd-overlayfs
+	stop snapshotter
+	stop fetcher
+	check_reports
+}

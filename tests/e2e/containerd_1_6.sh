@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# containerd 1.6 with our snapshotter and with its own, side by side.
+# time limit: 300 s
+# shellcheck source=tests/e2e/lib.sh
+. "$(dirname "$0")/lib.sh"
+# shellcheck source=tests/e2e/containerd.bash
+. "$(dirname "$0")/containerd.bash"
+containerd_tests 1.6
