@@ -1,21 +1,24 @@
 # shellcheck shell=bash
 # One series of containerd with our snapshotter, beside the same with its own overlayfs: every way to pull, run and remove that
-# it has. Sourced after lib.sh by containerd_*.sh.
+# it has. Sourced after lib.sh by containerd_*.sh, and by upgrade.sh.
 
 DEEP=120 # layers of the deep image: more than a page of mount options
-SMALL=$REGISTRY/small:latest # converted; deep is that and more layers, converted, too
-PLAIN=$REGISTRY/plain:latest # not converted; mixed is small and more layers that are not
+HALF=60  # of them that are converted at first
+SMALL=$REGISTRY/small:latest # converted; deep has it as its lowest layer
+PLAIN=$REGISTRY/plain:latest # never converted
+DEEPEST=$REGISTRY/deep:latest
 
 # Away from the namespace of the CRI, which gives each image that turns up there a second name.
 in_other() { CTR_NAMESPACE=other "$@"; }
 
+LAYOUTS=() # whose layers are looked for
 # COMMAND does without any layer of the images from the registry, or with some.
 quietly() { # WHAT COMMAND...
 	local what=$1
 	shift
 	registry_mark
 	"$@" >"$WORK/output" 2>&1 || fail "$what: $(tail -n 5 "$WORK/output")"
-	REQUESTS=$(registry_layer_requests "$WORK"/oci-{small,plain,deep,mixed})
+	REQUESTS=$(registry_layer_requests "${LAYOUTS[@]}")
 }
 lazily() { # WHAT COMMAND...
 	quietly "$@"
@@ -79,11 +82,15 @@ prepare() {
 	push_pause
 	small_layout "$WORK/oci-small" small
 	small_layout "$WORK/oci-plain" plain
-	for i in deep mixed; do python3 "$LM_ROOT/tests/e2e/deep.py" "$WORK/oci-small" latest "$WORK/oci-$i" $((DEEP - 1)) $i; done
-	for i in small plain deep mixed; do push "$WORK/oci-$i:latest" $i:latest; done
+	python3 "$LM_ROOT/tests/e2e/deep.py" "$WORK/oci-small" latest "$WORK/oci-half" $((HALF - 1))
+	python3 "$LM_ROOT/tests/e2e/deep.py" "$WORK/oci-small" latest "$WORK/oci-deep" $((DEEP - 1))
+	for i in small plain deep; do
+		push "$WORK/oci-$i:latest" $i:latest
+		LAYOUTS+=("$WORK/oci-$i")
+	done
 	repo_init
 	convert "oci:$WORK/oci-small:latest"
-	convert "oci:$WORK/oci-deep:latest"
+	convert "oci:$WORK/oci-half:latest"
 	serve_start
 	fetcher_start
 	snapshotter_start
@@ -101,8 +108,7 @@ test_cri() {
 	says small pod lamella run "$SMALL" cat /word
 	mkdir "$WORK/small"
 	id=$(pod lamella start --no-pull --log-dir "$WORK/small" "$SMALL" sh -c 'echo mine >/var/tmp/file; exec sleep 1000')
-	wait_for 10 "the container's file" cri lamella exec "$id" cat /var/tmp/file
-	says mine cri lamella exec "$id" cat /var/tmp/file
+	wait_for 10 "the container's file" has_written "$id" mine
 	cri lamella stop "$id"
 	cri lamella list | grep -q "^$id exited " || fail "not stopped: $(cri lamella list)"
 	cri lamella rm "$id"
@@ -111,6 +117,8 @@ test_cri() {
 	! cri lamella image "$SMALL" >/dev/null 2>&1 || fail "the image is still there"
 	all_is_given_back "the image"
 }
+
+has_written() { [ "$(cri lamella exec "$1" cat /var/tmp/file 2>/dev/null)" = "$2" ]; } # ID WORD
 
 # What kubelet is told: a directory that exists, in containerd 2 that of the snapshotter.
 test_fsinfo() {
@@ -132,49 +140,47 @@ test_ordinary() {
 	all_is_given_back "the ordinary image"
 }
 
-# The same container by overlayfs, then by ours: what it prints, and all that treediff with OPTIONs sees. Its mount options are
-# longer than a page, or it is over a merged tree.
-deep_container() { # SNAPSHOTTER IMAGE OPTION...
-	local id
-	mkdir "$WORK/$2-$1"
-	id=$(pod "$1" start --no-pull --log-dir "$WORK/$2-$1" "$REGISTRY/$2:latest" sleep 1000)
-	cri "$1" exec "$id" sh -c 'cat /deep/last; ls /deep/own /deep/some' >"$WORK/$2-$1/output"
-	in_container "$1" "$id" "${@:3}" || fail "another container than by overlayfs, of $2"
-	if ! over_tree "$1" "$id" && [ "$(ctr_ "$1" snapshots --snapshotter "$1" mounts /x "$id" | wc -c)" -le 4096 ]; then
-		fail "the mount options of $2 fit into a page: this shows nothing"
+# The deep image in a container by overlayfs, then by ours: what that prints, and all that treediff with OPTIONs sees. Its mount
+# options are longer than a page, or it is over a merged tree.
+deep_container() { # SNAPSHOTTER OPTION...
+	local s=$1 id
+	rm -rf "$WORK/deep-$s"
+	mkdir "$WORK/deep-$s"
+	id=$(pod "$s" start --no-pull --log-dir "$WORK/deep-$s" "$DEEPEST" sleep 1000)
+	cri "$s" exec "$id" sh -c 'cat /word /deep/last; ls /deep/own /deep/some' >"$WORK/deep-$s/output"
+	in_container "$s" "$id" "${@:2}" || fail "another container than by overlayfs"
+	ctr_ "$s" snapshots --snapshotter "$s" mounts /x "$id" >"$WORK/deep-$s/mounts"
+	if ! grep -q '::' "$WORK/deep-$s/mounts" && [ "$(wc -c <"$WORK/deep-$s/mounts")" -le 4096 ]; then
+		fail "the mount options fit into a page: this shows nothing"
 	fi
-	cri "$1" rm "$id"
+	cri "$s" rm "$id"
 }
-over_tree() { ctr_ "$1" snapshots --snapshotter "$1" mounts /x "$2" | grep -q '::'; } # SNAPSHOTTER ID
+same_container() {
+	deep_container lamella --against "$WORK/deep.tree"
+	cmp "$WORK/deep-overlayfs/output" "$WORK/deep-lamella/output" || fail "another output than by overlayfs"
+}
 
 test_deep() {
-	local image
-	for image in deep mixed; do
-		cri overlayfs pull "$REGISTRY/$image:latest" >/dev/null
-		deep_container overlayfs $image --list >"$WORK/$image.tree"
-		cri overlayfs rmi "$REGISTRY/$image:latest"
-	done
-	say "$DEEP layers, lazily"
-	lazily "the pull" cri lamella pull "$REGISTRY/deep:latest"
-	same_container deep
-	say "$DEEP layers, lazily, without a merged tree"
+	cri overlayfs pull "$DEEPEST" >/dev/null
+	deep_container overlayfs --list >"$WORK/deep.tree"
+	say "$DEEP layers, of which the upper ones were not converted"
+	ordinarily "the pull" cri lamella pull "$DEEPEST"
+	[ "$(grep -c GET <<<"$REQUESTS")" = $((DEEP - HALF)) ] || fail "other layers than those that were not converted were pulled: $REQUESTS"
+	same_container
+	cri lamella rmi "$DEEPEST"
+	say "$DEEP layers, lazily, since they were converted meanwhile"
+	convert "oci:$WORK/oci-deep:latest"
+	"$LAMELLA" update --socket "$FETCHER_SOCKET" >/dev/null
+	lazily "the pull" cri lamella pull "$DEEPEST"
+	same_container
+	say "the same without a merged tree"
 	stop snapshotter
 	snapshotter_start LAMELLA_TREES=no
-	same_container deep
+	same_container
 	stop snapshotter
 	snapshotter_start
-	say "$DEEP layers, of which only the lower ones were converted"
-	ordinarily "the pull" cri lamella pull "$REGISTRY/mixed:latest"
-	[ "$(grep -c GET <<<"$REQUESTS")" = $((DEEP - 1)) ] || fail "other layers than those that were not converted were pulled: $REQUESTS"
-	same_container mixed
-	cri lamella rmi "$REGISTRY/deep:latest"
-	cri lamella rmi "$REGISTRY/mixed:latest"
-	all_is_given_back "the deep images"
-}
-same_container() { # IMAGE
-	deep_container lamella "$1" --against "$WORK/$1.tree"
-	cmp "$WORK/$1-overlayfs/output" "$WORK/$1-lamella/output" || fail "another output than by overlayfs, of $1"
-	rm -r "${WORK:?}/$1-lamella"
+	cri lamella rmi "$DEEPEST"
+	all_is_given_back "the deep image"
 }
 
 # --- ctr --------------------------------------------------------------------------------------------------------------
@@ -189,13 +195,9 @@ test_ctr() {
 	in_other says small ctr_run first "$SMALL" cat /word
 	in_other ctr_rmi
 	all_is_given_back "ctr's image"
-	if [ "$SERIES" != 1.6 ]; then
-		say "ctr: the other way"
-		if [ "$SERIES" = 2 ]; then
-			ordinarily "ctr's local pull" in_other ctr_pull --local
-		else
-			quietly "the transfer service" in_other ctr_pull --local=false
-		fi
+	if [ "$SERIES" = 2 ]; then
+		say "ctr: without the transfer service"
+		ordinarily "ctr's local pull" in_other ctr_pull --local
 		in_other says small ctr_run second "$SMALL" cat /word
 		in_other ctr_rmi
 		all_is_given_back "ctr's other image"
@@ -239,7 +241,7 @@ test_namespaces() {
 test_leases() {
 	local worker lease dir=$WORK/tmp/kept
 	say "leases, and collection of garbage"
-	in_other ctr_ lamella images pull --plain-http --snapshotter lamella ${LOCAL:+--local} "$REGISTRY/mixed:latest" >"$WORK/tmp/pull" 2>&1 &
+	in_other ctr_ lamella images pull --plain-http --snapshotter lamella ${LOCAL:+--local} "$DEEPEST" >"$WORK/tmp/pull" 2>&1 &
 	worker=$!
 	wait_for 60 "the first layers" some_layers
 	pkill -KILL -P $worker

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Stacks layers on an image: deep.py LAYOUT TAG OUT N WORD
+"""Stacks layers on an image: deep.py LAYOUT TAG OUT N
 
-OUT is an OCI layout with tag latest: the image LAYOUT:TAG with N more layers, which differ by WORD. Each adds a file of its own
+OUT is an OCI layout with tag latest: the image LAYOUT:TAG with N more layers, always the same. Each adds a file of its own
 and replaces /deep/last; some delete, and some make a directory opaque, so that it matters where in the stack they are.
 """
 import gzip, hashlib, io, json, os, sys, tarfile
 
-base, tag, out, n, word = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5]
+base, tag, out, n = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 OCI = "application/vnd.oci.image."
 
 
 def layer(i):
-    names = {f"deep/own/{i}": str(i), "deep/last": f"{word} {i}\n", f"deep/some/{i}": word}
+    names = {f"deep/own/{i}": str(i), "deep/last": f"{i}\n", f"deep/some/{i}": ""}
     if i % 7 == 0:
         names[f"deep/own/.wh.{i - 3}"] = ""
     if i % 20 == 0:

@@ -392,6 +392,7 @@ containerd_series() { # 1.6, 1.7 or 2, as the files in deploy/containerd are cal
 
 # Goes on with that containerd: the installed one, if it is of that series, or what get-containerd fetched.
 need_containerd() { # 1.6|1.7|2
+	CONTAINERD_BIN=''
 	need containerd
 	[ "$(containerd_series)" != "$1" ] || return 0
 	CONTAINERD_BIN=$LM_CONTAINERDS/$1/bin
