@@ -217,12 +217,12 @@ run_tiny() { # TAG: prints what became of the merged tree
 fetcher_start
 snapshotter_start
 labels=()
-for DISABLE_ANNOTATIONS in true false; do
-	containerd_start lamella
+for disabled in true false; do # without annotations clients say nothing of a layer but its chain id
+	containerd_start lamella "s|disable_snapshot_annotations = .*|disable_snapshot_annotations = $disabled|"
 	for tag in latest zstd; do
 		label=$(run_tiny $tag)
 		labels+=("$label")
-		say "  $tag, annotations disabled: $DISABLE_ANNOTATIONS; tree: $label"
+		say "  $tag, annotations disabled: $disabled; tree: $label"
 	done
 	containerd_wipe lamella
 done
@@ -230,7 +230,7 @@ done
 grep -q 'merged trees of layers are not used' "$WORK/log/snapshotter.log" || [ "${labels[0]}" = used ] || fail "tree: ${labels[0]}"
 
 say "an image that was not converted is pulled, and the reason is its absence"
-DISABLE_ANNOTATIONS=true containerd_start lamella
+containerd_start lamella "s|disable_snapshot_annotations = .*|disable_snapshot_annotations = true|"
 echo other >"$WORK/files/other"
 tar -C "$WORK/files" --owner=0 --group=0 -cf "$WORK/tmp/other.tar" other
 make_layout "$WORK/oci-other" "$WORK/tmp/other.tar" /other
