@@ -5,6 +5,7 @@
 #include "base/str.h"
 #include "snapshotter/mapped.h"
 #include "snapshotter/mountpoints.h"
+#include "snapshotter/record.h"
 #include "snapshotter/trees.h"
 
 #include <dirent.h>
@@ -15,7 +16,9 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <sys/xattr.h>
 
+#define RECORD "user.lamella.record"
 enum { OPAQUE_DEPTH_MAX = 256 }; /* two descriptors each */
 
 struct lm_layout {
@@ -104,11 +107,50 @@ static int make_directory(struct lm_layout *layout, const char *name, mode_t mod
 static int sync_made(struct lm_layout *layout, int64_t id, struct lm_err *err)
 {
 	int r = lm_dir_sync(layout->fd, name_of(id, "").text, err);
-	return r < 0 ? r : lm_dir_sync(layout->fd, ".", err);
+	return r < 0 || layout->ordered ? r : lm_dir_sync(layout->fd, ".", err);
 }
 
-int lm_layout_make(
-	struct lm_layout *layout, int64_t id, const struct lm_root_attributes *attributes, struct lm_err *err)
+static int open_directory(struct lm_layout *layout, int64_t id, struct lm_err *err)
+{
+	struct name name = name_of(id, "");
+	int fd = openat(layout->fd, name.text, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	return fd < 0 ? lm_err_sys(err, -errno, "open %s/%s", layout->prefix, name.text) : fd;
+}
+
+/* Where attributes end differs: by the file system, by what else is there, and by what is compiled in. */
+static bool no_room_for_attribute(int error)
+{
+	return error == E2BIG || error == ENOSPC || error == ERANGE || error == EOPNOTSUPP || error == EPERM;
+}
+
+/* Leaves one of the two. */
+static int write_record(int dir, const struct lm_buf *record, unsigned flags, struct lm_err *err)
+{
+	if (fsetxattr(dir, RECORD, record->data, record->len, 0) == 0)
+		return unlinkat(dir, "record", 0) < 0 && errno != ENOENT ? lm_err_sys(err, -errno, "remove a record")
+									 : 0;
+	if (!no_room_for_attribute(errno))
+		return lm_err_sys(err, -errno, "set " RECORD);
+	int r = lm_file_replace(dir, "record", record->data, record->len, 0600, flags, err);
+	if (r < 0)
+		return r;
+	if (fremovexattr(dir, RECORD) < 0 && errno != ENODATA && !no_room_for_attribute(errno))
+		return lm_err_sys(err, -errno, "remove " RECORD);
+	return 0;
+}
+
+/* The record is the last change of all, so that an ordered journal is waited for once. */
+static int finish(struct lm_layout *layout, int64_t id, const struct lm_buf *record, struct lm_err *err)
+{
+	CLEANUP(lm_closep) int dir = open_directory(layout, id, err);
+	if (dir < 0)
+		return dir;
+	int r = write_record(dir, record, LM_FILE_SYNC, err);
+	return r < 0 ? lm_err_prefix(err, r, "%s/%" PRId64, layout->prefix, id) : sync_made(layout, id, err);
+}
+
+int lm_layout_make(struct lm_layout *layout, int64_t id, const struct lm_root_attributes *attributes,
+	const struct lm_buf *record, struct lm_err *err)
 {
 	struct name fs = name_of(id, "/fs");
 	int r = make_directory(layout, name_of(id, "").text, 0700, err);
@@ -121,12 +163,12 @@ int lm_layout_make(
 	if ((attributes->uid || attributes->gid) &&
 		fchownat(layout->fd, fs.text, attributes->uid, attributes->gid, 0) < 0)
 		return lm_err_sys(err, -errno, "chown %s/%s", layout->prefix, fs.text);
-	/* The last one that was changed. */
-	r = lm_dir_sync(layout->fd, fs.text, err);
-	return r < 0 || layout->ordered ? r : sync_made(layout, id, err);
+	r = layout->ordered ? 0 : lm_dir_sync(layout->fd, fs.text, err);
+	return r < 0 ? r : finish(layout, id, record, err);
 }
 
-int lm_layout_make_link(struct lm_layout *layout, int64_t id, const char *target, struct lm_err *err)
+int lm_layout_make_link(
+	struct lm_layout *layout, int64_t id, const char *target, const struct lm_buf *record, struct lm_err *err)
 {
 	struct name fs = name_of(id, "/fs");
 	int r = make_directory(layout, name_of(id, "").text, 0700, err);
@@ -134,7 +176,78 @@ int lm_layout_make_link(struct lm_layout *layout, int64_t id, const char *target
 		return r;
 	if (symlinkat(target, layout->fd, fs.text) < 0)
 		return lm_err_sys(err, -errno, "link %s/%s", layout->prefix, fs.text);
-	return sync_made(layout, id, err);
+	return finish(layout, id, record, err);
+}
+
+/* Asked twice, since the size is not known before; it may change in between. */
+static int read_attribute(int dir, struct lm_buf *ret, struct lm_err *err)
+{
+	for (;;) {
+		ssize_t size = fgetxattr(dir, RECORD, NULL, 0);
+		int r = size < 0 ? -errno : lm_buf_reserve(ret, (size_t)size);
+		if (r == -ENODATA || r == -EOPNOTSUPP)
+			return -ENOENT;
+		if (r < 0)
+			return lm_err_sys(err, r, "read " RECORD);
+		ssize_t n = fgetxattr(dir, RECORD, ret->data + ret->len, (size_t)size);
+		if (n < 0 && errno == ERANGE)
+			continue;
+		if (n < 0)
+			return lm_err_sys(err, -errno, "read " RECORD);
+		ret->len += (size_t)n;
+		ret->data[ret->len] = '\0';
+		return 0;
+	}
+}
+
+static int read_record(int dir, struct lm_buf *ret, struct lm_err *err)
+{
+	int r = read_attribute(dir, ret, err);
+	return r == -ENOENT ? lm_file_read(dir, "record", ret, err) : r;
+}
+
+int lm_layout_get_record(struct lm_layout *layout, int64_t id, struct lm_buf *ret, struct lm_err *err)
+{
+	CLEANUP(lm_closep) int dir = open_directory(layout, id, err);
+	if (dir < 0)
+		return dir;
+	int r = read_record(dir, ret, err);
+	return r < 0 ? lm_err_prefix(err, r, "%s/%" PRId64, layout->prefix, id) : 0;
+}
+
+int lm_layout_put_record(struct lm_layout *layout, int64_t id, const struct lm_buf *record, struct lm_err *err)
+{
+	CLEANUP(lm_closep) int dir = open_directory(layout, id, err);
+	if (dir < 0)
+		return dir;
+	CLEANUP(lm_buf_done) struct lm_buf old = LM_BUF(LM_RECORD_MAX_BYTES);
+	if (read_record(dir, &old, NULL) == 0 && old.len == record->len &&
+		memcmp(old.data, record->data, record->len) == 0)
+		return 0;
+	int r = write_record(dir, record, 0, err);
+	return r < 0 ? lm_err_prefix(err, r, "%s/%" PRId64, layout->prefix, id) : 0;
+}
+
+int lm_layout_keep(struct lm_layout *layout, int64_t id, const char *why, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *text = lm_str_printf("%s\n", why);
+	if (!text)
+		return lm_err_oom(err);
+	return lm_file_replace(
+		layout->fd, name_of(id, "/kept").text, text, strlen(text), 0600, LM_FILE_SYNC, err);
+}
+
+bool lm_layout_is_kept(struct lm_layout *layout, int64_t id)
+{
+	return faccessat(layout->fd, name_of(id, "/kept").text, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+int lm_layout_unkeep(struct lm_layout *layout, int64_t id, struct lm_err *err)
+{
+	struct name name = name_of(id, "/kept");
+	return unlinkat(layout->fd, name.text, 0) < 0 && errno != ENOENT
+		       ? lm_err_sys(err, -errno, "remove %s/%s", layout->prefix, name.text)
+		       : 0;
 }
 
 /* 1: it points elsewhere than before. */
@@ -279,18 +392,36 @@ int lm_layout_open_fs(struct lm_layout *layout, int64_t id, struct lm_err *err)
 	return fd < 0 ? lm_err_sys(err, -errno, "open %s/%s", layout->prefix, fs.text) : fd;
 }
 
-bool lm_layout_is_unwritten(struct lm_layout *layout, int64_t id)
+/* 1 or 0; negative: it can't be said. */
+static int is_empty(struct lm_layout *layout, const char *name)
 {
-	CLEANUP(lm_closep) int fd = lm_layout_open_fs(layout, id, NULL);
+	CLEANUP(lm_closep) int fd = openat(layout->fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	CLEANUP(close_dir) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	if (!dir)
-		return false;
+		return -errno;
 	fd = -1;
 	struct dirent *entry;
 	errno = 0;
 	while ((entry = readdir(dir)) && (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0))
 		;
-	return !entry && errno == 0;
+	return entry ? 0 : errno ? -errno : 1;
+}
+
+bool lm_layout_is_unwritten(struct lm_layout *layout, int64_t id)
+{
+	return is_empty(layout, name_of(id, "/fs").text) > 0;
+}
+
+bool lm_layout_is_used(struct lm_layout *layout, int64_t id)
+{
+	return is_empty(layout, name_of(id, "/fs").text) == 0 || is_empty(layout, name_of(id, "/work").text) == 0;
+}
+
+bool lm_layout_is_whole(struct lm_layout *layout, int64_t id, bool link)
+{
+	struct stat st;
+	return fstatat(layout->fd, name_of(id, "/fs").text, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       (link ? S_ISLNK(st.st_mode) : S_ISDIR(st.st_mode));
 }
 
 struct ids {
@@ -329,8 +460,9 @@ int lm_layout_ids(struct lm_layout *layout, int64_t **ret, size_t *ret_count, st
 	for (errno = 0; (entry = readdir(dir)); errno = 0) {
 		int64_t id;
 		size_t len = strlen(entry->d_name);
-		/* Only names as we write them: "007" is somebody else's. */
-		if (lm_str_i64(entry->d_name, len, &id) < 0 || id <= 0 ||
+		/* Only names as we write them: "007" is somebody else's, and so is a file. */
+		bool directory = entry->d_type == DT_DIR || entry->d_type == DT_UNKNOWN;
+		if (!directory || lm_str_i64(entry->d_name, len, &id) < 0 || id <= 0 ||
 			strcmp(entry->d_name, name_of(id, "").text) != 0)
 			continue;
 		if (ids_add(&ids, id) < 0)

@@ -535,6 +535,8 @@ static const char *const counter_names[LM_COUNTERS] = {
 	[LM_COUNT_SNAPSHOTS_MADE] = "snapshots_made",
 	[LM_COUNT_REMOVED] = "removed",
 	[LM_COUNT_DIRECTORIES_DROPPED] = "directories_dropped",
+	[LM_COUNT_SNAPSHOTS_REBUILT] = "snapshots_rebuilt",
+	[LM_COUNT_DIRECTORIES_KEPT] = "directories_kept",
 };
 
 const char *lm_counter_name(enum lm_counter counter)

@@ -5,8 +5,9 @@
  * their own each (lanes of rpc.h), so that Stat, Usage, List, Remove, Commit and Cleanup never wait for a network.
  *
  * ROOT/store.db has the records, ROOT/snapshots the directories, ROOT/lock keeps a second process out. A killed process
- * leaves nothing that matters: a directory is on disk before its record, a record is gone before its directory, and
- * directories without a record are dropped after the start and at each Cleanup. What a record names is never deleted.
+ * leaves nothing that matters: a directory is on disk before its row in the store, a row is gone before its directory,
+ * and directories without a row are dropped after the start and at each Cleanup. What a row names is never deleted, and a
+ * damaged store is made again of what the directories say themselves: rebuild.h.
  */
 #ifndef LM_SNAPSHOTTER_SERVICE_H
 #define LM_SNAPSHOTTER_SERVICE_H
@@ -25,8 +26,8 @@ struct lm_service_options {
 };
 
 /*
- * Opens the state under root and serves. -EBUSY: another process has it. -EUCLEAN: the store was corrupt and is moved
- * aside. -ENOTEMPTY: there are snapshots but no store that names them. In all of these nothing was deleted.
+ * Opens the state under root and serves. -EBUSY: another process has it. -EPROTO: it was made by a later version, and
+ * nothing of it can be read. In both nothing was changed.
  */
 int lm_service_start(const struct lm_service_options *options, struct lm_service **ret, struct lm_err *err) MUST_CHECK;
 /* Mounts, directories and records stay as they are. */
@@ -49,6 +50,8 @@ enum lm_counter {
 	LM_COUNT_SNAPSHOTS_MADE,       /* active ones and views */
 	LM_COUNT_REMOVED,
 	LM_COUNT_DIRECTORIES_DROPPED,
+	LM_COUNT_SNAPSHOTS_REBUILT, /* at the start, because the store was damaged */
+	LM_COUNT_DIRECTORIES_KEPT,  /* at the start: named by nothing and deleted by nobody */
 	LM_COUNTERS
 };
 uint64_t lm_service_count(const struct lm_service *service, enum lm_counter counter);

@@ -6,6 +6,8 @@
 #include "base/str.h"
 #include "snapshotter/layout.h"
 #include "snapshotter/mapped.h"
+#include "snapshotter/rebuild.h"
+#include "snapshotter/record.h"
 #include "snapshotter/trees.h"
 #include "snapshotter/usage.h"
 
@@ -65,31 +67,32 @@ static int lock_root(struct lm_snapshots *s, const char *root, struct lm_err *er
 	return 0;
 }
 
-/*
- * Opens the records of the directories that are there. Directories without any records would all be dropped as
- * left-overs: somebody lost the store, and has to say what becomes of the containers' data.
- */
+/* Writes the directory's record of a snapshot that has changed. The store knows it already, so a failure can wait. */
+static void note_change(void *arg, const struct lm_snapshot *snapshot)
+{
+	struct lm_snapshots *s = arg;
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_buf_done) struct lm_buf record = LM_BUF(LM_RECORD_MAX_BYTES);
+	int r = lm_record_format(snapshot, &snapshot->labels, &record, &err);
+	if (r == 0)
+		r = lm_layout_put_record(s->layout, snapshot->id, &record, &err);
+	if (r < 0)
+		lm_log(LM_LOG_WARN, "record of a snapshot not written, the next start tries again",
+			LM_KV("snapshot", "%s", snapshot->key), LM_KV("reason", "%s", lm_err_text(&err)));
+}
+
 static int open_store(struct lm_snapshots *s, const char *root, struct lm_err *err)
 {
-	CLEANUP(lm_freep) int64_t *ids = NULL;
-	size_t n = 0;
+	struct lm_rebuilt what;
 	CLEANUP(lm_freep) char *path = lm_str_printf("%s/store.db", root);
 	if (!path)
 		return lm_err_oom(err);
-	int r = lm_layout_ids(s->layout, &ids, &n, err);
+	int r = lm_rebuild_open(path, s->layout, &s->store, &what, err);
 	if (r < 0)
 		return r;
-	if (n > 0 && access(path, F_OK) < 0)
-		return lm_err_set(err, -ENOTEMPTY,
-			"%s/snapshots holds %zu snapshots, but no store names them: put store.db back, or move the "
-			"directory "
-			"away to start empty",
-			root, n);
-	r = lm_store_open(path, &s->store, err);
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < n; i++)
-		lm_store_reserve_from(s->store, ids[i] + 1);
+	lm_store_set_note(s->store, note_change, s);
+	atomic_store(&s->counters[LM_COUNT_SNAPSHOTS_REBUILT], what.damaged ? what.snapshots : 0);
+	atomic_store(&s->counters[LM_COUNT_DIRECTORIES_KEPT], what.kept);
 	return 0;
 }
 
@@ -481,6 +484,20 @@ static int root_attributes(struct lm_snapshots *s, const struct lm_snapshot *par
 	return parent && !parent->layer_path ? lm_layout_root_attributes(s->layout, parent->id, ret, err) : 0;
 }
 
+/* What the row of a snapshot that is being made will say. */
+static struct lm_snapshot preview_of(
+	const struct making *making, const struct lm_make_request *request, const struct lm_snapshot *parent)
+{
+	int64_t now = lm_store_now_ns();
+	return (struct lm_snapshot){.id = making->id,
+		.plugin = (char *)request->plugin,
+		.key = (char *)request->key,
+		.kind = request->kind,
+		.parent = parent,
+		.created_ns = now,
+		.updated_ns = now};
+}
+
 static int make_ordinary(struct lm_snapshots *s, const struct lm_make_request *request,
 	const struct lm_snapshot *parent, struct lm_lower *lower, struct lm_mount *ret, struct lm_err *err)
 {
@@ -489,14 +506,18 @@ static int make_ordinary(struct lm_snapshots *s, const struct lm_make_request *r
 	int r = root_attributes(s, parent, request->labels, &attributes, err);
 	if (r == 0)
 		r = making_begin(&making, s, err);
-	if (r == 0)
-		r = lm_layout_make(s->layout, making.id, &attributes, err);
 	if (r < 0)
 		return r;
-	/* The mount is put together before there is a record, so that nothing can fail after. */
+	CLEANUP(lm_buf_done) struct lm_buf record = LM_BUF(LM_RECORD_MAX_BYTES);
+	struct lm_snapshot preview = preview_of(&making, request, parent);
+	r = lm_record_format(&preview, request->labels, &record, err);
+	if (r == 0)
+		r = lm_layout_make(s->layout, making.id, &attributes, &record, err);
+	if (r < 0)
+		return r;
+	/* The mount is put together before there is a row, so that nothing can fail after. */
 	CLEANUP(lm_mount_done) struct lm_mount mount = {0};
-	struct lm_snapshot preview = {
-		.id = making.id, .kind = request->kind, .parent = parent, .labels = *request->labels};
+	preview.labels = *request->labels;
 	r = show(s, &preview, lower, &mount, err);
 	if (r < 0)
 		return r;
@@ -504,6 +525,8 @@ static int make_ordinary(struct lm_snapshots *s, const struct lm_make_request *r
 		.plugin = request->plugin,
 		.key = request->key,
 		.parent = request->parent,
+		.parent_id = parent ? parent->id : 0,
+		.created_ns = preview.created_ns,
 		.kind = request->kind,
 		.labels = request->labels};
 	r = lm_store_create(s->store, &new, NULL, err);
@@ -555,8 +578,8 @@ static int add_tree_label(struct lm_labels *labels, const struct below *below, s
 
 /* "@" can't begin a namespace, and all of containerd's names begin with one. -EEXIST: somebody else has just made it.
  */
-static int record_layer(struct lm_snapshots *s, const struct lm_make_request *request, const char *ref,
-	const struct lm_layer *layer, struct lm_err *err)
+static int record_layer(struct lm_snapshots *s, const struct lm_make_request *request, const struct lm_snapshot *parent,
+	const char *ref, const struct lm_layer *layer, struct lm_err *err)
 {
 	CLEANUP(making_done) struct making making = {0};
 	CLEANUP(lm_labels_done) struct lm_labels labels = {0};
@@ -568,20 +591,32 @@ static int record_layer(struct lm_snapshots *s, const struct lm_make_request *re
 		r = add_reason(&labels, layer->note, err);
 	if (r == 0)
 		r = making_begin(&making, s, err);
-	if (r == 0)
-		r = lm_layout_make_link(s->layout, making.id, layer->path, err);
 	if (r < 0)
 		return r;
 	CLEANUP(lm_freep) char *name = lm_str_printf("@lamella/%" PRId64 "/%s", making.id, ref);
 	if (!name)
 		return lm_err_oom(err);
+	CLEANUP(lm_buf_done) struct lm_buf record = LM_BUF(LM_RECORD_MAX_BYTES);
+	struct lm_snapshot preview = preview_of(&making, request, parent);
+	preview.key = name;
+	preview.kind = LM_COMMITTED;
+	preview.layer_digest = layer->digest;
+	preview.layer_path = layer->path;
+	preview.layer_ref = (char *)ref;
+	r = lm_record_format(&preview, &labels, &record, err);
+	if (r == 0)
+		r = lm_layout_make_link(s->layout, making.id, layer->path, &record, err);
+	if (r < 0)
+		return r;
 	struct lm_store_new new = {.id = making.id,
 		.plugin = request->plugin,
 		.key = name,
 		.parent = request->parent,
+		.parent_id = parent ? parent->id : 0,
+		.created_ns = preview.created_ns,
 		.kind = LM_COMMITTED,
 		.labels = &labels,
-		.layer_digest = layer->digest,
+		.layer_digest = preview.layer_digest,
 		.layer_path = layer->path,
 		.layer_ref = ref};
 	r = lm_store_create(s->store, &new, NULL, err);
@@ -639,8 +674,8 @@ static int fall_back(
  * Requests for one layer may run at once. Whoever records it first wins, and the others look again before they give up,
  * so that all of them see the one record.
  */
-static int offer_layer(struct lm_snapshots *s, struct lm_make_request *request, const char *ref, bool *ret_provided,
-	struct lm_err *err)
+static int offer_layer(struct lm_snapshots *s, struct lm_make_request *request, const struct lm_snapshot *parent,
+	const char *ref, bool *ret_provided, struct lm_err *err)
 {
 	if (layer_exists(s, request, ref))
 		return provided(s, request, NULL, ret_provided, err);
@@ -648,7 +683,7 @@ static int offer_layer(struct lm_snapshots *s, struct lm_make_request *request, 
 	struct lm_err reason = LM_ERR_INIT;
 	int r = lm_policy_find(s->policy, request->labels, request->timeout_ms, &layer, &reason);
 	if (r == 0) {
-		r = record_layer(s, request, ref, &layer, &reason);
+		r = record_layer(s, request, parent, ref, &layer, &reason);
 		if (r == 0)
 			return provided(s, request, &layer, ret_provided, err);
 		if (r == -ENOENT || r == -EINVAL) /* the parent went away meanwhile */
@@ -698,7 +733,7 @@ int lm_snapshots_make(struct lm_snapshots *s, struct lm_make_request *request, s
 		return r;
 	const char *ref = request->kind == LM_ACTIVE ? lm_labels_get(request->labels, LM_LABEL_REF) : NULL;
 	if (ref && *ref)
-		r = offer_layer(s, request, ref, ret_provided, err);
+		r = offer_layer(s, request, parent, ref, ret_provided, err);
 	CLEANUP(below_done) struct below below = below_for(request->kind, false);
 	if (r == 0)
 		r = check_served(s, parent, request->timeout_ms, &below, err);
@@ -788,7 +823,8 @@ int lm_snapshots_cleanup(struct lm_snapshots *s, struct lm_err *err)
 	if (r == 0)
 		r = lm_store_ids(s->store, &used, &n_used, err);
 	for (size_t i = 0; r == 0 && i < n_found; i++) {
-		if (bsearch(&found[i], used, n_used, sizeof(*used), compare_ids))
+		if (bsearch(&found[i], used, n_used, sizeof(*used), compare_ids) ||
+			lm_layout_is_kept(s->layout, found[i]))
 			continue;
 		r = lm_layout_remove(s->layout, found[i], err);
 		if (r == 0)

@@ -1,7 +1,9 @@
 #include "snapshotter/store.h"
 
+#include "base/file.h"
 #include "base/lock.h"
 #include "base/str.h"
+#include "snapshotter/record.h"
 
 #include <inttypes.h>
 #include <search.h>
@@ -50,8 +52,8 @@ static const char *const statement_text[STATEMENTS] = {
 	[COMMIT] = "COMMIT",
 	[ROLLBACK] = "ROLLBACK",
 	[INSERT] =
-		"INSERT INTO snapshots(id, plugin, key, kind, parent, created_ns, updated_ns, layer_digest, layer_path,"
-		" layer_ref) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8, ?9)",
+		"INSERT INTO snapshots(id, plugin, key, kind, parent, created_ns, updated_ns, size_bytes, inodes,"
+		" layer_digest, layer_path, layer_ref) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
 	[INSERT_LABEL] = "INSERT INTO labels(snapshot, key, value) VALUES(?1, ?2, ?3)",
 	[DELETE_LABELS] = "DELETE FROM labels WHERE snapshot = ?1",
 	[SET_COMMITTED] = "UPDATE snapshots SET key = ?2, kind = ?3, parent = ?4, created_ns = ?5, updated_ns = ?5,"
@@ -73,6 +75,9 @@ struct lm_store {
 	struct lm_lock writer;
 	sqlite3 *db;
 	sqlite3_stmt *statements[STATEMENTS];
+	/* constant once there are threads; called under writer */
+	lm_store_note_fn *note;
+	void *note_arg;
 	/* read under mirror; changed under writer and mirror, so whoever has writer may read without mirror */
 	struct lm_lock mirror;
 	void *by_key;	/* of struct node */
@@ -149,11 +154,18 @@ static struct lm_snapshot *snapshot_new_labelled(const struct lm_snapshot *model
 	return STEAL(s);
 }
 
-static int64_t now_ns(void)
+int64_t lm_store_now_ns(void)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now);
 	return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+/* Later than the last change, whatever the clock says: by this an older row or record is told from a newer one. */
+static int64_t change_ns(const struct lm_snapshot *before)
+{
+	int64_t now = lm_store_now_ns();
+	return now > before->updated_ns || before->updated_ns == INT64_MAX ? now : before->updated_ns + 1;
 }
 
 /* The mirror. */
@@ -304,20 +316,29 @@ static int rewrite_labels(struct lm_store *store, const struct lm_snapshot *s, s
 	return r < 0 ? r : write_labels(store, s, err);
 }
 
-static int write_created(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
+static int insert_row(struct lm_store *store, const struct lm_snapshot *s, int64_t parent, struct lm_err *err)
 {
 	sqlite3_stmt *insert = store->statements[INSERT];
 	sqlite3_bind_int64(insert, 1, s->id);
 	bind_text(insert, 2, s->plugin);
 	bind_text(insert, 3, s->key);
 	sqlite3_bind_int(insert, 4, (int)s->kind);
-	bind_parent(insert, 5, s->parent);
+	if (parent)
+		sqlite3_bind_int64(insert, 5, parent);
 	sqlite3_bind_int64(insert, 6, s->created_ns);
-	bind_text(insert, 7, s->layer_digest);
-	bind_text(insert, 8, s->layer_path);
-	bind_text(insert, 9, s->layer_ref);
+	sqlite3_bind_int64(insert, 7, s->updated_ns);
+	sqlite3_bind_int64(insert, 8, s->usage.size_bytes);
+	sqlite3_bind_int64(insert, 9, s->usage.inodes);
+	bind_text(insert, 10, s->layer_digest);
+	bind_text(insert, 11, s->layer_path);
+	bind_text(insert, 12, s->layer_ref);
 	int r = run(store, INSERT, err);
 	return r < 0 ? r : write_labels(store, s, err);
+}
+
+static int write_created(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
+{
+	return insert_row(store, s, parent_id(s), err);
 }
 
 static int write_committed(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
@@ -374,15 +395,15 @@ static int transact(struct lm_store *store,
 
 /* Opening. */
 
-static int user_version(struct lm_store *store, int *ret, struct lm_err *err)
+static int read_number(struct lm_store *store, const char *pragma, int *ret, struct lm_err *err)
 {
 	sqlite3_stmt *query = NULL;
-	int rc = sqlite3_prepare_v2(store->db, "PRAGMA user_version", -1, &query, NULL);
+	int rc = sqlite3_prepare_v2(store->db, pragma, -1, &query, NULL);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_step(query);
 	if (rc == SQLITE_ROW)
 		*ret = sqlite3_column_int(query, 0);
-	int r = rc == SQLITE_ROW ? 0 : db_error(store, "read its version", err);
+	int r = rc == SQLITE_ROW ? 0 : db_error(store, pragma, err);
 	sqlite3_finalize(query);
 	return r;
 }
@@ -415,23 +436,23 @@ static int check_integrity(struct lm_store *store, struct lm_err *err)
 	return r;
 }
 
-static int open_database(struct lm_store *store, const char *path, struct lm_err *err)
+static int check_version(struct lm_store *store, const char *path, bool may_be_new, struct lm_err *err)
 {
-	/* Our lock keeps threads apart, so SQLite needs none of its own. */
-	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
-	if (sqlite3_open_v2(path, &store->db, flags, NULL) != SQLITE_OK)
-		return db_error(store, "open", err);
-	sqlite3_busy_timeout(store->db, BUSY_TIMEOUT_MS);
-	int version = 0;
-	int r = exec(store, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON", err);
+	int version = 0, application = 0;
+	int r = read_number(store, "PRAGMA user_version", &version, err);
 	if (r == 0)
-		r = user_version(store, &version, err);
-	if (r == 0 && version > SCHEMA_VERSION)
-		r = lm_err_set(err, -EPROTO, "store: %s is of version %d, this program knows %d", path, version,
-			SCHEMA_VERSION);
-	if (r == 0)
-		r = version == 0 ? make_schema(store, err) : check_integrity(store, err);
-	return r;
+		r = read_number(store, "PRAGMA application_id", &application, err);
+	if (r < 0)
+		return r;
+	if (version == 0 && application == 0 && may_be_new)
+		return make_schema(store, err);
+	if (application != APPLICATION_ID || version <= 0)
+		return lm_err_set(err, -EUCLEAN, "store: %s is %s", path,
+			version == 0 && application == 0 ? "empty" : "not a store of snapshots");
+	return version > SCHEMA_VERSION ? lm_err_set(err, -EPROTO,
+						  "store: %s is of version %d, this program knows %d", path, version,
+						  SCHEMA_VERSION)
+					: check_integrity(store, err);
 }
 
 static int prepare_statements(struct lm_store *store, struct lm_err *err)
@@ -441,6 +462,19 @@ static int prepare_statements(struct lm_store *store, struct lm_err *err)
 			    &store->statements[i], NULL) != SQLITE_OK)
 			return db_error(store, statement_text[i], err);
 	return 0;
+}
+
+static int open_database(struct lm_store *store, const char *path, bool may_be_new, struct lm_err *err)
+{
+	/* Our lock keeps threads apart, so SQLite needs none of its own. */
+	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | (may_be_new ? SQLITE_OPEN_CREATE : 0);
+	if (sqlite3_open_v2(path, &store->db, flags, NULL) != SQLITE_OK)
+		return db_error(store, "open", err);
+	sqlite3_busy_timeout(store->db, BUSY_TIMEOUT_MS);
+	int r = exec(store, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON", err);
+	if (r == 0)
+		r = check_version(store, path, may_be_new, err);
+	return r < 0 ? r : prepare_statements(store, err);
 }
 
 /* Loading: all rows by id, then parents by looking ids up, then labels. */
@@ -494,7 +528,7 @@ static int load_row(struct loading *loading, sqlite3_stmt *row, struct lm_err *e
 	bool known = model.kind == LM_VIEW || model.kind == LM_ACTIVE || model.kind == LM_COMMITTED;
 	if (!model.plugin || !model.key || model.id <= 0 || !known ||
 		(!remote && (model.layer_digest || model.layer_path || model.layer_ref)))
-		return lm_err_set(err, -EPROTO, "store: record %" PRId64 " is incomplete", model.id);
+		return lm_err_set(err, -EUCLEAN, "store: record %" PRId64 " is incomplete", model.id);
 	CLEANUP(node_freep) struct node *node = calloc(1, sizeof(*node));
 	if (!node || loading_grow(loading) < 0 || !(node->record = snapshot_new(&model)))
 		return lm_err_oom(err);
@@ -526,13 +560,13 @@ static int link_parents(struct loading *loading, struct lm_err *err)
 		node->parent = loaded(loading, loading->parents[i]);
 		if (!node->parent || node->parent->record->kind != LM_COMMITTED)
 			return lm_err_set(
-				err, -EPROTO, "store: record %" PRId64 " has no committed parent", node->record->id);
+				err, -EUCLEAN, "store: record %" PRId64 " has no committed parent", node->record->id);
 	}
 	for (size_t i = 0; i < loading->count; i++) {
 		size_t steps = 0;
 		for (struct node *at = loading->nodes[i]; at; at = at->parent)
 			if (steps++ > loading->count)
-				return lm_err_set(err, -EPROTO, "store: record %" PRId64 " is its own ancestor",
+				return lm_err_set(err, -EUCLEAN, "store: record %" PRId64 " is its own ancestor",
 					loading->nodes[i]->record->id);
 	}
 	for (size_t i = 0; i < loading->count; i++)
@@ -551,9 +585,10 @@ static int load_labels(struct lm_store *store, struct loading *loading, struct l
 		const char *key = (const char *)sqlite3_column_text(query, 1);
 		const char *value = (const char *)sqlite3_column_text(query, 2);
 		if (!node || !key || !value)
-			r = lm_err_set(err, -EPROTO, "store: a label of nothing");
+			r = lm_err_set(err, -EUCLEAN, "store: a label of nothing");
 		else if ((r = lm_labels_set(&node->record->labels, key, value)) < 0)
-			r = lm_err_sys(err, r, "store: labels of record %" PRId64, node->record->id);
+			r = lm_err_sys(err, r == -EMSGSIZE ? -EUCLEAN : r, "store: labels of record %" PRId64,
+				node->record->id);
 	}
 	if (r == 0 && rc != SQLITE_DONE)
 		r = db_error(store, "read labels", err);
@@ -613,44 +648,111 @@ static int load(struct lm_store *store, struct lm_err *err)
 	return r;
 }
 
-/* Keeps what can't be read, with its log, for whoever can repair it. */
-static int move_aside(const char *path, struct lm_err *err)
+static int store_new(struct lm_store **ret, struct lm_err *err)
 {
-	int64_t now_s = now_ns() / 1000000000;
-	static const char *const suffixes[] = {"-wal", "-shm", ""};
-	CLEANUP(lm_freep) char *kept = lm_str_printf("%s.corrupt-%" PRId64, path, now_s);
-	for (unsigned i = 0; i < ARRAY_LEN(suffixes); i++) {
-		CLEANUP(lm_freep) char *from = lm_str_printf("%s%s", path, suffixes[i]);
-		CLEANUP(lm_freep) char *to = lm_str_printf("%s.corrupt-%" PRId64 "%s", path, now_s, suffixes[i]);
-		if (!from || !to)
-			return lm_err_oom(err);
-		if (rename(from, to) < 0 && errno != ENOENT)
-			return lm_err_sys(err, -errno, "move %s aside", from);
-	}
-	return lm_err_prefix(err, -EUCLEAN, "moved aside to %s, nothing was deleted", kept ? kept : path);
-}
-
-int lm_store_open(const char *path, struct lm_store **ret, struct lm_err *err)
-{
-	CLEANUP(lm_store_closep) struct lm_store *store = calloc(1, sizeof(*store));
+	struct lm_store *store = calloc(1, sizeof(*store));
 	if (!store)
 		return lm_err_oom(err);
 	lm_lock_init(&store->writer);
 	lm_lock_init(&store->mirror);
 	store->next_id = 1;
-	int r = open_database(store, path, err);
-	if (r == 0)
-		r = prepare_statements(store, err);
-	if (r == 0)
-		r = load(store, err);
-	if (r == -EUCLEAN) {
-		lm_store_close(STEAL(store));
-		return move_aside(path, err);
-	}
+	*ret = store;
+	return 0;
+}
+
+/* Also a file of SQLite's without our tables, or with others by their names. */
+static int damaged_if_meaningless(struct lm_store *store, int r)
+{
+	return r == -EIO && store->db && sqlite3_errcode(store->db) == SQLITE_ERROR ? -EUCLEAN : r;
+}
+
+int lm_store_open(const char *path, bool may_be_new, struct lm_store **ret, struct lm_err *err)
+{
+	CLEANUP(lm_store_closep) struct lm_store *store = NULL;
+	int r = store_new(&store, err);
 	if (r < 0)
 		return r;
+	r = open_database(store, path, may_be_new, err);
+	if (r == 0)
+		r = load(store, err);
+	if (r < 0)
+		return damaged_if_meaningless(store, r);
 	*ret = STEAL(store);
 	return 0;
+}
+
+/* Parents may come after their children. */
+static int insert_records(
+	struct lm_store *store, const struct lm_record *const *records, size_t count, struct lm_err *err)
+{
+	int r = exec(store, "BEGIN IMMEDIATE; PRAGMA defer_foreign_keys = ON", err);
+	for (size_t i = 0; i < count && r == 0; i++)
+		r = insert_row(store, &records[i]->snapshot, records[i]->parent, err);
+	return r < 0 ? r : run(store, COMMIT, err);
+}
+
+int lm_store_make(const char *path, const struct lm_record *const *records, size_t count, struct lm_err *err)
+{
+	CLEANUP(lm_store_closep) struct lm_store *store = NULL;
+	int r = store_new(&store, err);
+	if (r == 0)
+		r = open_database(store, path, true, err);
+	if (r == 0)
+		r = insert_records(store, records, count, err);
+	if (r == 0)
+		r = load(store, err); /* what this finds wrong, it would find at each start */
+	/* Not one of WAL: that would leave a second file, which the first is nothing without. */
+	return r < 0 ? r : exec(store, "PRAGMA journal_mode = DELETE", err);
+}
+
+static int free_name(const char *path, char **ret, struct lm_err *err)
+{
+	int64_t now_s = lm_store_now_ns() / 1000000000;
+	for (;; now_s++) {
+		CLEANUP(lm_freep) char *name = lm_str_printf("%s.corrupt-%" PRId64, path, now_s);
+		CLEANUP(lm_freep) char *log = lm_str_printf("%s.corrupt-%" PRId64 "-wal", path, now_s);
+		if (!name || !log)
+			return lm_err_oom(err);
+		if (access(name, F_OK) < 0 && access(log, F_OK) < 0) {
+			*ret = STEAL(name);
+			return 0;
+		}
+	}
+}
+
+/* The database before its log: without that it would be taken for an older state of itself. */
+int lm_store_move_aside(const char *path, char **ret, struct lm_err *err)
+{
+	static const char *const suffixes[] = {"", "-wal", "-shm"};
+	CLEANUP(lm_freep) char *kept = NULL;
+	bool moved = false;
+	int r = free_name(path, &kept, err);
+	for (unsigned i = 0; i < ARRAY_LEN(suffixes) && r == 0; i++) {
+		CLEANUP(lm_freep) char *from = lm_str_printf("%s%s", path, suffixes[i]);
+		CLEANUP(lm_freep) char *to = lm_str_printf("%s%s", kept, suffixes[i]);
+		if (!from || !to)
+			r = lm_err_oom(err);
+		else if (rename(from, to) == 0)
+			moved = true;
+		else if (errno != ENOENT)
+			r = lm_err_sys(err, -errno, "move %s aside", from);
+	}
+	if (r == 0)
+		*ret = moved ? STEAL(kept) : NULL;
+	return r;
+}
+
+void lm_store_set_note(struct lm_store *store, lm_store_note_fn *note, void *arg)
+{
+	store->note = note;
+	store->note_arg = arg;
+}
+
+/* writer held */
+static void note(struct lm_store *store, const struct lm_snapshot *snapshot)
+{
+	if (store->note)
+		store->note(store->note_arg, snapshot);
 }
 
 void lm_store_close(struct lm_store *store)
@@ -748,6 +850,12 @@ void lm_store_reserve_from(struct lm_store *store, int64_t id)
 	store->next_id = LM_MAX(store->next_id, id);
 }
 
+int64_t lm_store_last_id(struct lm_store *store)
+{
+	LM_LOCKED(&store->mirror);
+	return store->next_id - 1;
+}
+
 struct id_list {
 	int64_t *items;
 	size_t count;
@@ -832,7 +940,9 @@ int lm_store_create(
 	int r = *new->parent ? find_parent(store, new->plugin, new->parent, -EINVAL, &node->parent, err) : 0;
 	if (r < 0)
 		return r;
-	int64_t now = now_ns();
+	if (new->parent_id && (!node->parent || node->parent->record->id != new->parent_id))
+		return lm_err_set(err, -ENOENT, "parent snapshot %s was removed", new->parent);
+	int64_t now = new->created_ns ? new->created_ns : lm_store_now_ns();
 	struct lm_snapshot model = {
 		.id = new->id,
 		.plugin = (char *)new->plugin,
@@ -915,7 +1025,7 @@ int lm_store_commit(struct lm_store *store, const struct lm_store_commit *commit
 	model.key = (char *)commit->name;
 	model.kind = LM_COMMITTED;
 	model.parent = new->parent ? new->parent->record : NULL;
-	model.created_ns = model.updated_ns = now_ns();
+	model.created_ns = model.updated_ns = change_ns(old->record);
 	model.usage = commit->usage;
 	new->record = snapshot_new_labelled(&model, commit->labels);
 	if (!new->record)
@@ -928,6 +1038,7 @@ int lm_store_commit(struct lm_store *store, const struct lm_store_commit *commit
 		(void)transact(store, write_committed, old->record, NULL);
 		return lm_err_oom(err);
 	}
+	note(store, new->record);
 	STEAL(new);
 	node_free(old);
 	return 0;
@@ -943,12 +1054,13 @@ int lm_store_update(struct lm_store *store, const char *plugin, const char *key,
 	CLEANUP(snapshot_freep) struct lm_snapshot *record = snapshot_new(node->record);
 	if (!record)
 		return lm_err_oom(err);
-	record->updated_ns = now_ns();
+	record->updated_ns = change_ns(node->record);
 	int r = edit(&node->record->labels, arg, &record->labels, err);
 	if (r == 0)
 		r = transact(store, write_updated, record, err);
 	if (r < 0)
 		return r;
+	note(store, record);
 	hand_out(ret, record);
 	replace_record(store, node, STEAL(record));
 	return 0;
@@ -969,6 +1081,7 @@ int lm_store_set_layer_path(
 	int r = transact(store, write_layer_path, record, err);
 	if (r < 0)
 		return r;
+	note(store, record);
 	replace_record(store, node, STEAL(record));
 	return 0;
 }

@@ -12,9 +12,11 @@
 
 #include "snapshotter/labels.h"
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 struct lm_store;
+struct lm_record;
 
 #define LM_KEY_MAX_BYTES 32768 /* of a key or name; containerd's own database can't hold longer ones either */
 
@@ -30,7 +32,7 @@ struct lm_snapshot {
 	enum lm_kind kind;
 	const struct lm_snapshot *parent; /* NULL: none. Its key, kind and layer are for good; its labels may be old. */
 	struct lm_labels labels;
-	int64_t created_ns, updated_ns; /* since the epoch */
+	int64_t created_ns, updated_ns; /* since the epoch; each change makes updated_ns larger */
 	struct lm_usage usage;		/* of committed ones */
 	char *layer_digest;		/* of a layer that is served remotely; else NULL */
 	char *layer_path;		/* where it was served last */
@@ -42,12 +44,27 @@ void lm_snapshot_unref(const struct lm_snapshot *snapshot);
 LM_DEFINE_CLEANUP(const struct lm_snapshot, lm_snapshot_unref, lm_snapshot_unrefp)
 
 /*
- * Opens or makes the database. -EUCLEAN: SQLite calls it corrupt; it was moved aside, and the message says where to.
- * -EPROTO: of a newer version, or its records contradict each other.
+ * Opens the database, or makes it if it may be new. -EUCLEAN: it is damaged, is no store, or what it says can't be;
+ * -EPROTO: it is of a later version. What is there stays as it is in both. rebuild.h knows what to do.
  */
-int lm_store_open(const char *path, struct lm_store **ret, struct lm_err *err) MUST_CHECK;
+int lm_store_open(const char *path, bool may_be_new, struct lm_store **ret, struct lm_err *err) MUST_CHECK;
 void lm_store_close(struct lm_store *store);
 LM_DEFINE_CLEANUP(struct lm_store, lm_store_close, lm_store_closep)
+
+/* Makes a database at path, where there is none, of records, each of whose parents is one of them. -EUCLEAN as above. */
+int lm_store_make(
+	const char *path, const struct lm_record *const *records, size_t count, struct lm_err *err) MUST_CHECK;
+
+/* Gives a database and its log names that are free, for whoever wants to look into them. *ret: the new one; NULL:
+ * there was none. */
+int lm_store_move_aside(const char *path, char **ret, struct lm_err *err) MUST_CHECK;
+
+/*
+ * Called with each snapshot that was changed after it was made, in the order of the changes, when that is durable; the
+ * writer lock is held. To be set before there are other threads.
+ */
+typedef void lm_store_note_fn(void *arg, const struct lm_snapshot *snapshot);
+void lm_store_set_note(struct lm_store *store, lm_store_note_fn *note, void *arg);
 
 /* The caller unrefs; NULL: there is none. */
 const struct lm_snapshot *lm_store_get(struct lm_store *store, const char *plugin, const char *key);
@@ -72,11 +89,16 @@ int lm_store_reserve(struct lm_store *store, int64_t *ret, struct lm_err *err) M
 void lm_store_release(struct lm_store *store, int64_t id);
 /* Ids below this one are never given out: for what is found on disk at the start. */
 void lm_store_reserve_from(struct lm_store *store, int64_t id);
+int64_t lm_store_last_id(struct lm_store *store); /* the highest that was given out */
 int lm_store_ids(struct lm_store *store, int64_t **ret, size_t *ret_count, struct lm_err *err) MUST_CHECK; /* sorted */
+
+int64_t lm_store_now_ns(void); /* since the epoch */
 
 struct lm_store_new {
 	int64_t id;
 	const char *plugin, *key, *parent; /* parent: "" for none */
+	int64_t parent_id;		   /* not 0: the parent is to be this one */
+	int64_t created_ns;		   /* 0: now */
 	enum lm_kind kind;
 	const struct lm_labels *labels;
 	const char *layer_digest, *layer_path, *layer_ref; /* all or none; only with LM_COMMITTED */

@@ -24,7 +24,7 @@ static int setup(void **state)
 	strcpy(f->dir, "/tmp/lamella-test-XXXXXX");
 	*state = f;
 	if (!mkdtemp(f->dir) || lm_layout_open(f->dir, &f->layout, &f->err) < 0 ||
-		lm_layout_make_link(f->layout, 7, "/somewhere", &f->err) < 0)
+		lm_layout_make_link(f->layout, 7, "/somewhere", &(struct lm_buf){0}, &f->err) < 0)
 		return -1;
 	snprintf(f->tree, sizeof(f->tree), "%s/tree", f->dir);
 	snprintf(f->copy, sizeof(f->copy), "%s/snapshots/7/opaque", f->dir);
@@ -122,7 +122,7 @@ static void test_deep(void **state)
 static void test_unwritten(void **state)
 {
 	struct fixture *f = *state;
-	assert_int_equal(lm_layout_make(f->layout, 8, &LM_ROOT_ATTRIBUTES_DEFAULT, &f->err), 0);
+	assert_int_equal(lm_layout_make(f->layout, 8, &LM_ROOT_ATTRIBUTES_DEFAULT, &(struct lm_buf){0}, &f->err), 0);
 	assert_true(lm_layout_is_unwritten(f->layout, 8));
 	snprintf(f->tree, sizeof(f->tree), "%s/snapshots/8/fs", f->dir);
 	make(f, "/.hidden", S_IFREG);

@@ -1001,28 +1001,68 @@ static void refused_starts(void **state)
 	assert_int_equal(prepare(f, "a", "", NULL, NULL), LM_RPC_OK);
 	assert_int_equal(try_start(f, &err), -EBUSY);
 	assert_non_null(strstr(err.msg, "another process"));
-	stop(f);
-	/* A store that is broken, and then one that is missing: the container's data stays in both. */
-	CLEANUP(lm_freep) char *db = lm_str_printf("%s/store.db", f->root);
-	CLEANUP(lm_freep) char *data = lm_str_printf("%s/snapshots/1/fs", f->root);
-	CLEANUP(lm_buf_done) struct lm_buf good = LM_BUF(1 << 20);
-	assert_int_equal(lm_file_read(AT_FDCWD, db, &good, NULL), 0);
-	assert_int_equal(lm_file_replace(AT_FDCWD, db, "not a database, certainly not", 29, 0600, 0, NULL), 0);
-	assert_int_equal(try_start(f, &err), -EUCLEAN);
-	assert_non_null(strstr(err.msg, "moved aside"));
-	assert_int_equal(try_start(f, &err), -ENOTEMPTY);
-	assert_int_equal(try_start(f, &err), -ENOTEMPTY); /* and not a third time with "there is a store now" */
-	assert_non_null(strstr(err.msg, "no store names them"));
-	assert_int_equal(access(data, F_OK), 0);
-	assert_int_equal(lm_file_replace(AT_FDCWD, db, good.data, good.len, 0600, 0, NULL), 0);
-	start(f);
-	assert_int_equal(stat_as(f, "lamella", "a", NULL), LM_RPC_OK);
 	/* Paths that a mount's options could not carry. */
 	struct fixture odd = *f;
 	snprintf(odd.root, sizeof(odd.root), "%s/a,b", f->dir);
 	assert_int_equal(try_start(&odd, &err), -EINVAL);
 	snprintf(odd.root, sizeof(odd.root), "relative");
 	assert_int_equal(try_start(&odd, &err), -EINVAL);
+}
+
+/* A store that is lost in every way, under a container that goes on: what a client knew is there. */
+static void damaged_store(void **state)
+{
+	struct fixture *f = *state;
+	char one[256];
+	wire_mounts *m = NULL, *again = NULL;
+	CLEANUP(lm_freep) char *db = lm_str_printf("%s/store.db", f->root);
+	assert_int_equal(offer(f, "x1", "", 101, "chain1"), LM_RPC_ALREADY_EXISTS);
+	lookup_layer(f, "chain1", "", one);
+	assert_int_equal(prepare(f, "unpack", one, NULL, NULL), LM_RPC_OK);
+	assert_int_equal(commit(f, "top", "unpack", LABELS("c", "2")), LM_RPC_OK);
+	assert_int_equal(prepare(f, "container", "top", LABELS("l", "1"), &m), LM_RPC_OK);
+	CLEANUP(lm_freep) char *file = lm_str_printf("%s/user-data", option_of(m, "upperdir="));
+	assert_int_equal(lm_file_replace(AT_FDCWD, file, "x", 1, 0600, 0, NULL), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		stop(f);
+		if (i == 0)
+			assert_int_equal(unlink(db), 0);
+		else
+			assert_int_equal(lm_file_replace(AT_FDCWD, db, "not a database", i == 1 ? 14 : 0, 0600, 0, NULL), 0);
+		start(f);
+		assert_int_equal(lm_service_count(f->service, LM_COUNT_SNAPSHOTS_REBUILT), 3);
+		assert_int_equal(cleanup(f), LM_RPC_OK);
+		assert_int_equal(access(file, F_OK), 0);
+		assert_int_equal(stat_as(f, "lamella", "top", NULL), LM_RPC_OK);
+		assert_int_equal(stat_as(f, "lamella", "unpack", NULL), LM_RPC_NOT_FOUND);
+		assert_int_equal(mounts(f, "container", &again), LM_RPC_OK);
+		assert_string_equal(option_of(again, "upperdir="), option_of(m, "upperdir="));
+		response_free(again);
+		lookup_layer(f, "chain1", "", one);
+		assert_int_equal(offer(f, "x2", "", 101, "chain1"), LM_RPC_ALREADY_EXISTS);
+		assert_int_equal(prepare(f, "next", "top", NULL, NULL), LM_RPC_OK);
+		assert_int_equal(remove_key(f, "next"), LM_RPC_OK);
+		assert_int_equal(cleanup(f), LM_RPC_OK);
+	}
+	/* What nobody can say anything about is kept, also by later clean-ups. */
+	CLEANUP(lm_freep) char *strange = lm_str_printf("%s/snapshots/77/fs/data", f->root);
+	stop(f);
+	assert_int_equal(lm_mkdir_p(AT_FDCWD, strange, 0700, NULL), 0);
+	assert_int_equal(unlink(db), 0);
+	start(f);
+	assert_int_equal(lm_service_count(f->service, LM_COUNT_DIRECTORIES_KEPT), 1);
+	assert_int_equal(cleanup(f), LM_RPC_OK);
+	assert_int_equal(access(strange, F_OK), 0);
+	assert_int_equal(prepare(f, "after", "top", NULL, &again), LM_RPC_OK);
+	assert_true(lm_str_ends(option_of(again, "upperdir="), "/78/fs"));
+	response_free(again);
+	response_free(m);
+	assert_int_equal(remove_key(f, "after"), LM_RPC_OK);
+	assert_int_equal(remove_key(f, "container"), LM_RPC_OK);
+	assert_int_equal(remove_key(f, "top"), LM_RPC_OK);
+	assert_int_equal(remove_key(f, one), LM_RPC_OK);
+	assert_int_equal(cleanup(f), LM_RPC_OK);
+	assert_int_equal(directories(f), 1);
 }
 
 int main(void)
@@ -1049,6 +1089,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(concurrency, setup, teardown),
 		cmocka_unit_test_setup_teardown(restart, setup, teardown),
 		cmocka_unit_test_setup_teardown(refused_starts, setup, teardown),
+		cmocka_unit_test_setup_teardown(damaged_store, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -28,7 +28,7 @@ static int setup(void **state)
 	strcpy(f->dir, "/tmp/lamella-test-XXXXXX");
 	*state = f;
 	if (!mkdtemp(f->dir) || lm_layout_open(f->dir, &f->layout, &f->err) < 0 ||
-		lm_layout_make_link(f->layout, 7, "/somewhere", &f->err) < 0)
+		lm_layout_make_link(f->layout, 7, "/somewhere", &(struct lm_buf){0}, &f->err) < 0)
 		return -1;
 	snprintf(f->snapshot, sizeof(f->snapshot), "%s/snapshots/7", f->dir);
 	return 0;
