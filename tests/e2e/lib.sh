@@ -538,3 +538,39 @@ unmount_view() { # SNAPSHOTTER DIR
 	umount "$2"
 	ctr_ "$1" snapshots --snapshotter "$1" rm "view-${2##*/}"
 }
+
+# --- what is left of it all -------------------------------------------------------------------------------------------
+
+snapshot_directories() { find "$WORK/snapshotter/snapshots" -mindepth 1 -maxdepth 1 | grep -c . || true; }
+store_rows() { # of the snapshotter, which may run
+	python3 -c 'import sqlite3, sys; print(sqlite3.connect("file:%s?mode=ro" % sys.argv[1], uri=True).execute("SELECT count(*) FROM snapshots").fetchone()[0])' "$WORK/snapshotter/store.db"
+}
+store_mounts() { awk -v p="$WORK/snapshotter/" 'index($5, p) == 1' /proc/self/mountinfo; }
+# Loop devices are the machine's, and others have theirs; ours are of files in our mounts.
+note_loops() { OWN_DEVICES+=" $(printf '%04x' "$(stat -c %d "$MOUNT_BASE/$FQRN")")"; } # as long as the fetcher runs
+own_loops() {
+	local d
+	for d in ${OWN_DEVICES:-}; do losetup -a | grep -F "[$d]" || true; done
+}
+
+# Any removal makes containerd collect its garbage; this one waits for it.
+collect_garbage() {
+	local ctr=(ctr -a "$(containerd_socket lamella)" -n k8s.io)
+	"${ctr[@]}" images tag --force "$REGISTRY/pause:latest" collect:me >/dev/null 2>&1 || true
+	"${ctr[@]}" images ls -q | xargs -r "${ctr[@]}" images rm --sync >/dev/null 2>&1 || true
+	"${ctr[@]}" leases ls -q | xargs -r -n1 "${ctr[@]}" leases rm --sync >/dev/null 2>&1 || true
+}
+all_collected() {
+	collect_garbage
+	[ "$(snapshot_directories) $(store_rows)" = "0 0" ]
+}
+no_loops() { [ -z "$(own_loops)" ]; } # they go a moment after their mounts
+no_shims() { ! pgrep -f containerd-shim >/dev/null; }
+
+# Removes all images; then nothing may be left of any, nor of the containers that were removed before.
+expect_nothing_left() {
+	wait_for 60 "snapshots to go: $(store_rows) rows, directories $(ls "$WORK/snapshotter/snapshots")" all_collected
+	[ -z "$(store_mounts)" ] || fail "mounts are left: $(store_mounts)"
+	wait_for 10 "loop devices to go: $(own_loops)" no_loops
+	wait_for 20 "the processes of containers to go: $(pgrep -af containerd-shim || true)" no_shims
+}
