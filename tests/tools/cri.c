@@ -15,6 +15,7 @@
  *   rmi REF                       remove an image
  *   image REF                     print id and size of an image; exit code 1 where it is not there
  *   fsinfo                        print bytes, inodes and directory of each file system of images
+ *   clear                         stop and remove all pods
  *
  *   --name NAME         of the pod and the container (default: made of the time)
  *   --log-dir DIR       where the runtime writes the output (default: a temporary directory)
@@ -517,6 +518,18 @@ static int cmd_stop(struct cri *cri, const struct options *o, char **args)
 	return call_plain(cri, RUNTIME "StopContainer", &request, &runtime__v1__stop_container_response__descriptor);
 }
 
+static int cmd_clear(struct cri *cri, const struct options *o, char **args)
+{
+	Runtime__V1__ListPodSandboxRequest request = RUNTIME__V1__LIST_POD_SANDBOX_REQUEST__INIT;
+	ANSWER(Runtime__V1__ListPodSandboxResponse, answer);
+	int r = call(
+		cri, RUNTIME "ListPodSandbox", &request, &runtime__v1__list_pod_sandbox_response__descriptor, &raw_);
+	answer = (void *)raw_;
+	for (size_t i = 0; r == 0 && i < answer->n_items; i++)
+		r = remove_sandbox(cri, answer->items[i]->id);
+	return r;
+}
+
 static int cmd_pid(struct cri *cri, const struct options *o, char **args)
 {
 	ANSWER(Runtime__V1__ContainerStatusResponse, answer);
@@ -573,11 +586,13 @@ static const struct command {
 	{"rmi", 1, cmd_rmi},
 	{"image", 1, cmd_image},
 	{"fsinfo", 0, cmd_fsinfo},
+	{"clear", 0, cmd_clear},
 };
 
 static int usage(void)
 {
-	fputs("usage: lamella-cri [-s SOCKET] [-t SECONDS] status|list|fsinfo|pull REF|image REF|rmi REF|stop ID|rm "
+	fputs("usage: lamella-cri [-s SOCKET] [-t SECONDS] status|list|clear|fsinfo|pull REF|image REF|rmi REF|stop "
+	      "ID|rm "
 	      "ID|pid ID\n"
 	      "       lamella-cri [-s SOCKET] [-t SECONDS] exec ID CMD...\n"
 	      "       lamella-cri [-s SOCKET] [-t SECONDS] run|start [--name NAME] [--log-dir DIR] [--cgroup-parent "
