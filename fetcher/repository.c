@@ -234,9 +234,12 @@ static void object_done(void *arg, int code, int fd, const struct lm_err *err)
 	answer_end(arg, code, err);
 }
 
+/* Also what has to be verified first, since the machine ended uncleanly. */
 static bool is_cached(struct lm_repository *repository, const struct lm_object_ref *ref)
 {
 	CLEANUP(lm_closep) int fd = lm_cache_open(repository->config.cache, ref);
+	if (fd == -ENOENT && lm_cache_has_suspects(repository->config.cache))
+		fd = lm_cache_recover(repository->config.cache, ref);
 	return fd >= 0;
 }
 

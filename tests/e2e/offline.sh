@@ -100,6 +100,18 @@ same "$first" a
 fails_in_time "$(layer_dir "$first")/b"
 same "$first" a
 
+say "a warm start without it, after an unclean end of the machine"
+worker=$(pgrep -P "$(pid_of fetcher)")
+stop fetcher KILL
+wait_for 10 "the end of the worker" eval "! kill -0 $worker 2>/dev/null"
+for m in $(awk '$5 ~ "^/run/lamella/" { print $5 }' /proc/self/mountinfo | tac); do umount -l "$m"; done
+sed -i 's/^boot .*/boot 00000000-0000-0000-0000-000000000000/' "$WORK/cache/lamella/boot"
+fetcher_start "${SETTINGS[@]}"
+grep -q 'ended uncleanly' "$WORK/log/fetcher.log" || fail "not an unclean end"
+status_is 1 200 ".repositories[0] | .state == \"offline\" and .revision == $revision and .mountpoint != \"\""
+same "$first" a
+fails_in_time "$(layer_dir "$first")/b"
+
 say "a revision is published meanwhile, then the server returns"
 second=$(image second c)
 revision=$((revision + 1))
