@@ -12,7 +12,6 @@ isolate cycles
 
 CYCLES=60 WORKERS=8 KILL_EVERY=20 IMAGES=10 SERVED=7
 [ -z "$LM_ALL" ] || CYCLES=1000
-PROGRAMS=(sh sha256sum cat sync)
 T=application/vnd.oci.image
 
 # A layout of these layers, the lowest first, with tag latest.
@@ -37,14 +36,8 @@ make_layers() { # LAYOUT TAR...
 
 # Every image has the programs, one of three layers above them, and its own.
 make_images() {
-	local d=$WORK/tmp/make program library i
-	mkdir -p "$d/base/usr/bin" "$d/base/tmp"
-	for i in bin lib lib64; do mkdir -p "$d/base/usr/$i" && ln -s "usr/$i" "$d/base/$i"; done
-	for program in "${PROGRAMS[@]}"; do
-		program=$(command -v "$program")
-		cp -L "$program" "$d/base/usr/bin/"
-		for library in $(ldd "$program" | grep -o '/[^ ]*'); do mkdir -p "$d/base$(dirname "$library")" && cp -Ln "$library" "$d/base$library" || true; done
-	done
+	local d=$WORK/tmp/make i n
+	programs_tree "$d/base" sh sha256sum cat sync
 	for ((i = 0; i < 3; i++)); do
 		mkdir -p "$d/middle-$i/data"
 		for n in 1 2 3 4 5; do head -c $((n * 7000)) /dev/urandom >"$d/middle-$i/data/middle-$n"; done

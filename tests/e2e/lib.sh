@@ -248,6 +248,22 @@ make_layout() { # LAYOUT TAR [COMMAND...]
 	echo '{"imageLayoutVersion": "1.0.0"}' >"$layout/oci-layout"
 }
 
+# A tree in which these programs of this machine run.
+programs_tree() { # DIRECTORY COMMAND...
+	local dir=$1 program file
+	shift
+	mkdir -p "$dir/tmp" "$dir/var/tmp"
+	for file in bin lib lib64; do mkdir -p "$dir/usr/$file" && ln -s "usr/$file" "$dir/$file"; done
+	for program; do
+		program=$(command -v "$program")
+		cp -L "$program" "$dir/usr/bin/"
+		for file in $(ldd "$program" | grep -o '/[^ ]*'); do
+			mkdir -p "$dir$(dirname "$file")"
+			[ -e "$dir$file" ] || cp -L "$file" "$dir$file"
+		done
+	done
+}
+
 # The image of pod sandboxes, in the registry as pause:latest.
 push_pause() {
 	tar -C "$LM_BUILD/tests/tools" --owner=0 --group=0 -cf "$WORK/tmp/pause.tar" pause
