@@ -1,6 +1,10 @@
 #include "fetcher/metrics.h"
 
+#include "net/exposition.h"
+
 #include <inttypes.h>
+
+#define PREFIX "lamella_fetcher"
 
 typedef Lamella__Fetcher__V1__StatusResponse StatusResponse;
 typedef Lamella__Fetcher__V1__RepositoryStatus RepositoryStatus;
@@ -15,7 +19,7 @@ enum scope { INFO, NODE, CACHE, REPOSITORY, KERNEL, SERVER, PROXY, LAYER_ANSWERS
 
 struct metric {
 	const char *name;
-	enum type { COUNTER, GAUGE, HISTOGRAM } type;
+	enum type { COUNTER = LM_COUNTER, GAUGE = LM_GAUGE, HISTOGRAM = LM_HISTOGRAM } type;
 	enum scope scope;
 	const char *help;
 	enum form {
@@ -189,38 +193,6 @@ struct printer {
 	int code;
 };
 
-/* A label's value: backslashes, quotes and line ends are escaped. */
-static int put_label(struct lm_buf *out, const char *name, const char *value)
-{
-	int r = lm_buf_printf(out, "%s=\"", name);
-	for (; *value && r == 0; value++) {
-		if (*value == '\\' || *value == '"')
-			r = lm_buf_printf(out, "\\%c", *value);
-		else if (*value == '\n')
-			r = lm_buf_str(out, "\\n");
-		else
-			r = lm_buf_append(out, value, 1);
-	}
-	return r < 0 ? r : lm_buf_str(out, "\"");
-}
-
-/* NAME{LABEL="VALUE",...}; the second label may be NULL. */
-static int put_name(
-	const struct printer *p, const char *label, const char *value, const char *label2, const char *value2)
-{
-	int r = lm_buf_printf(p->out, "lamella_fetcher_%s", p->metric->name);
-	if (!label || r < 0)
-		return r;
-	r = lm_buf_str(p->out, "{");
-	if (r == 0)
-		r = put_label(p->out, label, value);
-	if (r == 0 && label2)
-		r = lm_buf_str(p->out, ",");
-	if (r == 0 && label2)
-		r = put_label(p->out, label2, value2);
-	return r < 0 ? r : lm_buf_str(p->out, "}");
-}
-
 static int put_us(struct lm_buf *out, uint64_t us)
 {
 	return lm_buf_printf(out, " %" PRIu64 ".%06" PRIu64 "\n", us / 1000000, us % 1000000);
@@ -271,7 +243,7 @@ static void put(struct printer *p, const void *message, const char *label, const
 	const char *value2)
 {
 	if (p->code == 0)
-		p->code = put_name(p, label, value, label2, value2);
+		p->code = lm_exposition_name(p->out, PREFIX, p->metric->name, label, value, label2, value2);
 	if (p->code == 0)
 		p->code = put_value(p, message);
 }
@@ -288,7 +260,7 @@ static int put_histogram(struct printer *p, const RepositoryStatus *r)
 	const char *name = p->metric->name;
 	CLEANUP(lm_buf_done) struct lm_buf label = LM_BUF(4096);
 	uint64_t sum = 0;
-	int code = put_label(&label, "repository", r->fqrn);
+	int code = lm_exposition_label(&label, "repository", r->fqrn);
 	for (size_t i = 0; i < r->n_fetch_times && code == 0; i++) {
 		sum += r->fetch_times[i];
 		uint64_t ms = (uint64_t)1 << i;
@@ -365,19 +337,13 @@ static void put_instances(struct printer *p, const StatusResponse *status)
 	}
 }
 
-static const char *type_name(const struct metric *metric)
-{
-	static const char *const names[] = {[COUNTER] = "counter", [GAUGE] = "gauge", [HISTOGRAM] = "histogram"};
-	return names[metric->type];
-}
-
 int lm_metrics_print(const StatusResponse *status, struct lm_buf *out)
 {
 	struct printer p = {.out = out};
 	for (size_t i = 0; i < ARRAY_LEN(metrics) && p.code == 0; i++) {
 		p.metric = &metrics[i];
-		p.code = lm_buf_printf(out, "# HELP lamella_fetcher_%s %s\n# TYPE lamella_fetcher_%s %s\n",
-			p.metric->name, p.metric->help, p.metric->name, type_name(p.metric));
+		p.code = lm_exposition_head(
+			out, PREFIX, p.metric->name, (enum lm_exposition_kind)p.metric->type, p.metric->help);
 		put_instances(&p, status);
 	}
 	return p.code;

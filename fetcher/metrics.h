@@ -12,9 +12,6 @@
 #include "base/buf.h"
 #include "lamella/fetcher.pb-c.h"
 
-#define LM_METRICS_CONTENT_TYPE "text/plain; version=0.0.4; charset=utf-8"
-enum { LM_METRICS_MAX = 16 << 20 };
-
 /* Appends all of them. -ENOMEM, -EMSGSIZE: out has a part of them. */
 int lm_metrics_print(const Lamella__Fetcher__V1__StatusResponse *status, struct lm_buf *out) MUST_CHECK;
 

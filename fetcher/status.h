@@ -11,6 +11,7 @@
 #include "lamella/fetcher.pb-c.h"
 
 #include "base/err.h"
+#include "rpc/build.h"
 
 #include <stdbool.h>
 
@@ -26,20 +27,5 @@ LM_DEFINE_CLEANUP(Lamella__Fetcher__V1__StatusResponse, lm_status_free, lm_statu
 
 /* True when everything that is configured is served, if only from the cache. */
 bool lm_status_is_healthy(const Lamella__Fetcher__V1__StatusResponse *status);
-
-/*
- * Messages are trees on the heap, freed by protobuf_c_message_free_unpacked(). When memory is short, `failed` is set,
- * and what is missing stays empty.
- */
-struct lm_message_builder {
-	bool failed;
-};
-void *lm_message_new(struct lm_message_builder *builder, const ProtobufCMessageDescriptor *type);
-/* A new element of a repeated field: lm_message_add(&builder, &type, &m->servers, &m->n_servers). NULL: no memory. */
-#define lm_message_add(builder, type, array, count) lm_message_append((builder), (type), (void ***)(array), (count))
-void *lm_message_append(
-	struct lm_message_builder *builder, const ProtobufCMessageDescriptor *type, void ***array, size_t *count);
-/* Strings may be of any origin, messages have UTF-8 only: bytes outside of printable ASCII become \xHH. */
-void lm_message_text(struct lm_message_builder *builder, char **field, const char *text);
 
 #endif

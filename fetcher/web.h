@@ -7,15 +7,12 @@
  *              with all problems
  *   /status    the StatusResponse of the control service as JSON
  *
- * One thread for each of the two; at most LM_WEB_CONNECTIONS at once, of which one that is silent for LM_WEB_IDLE_S is
- * closed. Nothing of the fetcher waits for a client.
+ * net/pages.h says how.
  */
 #ifndef LM_FETCHER_WEB_H
 #define LM_FETCHER_WEB_H
 
 #include "base/err.h"
-
-enum { LM_WEB_CONNECTIONS = 16, LM_WEB_IDLE_S = 10 };
 
 struct lm_control_config;
 struct lm_web;

@@ -4,6 +4,8 @@
 #include "fetcher/layers.h"
 #include "fetcher/metrics.h"
 #include "fetcher/web.h"
+#include "net/exposition.h"
+#include "net/pages.h"
 
 #include <netinet/in.h>
 #include <sys/un.h>
@@ -79,7 +81,7 @@ static void test_pages(void **state)
 	rig_open(&rig);
 	assert_answer(
 		&rig, "GET", "/metrics", "HTTP/1.1 200", "\nlamella_fetcher_info{version=\"" LM_VERSION "\"} 1\n");
-	assert_answer(&rig, "GET", "/metrics", "HTTP/1.1 200", "Content-Type: " LM_METRICS_CONTENT_TYPE "\r\n");
+	assert_answer(&rig, "GET", "/metrics", "HTTP/1.1 200", "Content-Type: " LM_EXPOSITION_TYPE "\r\n");
 	assert_answer(&rig, "GET", "/healthz", "HTTP/1.1 200", "\r\n\r\n{\"healthy\":true,\"problems\":[]}\n");
 	assert_answer(&rig, "GET", "/status", "HTTP/1.1 200", "\r\n\r\n{\"repositories\":[],\"version\":\"" LM_VERSION);
 	assert_answer(&rig, "GET", "/status?x=y", "HTTP/1.1 200", "Cache-Control: no-store");
@@ -97,7 +99,7 @@ static void test_pages(void **state)
 static void test_silent_clients(void **state)
 {
 	CLEANUP(rig_close) struct rig rig;
-	int fds[4 * LM_WEB_CONNECTIONS];
+	int fds[4 * LM_PAGES_CONNECTIONS];
 	rig_open(&rig);
 	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
 		fds[i] = connect_to(&rig);
