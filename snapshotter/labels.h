@@ -11,13 +11,21 @@
 #define LM_LABEL_UIDMAP "containerd.io/snapshot/uidmapping"
 #define LM_LABEL_GIDMAP "containerd.io/snapshot/gidmapping"
 
+/* Labels that are ours to set: what a client says under such names, in an image's annotations for example, is dropped.
+ */
+#define LM_LABEL_OURS "containerd.io/snapshot/lamella."
 /* What we add to layers that came with a LM_LABEL_REF: how the layer is provided, and why not lazily. */
 #define LM_LABEL_LAYER "containerd.io/snapshot/lamella.layer" /* "lazy" or "ordinary" */
 #define LM_LABEL_REASON "containerd.io/snapshot/lamella.reason"
+/* The kind of reason an ordinary one has: "unnamed", "absent", "unavailable", "unreachable", "timed-out", "local". */
+#define LM_LABEL_CAUSE "containerd.io/snapshot/lamella.cause"
 /* And to containers' roots above such layers: "used", or "not used: " and why not. Of Prepare; a later mount may
  * differ. */
 #define LM_LABEL_TREE "containerd.io/snapshot/lamella.tree"
 
+/* What clients may send, and ours keep to as well. */
+#define LM_LABEL_MAX_BYTES 4096	      /* key and value: containerd's own limit */
+#define LM_LABELS_MAX_COUNT 1024      /* of one snapshot */
 #define LM_LABELS_MAX_BYTES (1 << 20) /* of one snapshot: what one message of a List must be able to carry */
 
 struct lm_label {

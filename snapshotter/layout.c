@@ -233,8 +233,7 @@ int lm_layout_keep(struct lm_layout *layout, int64_t id, const char *why, struct
 	CLEANUP(lm_freep) char *text = lm_str_printf("%s\n", why);
 	if (!text)
 		return lm_err_oom(err);
-	return lm_file_replace(
-		layout->fd, name_of(id, "/kept").text, text, strlen(text), 0600, LM_FILE_SYNC, err);
+	return lm_file_replace(layout->fd, name_of(id, "/kept").text, text, strlen(text), 0600, LM_FILE_SYNC, err);
 }
 
 bool lm_layout_is_kept(struct lm_layout *layout, int64_t id)

@@ -2,6 +2,7 @@
 #include "base/conf.h"
 #include "base/log.h"
 #include "base/notify.h"
+#include "net/pages.h"
 #include "snapshotter/service.h"
 
 #include <getopt.h>
@@ -20,6 +21,9 @@ static const char usage_text[] =
 	"\n"
 	"  --root DIR          state and writable layers (default /var/lib/lamella/snapshotter)\n"
 	"  --address SOCKET    where containerd connects (default /run/lamella/snapshotter.sock)\n"
+	"  --status SOCKET     where it tells what it does, to `lamella status` and `lamella images --node` (default\n"
+	"                      that of --address with -status before its end), and metrics in Prometheus' form\n"
+	"                      (the same with -metrics)\n"
 	"  --fetcher SOCKET    where lamella-fetcher listens (default /run/lamella/fetcher.sock)\n"
 	"  --config FILE       read LAMELLA_... settings from FILE (default " DEFAULT_CONFIG ", if it exists)\n"
 	"  --on-miss ACTION    a layer that can't be served: pull (download it; default), warn (and say so\n"
@@ -29,22 +33,35 @@ static const char usage_text[] =
 	"\n"
 	"Settings: LAMELLA_ON_MISS, LAMELLA_RESOLVE_TIMEOUT (seconds for the fetcher's answer, default 10), "
 	"LAMELLA_TREES\n"
-	"(yes, the default: use the merged trees of images that have them, where the kernel can; or no).\n"
+	"(yes, the default: use the merged trees of images that have them, where the kernel can; or no),\n"
+	"LAMELLA_SNAPSHOTTER_METRICS (ADDRESS:PORT where metrics are served, beside their socket).\n"
 	"Signals: TERM and INT stop, USR1 logs the counters.\n";
 
 struct options {
 	struct lm_service_options service;
 	const char *config;
-	const char *on_miss; /* of the command line, which goes before the configuration */
+	const char *on_miss;			  /* of the command line, which goes before the configuration */
+	char *status, *metrics, *metrics_address; /* where they are not the command line's */
 	enum lm_log_level log_level;
 	bool done; /* --help, --version */
 };
 
-enum { OPT_ROOT = 256, OPT_ADDRESS, OPT_FETCHER, OPT_CONFIG, OPT_ON_MISS, OPT_LOG_LEVEL, OPT_VERSION, OPT_HELP };
+enum {
+	OPT_ROOT = 256,
+	OPT_ADDRESS,
+	OPT_STATUS,
+	OPT_FETCHER,
+	OPT_CONFIG,
+	OPT_ON_MISS,
+	OPT_LOG_LEVEL,
+	OPT_VERSION,
+	OPT_HELP
+};
 
 static const struct option long_options[] = {
 	{"root", required_argument, NULL, OPT_ROOT},
 	{"address", required_argument, NULL, OPT_ADDRESS},
+	{"status", required_argument, NULL, OPT_STATUS},
 	{"fetcher", required_argument, NULL, OPT_FETCHER},
 	{"config", required_argument, NULL, OPT_CONFIG},
 	{"on-miss", required_argument, NULL, OPT_ON_MISS},
@@ -62,6 +79,9 @@ static int parse_option(int option, struct options *o)
 		return 0;
 	case OPT_ADDRESS:
 		o->service.address = optarg;
+		return 0;
+	case OPT_STATUS:
+		o->service.status = optarg;
 		return 0;
 	case OPT_FETCHER:
 		o->service.fetcher = optarg;
@@ -116,12 +136,29 @@ static int read_settings(struct options *o, struct lm_err *err)
 	if (r < 0)
 		return r;
 	o->service.resolve_timeout_ms = (unsigned)timeout_s * 1000;
+	const char *address = lm_conf_get(conf, "LAMELLA_SNAPSHOTTER_METRICS");
+	if (address && !(o->metrics_address = strdup(address)))
+		return lm_err_oom(err);
+	o->service.metrics_address = o->metrics_address;
 	r = lm_conf_bool(conf, "LAMELLA_TREES", true, &o->service.trees, err);
 	if (r < 0)
 		return r;
 	const char *on_miss = o->on_miss ? o->on_miss : lm_conf_get(conf, "LAMELLA_ON_MISS");
 	if (on_miss && !lm_on_miss_parse(on_miss, &o->service.on_miss))
 		return lm_err_set(err, -EINVAL, "LAMELLA_ON_MISS or --on-miss is %s: not pull, warn or fail", on_miss);
+	return 0;
+}
+
+/* The sockets for those who watch lie beside that of the service. */
+static int name_sockets(struct options *o, struct lm_err *err)
+{
+	o->status = lm_pages_socket_beside(o->service.address, "status");
+	o->metrics = lm_pages_socket_beside(o->service.address, "metrics");
+	if (!o->status || !o->metrics)
+		return lm_err_oom(err);
+	o->service.metrics = o->metrics;
+	if (!o->service.status)
+		o->service.status = o->status;
 	return 0;
 }
 
@@ -171,6 +208,8 @@ static int serve(struct options *o)
 	CLEANUP(lm_service_stopp) struct lm_service *service = NULL;
 	int r = read_settings(o, &err);
 	if (r == 0)
+		r = name_sockets(o, &err);
+	if (r == 0)
 		r = lm_service_start(&o->service, &service, &err);
 	if (r < 0) {
 		lm_log(LM_LOG_ERROR, "not started", LM_KV("reason", "%s", lm_err_text(&err)));
@@ -201,5 +240,9 @@ int main(int argc, char **argv)
 	if (options.done)
 		return 0;
 	lm_log_init("lamella-snapshotter", options.log_level);
-	return serve(&options);
+	int code = serve(&options);
+	free(options.status);
+	free(options.metrics);
+	free(options.metrics_address);
+	return code;
 }

@@ -151,6 +151,18 @@ static int add_upper(const char *prefix, const struct lm_snapshot *snapshot, str
 	return r < 0 ? r : add_option(mount, "upperdir=", fs, err);
 }
 
+size_t lm_overlay_words(const struct lm_mount_options *options, const char **ret)
+{
+	size_t count = 0;
+	if (options->index_off)
+		ret[count++] = "index=off";
+	if (options->xino_on)
+		ret[count++] = "xino=on";
+	if (options->user_xattr)
+		ret[count++] = "userxattr";
+	return count;
+}
+
 static int overlay_mount(const char *prefix, const struct lm_mount_options *options, const struct lm_snapshot *snapshot,
 	const struct lm_lower *lower, struct lm_mount *mount, struct lm_err *err)
 {
@@ -158,11 +170,11 @@ static int overlay_mount(const char *prefix, const struct lm_mount_options *opti
 	mount->source = strdup("overlay");
 	if (!mount->source)
 		return lm_err_oom(err);
-	int r = options->index_off ? add_option(mount, "", "index=off", err) : 0;
-	if (r == 0 && options->xino_on)
-		r = add_option(mount, "", "xino=on", err);
-	if (r == 0 && options->user_xattr)
-		r = add_option(mount, "", "userxattr", err);
+	const char *words[LM_MOUNT_OPTIONS_MAX];
+	size_t count = lm_overlay_words(options, words);
+	int r = 0;
+	for (size_t i = 0; i < count && r == 0; i++)
+		r = add_option(mount, "", words[i], err);
 	if (r == 0 && snapshot->kind == LM_ACTIVE)
 		r = add_upper(prefix, snapshot, mount, err);
 	return r < 0 ? r : add_lower(prefix, snapshot, lower, mount, err);

@@ -12,6 +12,8 @@
 
 #include "snapshotter/store.h"
 
+#define LM_MOUNT_OPTIONS_MAX 8
+
 struct lm_mount_options {
 	bool index_off; /* keeps shared lower directories from EBUSY and ESTALE, where the kernel has the option */
 	/*
@@ -25,6 +27,9 @@ struct lm_mount_options {
 
 /* Asks the running kernel. */
 struct lm_mount_options lm_overlay_probe(void);
+
+/* The words for them, of every overlay; ret has room for LM_MOUNT_OPTIONS_MAX. Returns how many. */
+size_t lm_overlay_words(const struct lm_mount_options *options, const char **ret);
 
 /* What a mount takes for the layers below a snapshot. */
 struct lm_lower {
@@ -43,8 +48,6 @@ void lm_lowers_done(struct lm_lowers *lowers);
 /* The directories below a snapshot that a mount shows; of a merged tree that is one. ret must be empty. */
 int lm_overlay_lowers(const char *prefix, const struct lm_snapshot *snapshot, const struct lm_lower *lower,
 	struct lm_lowers *ret, struct lm_err *err) MUST_CHECK;
-
-#define LM_MOUNT_OPTIONS_MAX 8
 
 struct lm_mount {
 	const char *type;

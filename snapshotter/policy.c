@@ -11,6 +11,8 @@
 #include <search.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #define DIGEST_PREFIX "sha256:"
 #define DIGEST_LEN (sizeof(DIGEST_PREFIX) - 1 + 64)
@@ -35,6 +37,7 @@ struct known {
 	bool asking; /* some thread is asking */
 	unsigned pins;
 	int64_t answered_ms;
+	int code; /* why it is UNAVAILABLE */
 	char *path, *lean, *opaque, *note, *reason;
 };
 
@@ -42,13 +45,15 @@ struct lm_policy {
 	/* constant */
 	struct lm_rpc_client *client;
 	unsigned timeout_ms;
+	char *socket;
 	/* under lock */
 	struct lm_lock lock;
+	struct lm_fetcher_seen seen;
 	struct lm_cond answered;
 	void *entries; /* tree by names */
 	size_t count;
-	int64_t silent_ms; /* when the last question ended without an answer; 0: it had one */
-	char silence[REASON_MAX];
+	int64_t silent_ms;     /* when the last question ended without an answer; 0: it had one */
+	struct lm_err silence; /* why */
 };
 
 /* For how long an answer of each state will do. */
@@ -58,12 +63,18 @@ struct freshness {
 static const struct freshness for_pull = {LM_POLICY_SERVED_MS, LM_POLICY_ABSENT_MS, LM_POLICY_UNAVAILABLE_MS};
 static const struct freshness for_start = {LM_POLICY_CHECK_MS, LM_POLICY_CHECK_FAILED_MS, LM_POLICY_CHECK_FAILED_MS};
 
+static const char *const on_miss_names[] = {
+	[LM_ON_MISS_PULL] = "pull", [LM_ON_MISS_WARN] = "warn", [LM_ON_MISS_FAIL] = "fail"};
+
+const char *lm_on_miss_name(enum lm_on_miss on_miss)
+{
+	return on_miss_names[on_miss];
+}
+
 bool lm_on_miss_parse(const char *text, enum lm_on_miss *ret)
 {
-	static const char *const names[] = {
-		[LM_ON_MISS_PULL] = "pull", [LM_ON_MISS_WARN] = "warn", [LM_ON_MISS_FAIL] = "fail"};
-	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		if (strcmp(text, names[i]) == 0) {
+	for (size_t i = 0; i < ARRAY_LEN(on_miss_names); i++) {
+		if (strcmp(text, on_miss_names[i]) == 0) {
 			*ret = (enum lm_on_miss)i;
 			return true;
 		}
@@ -263,6 +274,7 @@ static void set_answer(struct known *entry, enum state state, const char *path, 
 	entry->note = note && *note ? lm_str_printf("%.*s", REASON_MAX, note) : NULL;
 	entry->reason = reason && *reason ? lm_str_printf("%.*s", REASON_MAX, reason) : NULL;
 	entry->state = state == SERVED && !entry->path ? UNAVAILABLE : state;
+	entry->code = -EAGAIN;
 	entry->answered_ms = lm_now_ms();
 	entry->asking = false;
 }
@@ -327,7 +339,7 @@ static int invoke_resolve(struct lm_policy *policy, const Lamella__Fetcher__V1__
 		NULL, err);
 }
 
-static int call_fetcher(struct lm_policy *policy, const struct names *const *names, size_t count, bool tree,
+static int try_fetcher(struct lm_policy *policy, const struct names *const *names, size_t count, bool tree,
 	unsigned timeout_ms, Lamella__Fetcher__V1__ResolveResponse **ret, struct lm_err *err)
 {
 	CLEANUP(lm_freep) Lamella__Fetcher__V1__LayerQuery *queries = calloc(count, sizeof(*queries));
@@ -350,13 +362,90 @@ static int call_fetcher(struct lm_policy *policy, const struct names *const *nam
 	int64_t left_ms = until_ms - lm_now_ms();
 	if (r != -EAGAIN || left_ms <= 0)
 		return r;
-	/* Away: it may just be starting again, which must not cost the download of an image. If not, the first error
-	 * says more than the end of waiting. */
-	struct lm_err late = LM_ERR_INIT;
-	int again = invoke_resolve(policy, &request, (unsigned)LM_MIN(left_ms, RESTART_MS), true, ret, &late);
-	if (again == 0 || again == -ETIMEDOUT)
-		return again == 0 ? 0 : r;
-	return lm_err_set(err, again, "%s", lm_err_text(&late));
+	/* Away: it may just be starting again, which must not cost the download of an image. */
+	return invoke_resolve(policy, &request, (unsigned)LM_MIN(left_ms, RESTART_MS), true, ret, err);
+}
+
+int lm_policy_listens(struct lm_policy *policy, struct lm_err *err)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	if (strlen(policy->socket) >= sizeof(address.sun_path))
+		return lm_err_set(err, -ECONNREFUSED, "%s is too long for a socket", policy->socket);
+	strcpy(address.sun_path, policy->socket);
+	CLEANUP(lm_closep) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return lm_err_sys(err, -errno, "make a socket");
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
+		return 0;
+	if (errno == EAGAIN)
+		return lm_err_set(err, -ETIMEDOUT, "%s takes no connections", policy->socket);
+	return lm_err_set(err, -ECONNREFUSED, errno == ENOENT ? "%s is not there%s%s" : "nobody listens at %s%s%s",
+		policy->socket, errno == ENOENT || errno == ECONNREFUSED ? "" : ": ",
+		errno == ENOENT || errno == ECONNREFUSED ? "" : strerror(errno));
+}
+
+/* What grpc says of a server that is away or silent is much the same; what the socket says differs. One that is there
+ * and "unavailable" at once has said so itself. */
+static int explain(struct lm_policy *policy, int r, int64_t took_ms, struct lm_err *err)
+{
+	if (r != -EAGAIN && r != -ETIMEDOUT)
+		return r;
+	struct lm_err why = LM_ERR_INIT;
+	if (lm_policy_listens(policy, &why) == -ECONNREFUSED)
+		return lm_err_set(err, -ECONNREFUSED, "the fetcher does not answer: %s", lm_err_text(&why));
+	if (r == -EAGAIN && took_ms < RESTART_MS)
+		return r;
+	return lm_err_set(err, -ETIMEDOUT, "the fetcher does not answer: nothing came from %s in %lld.%03lld s",
+		policy->socket, (long long)took_ms / 1000, (long long)took_ms % 1000);
+}
+
+static void see(struct lm_policy *policy, int r, const struct lm_err *err)
+{
+	enum lm_fetcher_state state = r == 0		   ? LM_FETCHER_ANSWERS
+				      : r == -ECONNREFUSED ? LM_FETCHER_UNREACHABLE
+				      : r == -ETIMEDOUT	   ? LM_FETCHER_SILENT
+							   : LM_FETCHER_FAILS;
+	LM_LOCKED(&policy->lock);
+	struct lm_fetcher_seen *seen = &policy->seen;
+	int64_t now_ms = lm_now_ms();
+	seen->waiting--;
+	seen->questions++;
+	if (state != seen->state)
+		seen->since_ms = now_ms;
+	seen->state = state;
+	if (r == 0) {
+		seen->answered_ms = now_ms;
+		return;
+	}
+	seen->failures++;
+	seen->failed_ms = now_ms;
+	seen->failure = *err;
+}
+
+static int call_fetcher(struct lm_policy *policy, const struct names *const *names, size_t count, bool tree,
+	unsigned timeout_ms, Lamella__Fetcher__V1__ResolveResponse **ret, struct lm_err *err)
+{
+	int64_t began_ms = lm_now_ms();
+	lm_lock_take(&policy->lock);
+	policy->seen.waiting++;
+	lm_lock_release(&policy->lock);
+	int r = try_fetcher(policy, names, count, tree, timeout_ms, ret, err);
+	if (r == 0 && (*ret)->n_layers != count) {
+		r = lm_err_set(err, -EPROTO, "%zu answers to %zu questions", (*ret)->n_layers, count);
+		lamella__fetcher__v1__resolve_response__free_unpacked(STEAL(*ret), NULL);
+	}
+	if (r < 0)
+		r = explain(policy, r, lm_now_ms() - began_ms, err);
+	if (r < 0 && r != -ECONNREFUSED && r != -ETIMEDOUT)
+		(void)lm_err_prefix(err, r, "the fetcher does not answer");
+	see(policy, r, err);
+	return r;
+}
+
+struct lm_fetcher_seen lm_policy_seen(struct lm_policy *policy)
+{
+	LM_LOCKED(&policy->lock);
+	return policy->seen;
 }
 
 /* lock held. What was found is known by its digest alone, too: that is what containers' starts ask for. */
@@ -387,16 +476,16 @@ static void ask(struct lm_policy *policy, struct known **entries, size_t count, 
 	for (size_t i = 0; i < count && names; i++)
 		names[i] = &entries[i]->names;
 	int r = names ? call_fetcher(policy, names, count, false, timeout_ms, &response, &err) : lm_err_oom(&err);
-	if (r == 0 && response->n_layers != count)
-		r = lm_err_set(&err, -EPROTO, "%zu answers to %zu questions", response->n_layers, count);
 	lm_lock_take(&policy->lock);
 	policy->silent_ms = r < 0 ? lm_now_ms() : 0;
-	if (r < 0)
-		snprintf(
-			policy->silence, sizeof(policy->silence), "the fetcher does not answer: %s", lm_err_text(&err));
+	if (r < 0) {
+		policy->silence = err;
+		policy->silence.code = r == -ECONNREFUSED || r == -ETIMEDOUT ? r : -EAGAIN;
+	}
 	for (size_t i = 0; i < count; i++) {
 		if (r < 0) {
-			set_answer(entries[i], UNAVAILABLE, NULL, NULL, policy->silence);
+			set_answer(entries[i], UNAVAILABLE, NULL, NULL, lm_err_text(&err));
+			entries[i]->code = policy->silence.code;
 		} else {
 			take_answer(entries[i], response->layers[i]);
 			share_answer(policy, entries[i]);
@@ -467,7 +556,8 @@ static void wait_for_others(struct lm_policy *policy, struct known **entries, si
 static int read_answer(const struct known *entry, struct lm_layer *ret, struct lm_err *err)
 {
 	if (entry->asking || entry->state == NONE)
-		return lm_err_set(err, -EAGAIN, "%s: the fetcher does not answer in time", name_of(&entry->names));
+		return lm_err_set(err, -ETIMEDOUT,
+			"the fetcher does not answer: it was asked by another call, and nothing came in time");
 	if (entry->state == SERVED) {
 		memcpy(ret->digest, entry->digest, sizeof(entry->digest));
 		ret->path = strdup(entry->path);
@@ -476,7 +566,7 @@ static int read_answer(const struct known *entry, struct lm_layer *ret, struct l
 		ret->note = entry->note ? strdup(entry->note) : NULL;
 		return ret->path && (ret->note || !entry->note) ? 0 : lm_err_oom(err);
 	}
-	return lm_err_set(err, entry->state == ABSENT ? -ENOENT : -EAGAIN, "%s",
+	return lm_err_set(err, entry->state == ABSENT ? -ENOENT : entry->code, "%s",
 		entry->reason ? entry->reason : "no reason given");
 }
 
@@ -539,7 +629,8 @@ static int check_silence(struct lm_policy *policy, const struct names *wanted, s
 {
 	LM_LOCKED(&policy->lock);
 	bool silent = policy->silent_ms && lm_now_ms() - policy->silent_ms < LM_POLICY_UNAVAILABLE_MS;
-	return silent && !*wanted->digest ? lm_err_set(err, -EAGAIN, "%s", policy->silence) : 0;
+	return silent && !*wanted->digest ? lm_err_set(err, policy->silence.code, "%s", lm_err_text(&policy->silence))
+					  : 0;
 }
 
 int lm_policy_find(struct lm_policy *policy, const struct lm_labels *labels, unsigned timeout_ms, struct lm_layer *ret,
@@ -575,7 +666,7 @@ int lm_policy_check(struct lm_policy *policy, const char *const *digests, size_t
 	if (list.count != count)
 		return lm_err_set(err, -EAGAIN, "not %zu different layers that could be asked for", count);
 	r = resolve(policy, &list, count, &for_start, timeout_ms, ret, err);
-	return r == -ENOENT ? -EAGAIN : r;
+	return r == -ENOENT || r == -ECONNREFUSED || r == -ETIMEDOUT ? -EAGAIN : r;
 }
 
 int lm_policy_new(const char *fetcher_socket, unsigned timeout_ms, struct lm_policy **ret, struct lm_err *err)
@@ -586,6 +677,10 @@ int lm_policy_new(const char *fetcher_socket, unsigned timeout_ms, struct lm_pol
 	lm_lock_init(&policy->lock);
 	lm_cond_init(&policy->answered);
 	policy->timeout_ms = timeout_ms;
+	policy->seen.since_ms = lm_now_ms();
+	policy->socket = strdup(fetcher_socket);
+	if (!policy->socket)
+		return lm_err_oom(err);
 	int r = lm_rpc_client_new(fetcher_socket, &policy->client, err);
 	if (r < 0)
 		return r;
@@ -599,6 +694,7 @@ void lm_policy_free(struct lm_policy *policy)
 		return;
 	lm_rpc_client_free(policy->client);
 	tdestroy(policy->entries, entry_free);
+	free(policy->socket);
 	lm_cond_done(&policy->answered);
 	lm_lock_done(&policy->lock);
 	free(policy);
@@ -651,7 +747,7 @@ int lm_policy_tree(struct lm_policy *policy, const char *const *digests, size_t 
 	timeout_ms = LM_MIN(timeout_ms, policy->timeout_ms);
 	int r = call_fetcher(policy, pointers, count, true, timeout_ms, &response, &why);
 	if (r < 0)
-		return lm_err_set(err, -EAGAIN, "the fetcher does not answer: %s", lm_err_text(&why));
+		return lm_err_set(err, -EAGAIN, "%s", lm_err_text(&why));
 	r = take_tree(response->tree, ret, err);
 	lamella__fetcher__v1__resolve_response__free_unpacked(response, NULL);
 	return r;

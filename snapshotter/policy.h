@@ -21,6 +21,8 @@
 #define LM_LABEL_STARGZ_LAYER "containerd.io/snapshot/remote/stargz.digest"
 #define LM_LABEL_STARGZ_LAYERS "containerd.io/snapshot/remote/stargz.layers"
 #define LM_LABEL_DIFF_ID "containerd.io/snapshot/diff-id"
+#define LM_LABEL_CRI_IMAGE "containerd.io/snapshot/cri.image-ref" /* and the image that they are of */
+#define LM_LABEL_CRI_MANIFEST "containerd.io/snapshot/cri.manifest-digest"
 
 /* How old an answer may be. What is served stays served, as layers do not change; but a fetcher can stop. */
 #define LM_POLICY_SERVED_MS 30000 /* while an image is pulled */
@@ -34,6 +36,7 @@
 
 enum lm_on_miss { LM_ON_MISS_PULL, LM_ON_MISS_WARN, LM_ON_MISS_FAIL };
 bool lm_on_miss_parse(const char *text, enum lm_on_miss *ret); /* "pull", "warn", "fail" */
+const char *lm_on_miss_name(enum lm_on_miss on_miss);
 
 struct lm_policy;
 
@@ -57,8 +60,10 @@ struct lm_layer {
 void lm_layer_done(struct lm_layer *layer);
 
 /*
- * Finds the layer that the labels name, by all that they say of it. err says why not: -ENOENT absent; -EAGAIN can't be
- * said or served now. Takes at most timeout_ms, or the policy's own limit if that is less.
+ * Finds the layer that the labels name, by all that they say of it. err says why not: -ENOENT absent, and of which
+ * revisions that is said; can't be said or served now: -EAGAIN by the fetcher's word, -ECONNREFUSED since nobody
+ * listens at its socket, -ETIMEDOUT since it did not answer in time. Takes at most timeout_ms, or the policy's own
+ * limit if that is less.
  */
 int lm_policy_find(struct lm_policy *policy, const struct lm_labels *labels, unsigned timeout_ms, struct lm_layer *ret,
 	struct lm_err *err) MUST_CHECK;
@@ -69,6 +74,27 @@ int lm_policy_find(struct lm_policy *policy, const struct lm_labels *labels, uns
  */
 int lm_policy_check(struct lm_policy *policy, const char *const *digests, size_t count, unsigned timeout_ms,
 	struct lm_layer *ret, struct lm_err *err) MUST_CHECK;
+
+/* How the fetcher looked when it was last asked something. */
+enum lm_fetcher_state {
+	LM_FETCHER_UNASKED,
+	LM_FETCHER_ANSWERS,
+	LM_FETCHER_UNREACHABLE, /* nobody listens at its socket */
+	LM_FETCHER_SILENT,	/* it did not answer in time */
+	LM_FETCHER_FAILS,	/* it answered with an error, or not to the question */
+};
+struct lm_fetcher_seen {
+	enum lm_fetcher_state state;
+	int64_t since_ms;      /* this state; by lm_now_ms() */
+	int64_t answered_ms;   /* a question last; 0: never */
+	struct lm_err failure; /* of the last question that failed; code 0: none did */
+	int64_t failed_ms;
+	uint64_t questions, failures;
+	unsigned waiting; /* questions that are not answered yet */
+};
+struct lm_fetcher_seen lm_policy_seen(struct lm_policy *policy);
+/* Does anybody listen at its socket now? 0, or -ECONNREFUSED; -ETIMEDOUT: connections are not taken. Never waits. */
+int lm_policy_listens(struct lm_policy *policy, struct lm_err *err) MUST_CHECK;
 
 struct lm_chain_tree {
 	char *image; /* to be mounted: trees.h */

@@ -112,10 +112,9 @@ static int rows_read(struct lm_store *store, struct rows *ret, struct lm_err *er
 static const struct lm_snapshot *row_of(const struct rows *rows, int64_t id)
 {
 	const struct lm_snapshot wanted = {.id = id}, *key = &wanted;
-	const struct lm_snapshot **found =
-		rows->list.count
-			? bsearch(&key, rows->list.items, rows->list.count, sizeof(*rows->list.items), compare_rows)
-			: NULL;
+	const struct lm_snapshot **found = rows->list.count ? bsearch(&key, rows->list.items, rows->list.count,
+								      sizeof(*rows->list.items), compare_rows)
+							    : NULL;
 	return found ? *found : NULL;
 }
 
@@ -162,8 +161,8 @@ static int check_leftover(
 	return ++*count > HALF_MADE_MAX ? wrong_time(b, "it does not know many before", f->id, err) : 0;
 }
 
-/* A record is only replaced by that of a row that is at least as new, so a store that is not believed in the end has not
- * done any harm. */
+/* A record is only replaced by that of a row that is at least as new, so a store that is not believed in the end has
+ * not done any harm. */
 static int check_store(struct rebuild *b, struct lm_store *store, struct lm_err *err)
 {
 	CLEANUP(rows_done) struct rows rows = {0};
@@ -345,7 +344,8 @@ static void check_parents(struct rebuild *b)
 			if (parent && good(parent) && parent->record.snapshot.kind == LM_COMMITTED &&
 				strcmp(parent->record.snapshot.plugin, f->record.snapshot.plugin) == 0)
 				continue;
-			(void)lm_err_set(&f->why, -ENOENT, "its parent %" PRId64 " is not there, or none", f->record.parent);
+			(void)lm_err_set(
+				&f->why, -ENOENT, "its parent %" PRId64 " is not there, or none", f->record.parent);
 			changed = true;
 		}
 	}
@@ -412,8 +412,8 @@ static int rebuild(struct rebuild *b, struct lm_store **old, const struct lm_err
 	if (r < 0)
 		return r;
 	if (why->code == -EPROTO && b->count > 0 && count_good(b) == 0)
-		return lm_err_set(err, -EPROTO, "%s, nor can it read what the snapshots' directories say",
-			lm_err_text(why));
+		return lm_err_set(
+			err, -EPROTO, "%s, nor can it read what the snapshots' directories say", lm_err_text(why));
 	check_content(b);
 	r = check_unique(b, compare_names, same_name, err);
 	if (r == 0)
@@ -460,8 +460,8 @@ int lm_rebuild_open(const char *path, struct lm_layout *layout, struct lm_store 
 		lm_store_reserve_from(store, b.items[b.count - 1].id + 1);
 	what.kept = count_kept(&b);
 	if (what.kept > 0)
-		lm_log(LM_LOG_WARN, "directories are kept that nothing names",
-			LM_KV("count", "%zu", what.kept), LM_KV("below", "%s", lm_layout_prefix(layout)));
+		lm_log(LM_LOG_WARN, "directories are kept that nothing names", LM_KV("count", "%zu", what.kept),
+			LM_KV("below", "%s", lm_layout_prefix(layout)));
 	*ret = STEAL(store);
 	*ret_what = what;
 	return 0;

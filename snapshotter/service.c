@@ -1,27 +1,34 @@
 #include "snapshotter/service.h"
 
 #include "base/log.h"
+#include "base/str.h"
 #include "base/work.h"
 #include "rpc/rpc.h"
 #include "snapshotter/filter.h"
 #include "snapshotter/snapshots.h"
+#include "snapshotter/watch.h"
 
 #include "containerd/snapshots.pb-c.h"
 
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <string.h>
 
-#define WORKERS 16		   /* of each lane */
+#define WORKERS 16		   /* of each lane, and for calls that ask the fetcher */
+#define ASKING_MAX 256		   /* of those calls at once: fewer than the server holds, or no others would get in */
 #define LIST_BATCH 100		   /* infos of one message of a List */
 #define LIST_BATCH_BYTES (4 << 20) /* unless they are large: labels can take LM_LABELS_MAX_BYTES each */
 #define FILTERS_MAX 64
 
-enum lane { FROM_MEMORY, LOCAL_DISK, MAY_ASK };
+enum lane { FROM_MEMORY, LOCAL_DISK, MAKING };
 
 struct lm_service {
 	struct lm_snapshots *snapshots;
 	struct lm_work *background; /* deletes what the last process left */
+	struct lm_work *asking;	    /* runs what has to ask the fetcher */
+	_Atomic(unsigned) asked;    /* calls that are with it */
 	struct lm_rpc_server *server;
+	struct lm_watch *watch; /* NULL: none */
 };
 
 /* containerd's long names, shortened. */
@@ -83,11 +90,27 @@ SAME_SHAPE(PrepareSnapshotRequest);
 SAME_SHAPE(ViewSnapshotRequest);
 SAME_SHAPE(CommitSnapshotRequest);
 
+/* containerd holds its clients to the same size. */
+static int check_label(const wire_label *label, struct lm_err *err)
+{
+	size_t bytes = strlen(label->key) + strlen(label->value);
+	return bytes <= LM_LABEL_MAX_BYTES ? 0
+					   : lm_err_set(err, -EINVAL, "label %.64s: %zu bytes, of %d at most",
+						     label->key, bytes, LM_LABEL_MAX_BYTES);
+}
+
 static int read_labels(size_t count, void *entries, struct lm_labels *ret, struct lm_err *err)
 {
 	wire_label **labels = entries;
+	if (count > LM_LABELS_MAX_COUNT)
+		return lm_err_set(err, -EINVAL, "%zu labels, of %d at most", count, LM_LABELS_MAX_COUNT);
 	for (size_t i = 0; i < count; i++) {
-		int r = lm_labels_set(ret, labels[i]->key, labels[i]->value);
+		int r = check_label(labels[i], err);
+		if (r < 0)
+			return r;
+		if (lm_str_starts(labels[i]->key, LM_LABEL_OURS))
+			continue;
+		r = lm_labels_set(ret, labels[i]->key, labels[i]->value);
 		if (r == -EMSGSIZE)
 			return lm_err_set(err, -EINVAL, "labels of more than %d bytes", LM_LABELS_MAX_BYTES);
 		if (r < 0)
@@ -179,7 +202,7 @@ static void make(struct lm_rpc_call *call, struct lm_service *service, struct lm
 		reply_mount(call, &mount);
 }
 
-static void prepare(struct lm_rpc_call *call, void *service)
+static void prepare(struct lm_rpc_call *call, struct lm_service *service)
 {
 	const V1(PrepareSnapshotRequest) *wire = (const void *)lm_rpc_request(call);
 	struct lm_make_request request = {
@@ -187,7 +210,7 @@ static void prepare(struct lm_rpc_call *call, void *service)
 	make(call, service, &request, wire->n_labels, wire->labels);
 }
 
-static void view(struct lm_rpc_call *call, void *service)
+static void view(struct lm_rpc_call *call, struct lm_service *service)
 {
 	const V1(ViewSnapshotRequest) *wire = (const void *)lm_rpc_request(call);
 	struct lm_make_request request = {
@@ -195,9 +218,8 @@ static void view(struct lm_rpc_call *call, void *service)
 	make(call, service, &request, wire->n_labels, wire->labels);
 }
 
-static void mounts(struct lm_rpc_call *call, void *arg)
+static void mounts(struct lm_rpc_call *call, struct lm_service *service)
 {
-	struct lm_service *service = arg;
 	const V1(MountsRequest) *wire = (const void *)lm_rpc_request(call);
 	struct lm_err err = LM_ERR_INIT;
 	struct lm_mount mount = {0};
@@ -207,6 +229,88 @@ static void mounts(struct lm_rpc_call *call, void *arg)
 		fail(call, r, &err);
 	else
 		reply_mount(call, &mount);
+}
+
+/*
+ * These three begin in a lane of their own, and what turns out to need the fetcher's word goes on in another pool: as
+ * many calls as may wait for a fetcher that is slow or dead, ordinary snapshots never stand behind them.
+ */
+
+struct asking {
+	struct lm_service *service;
+	struct lm_rpc_call *call;
+	void (*handle)(struct lm_rpc_call *call, struct lm_service *service);
+};
+
+static void ask(void *arg)
+{
+	CLEANUP(lm_freep) struct asking *asking = arg;
+	struct lm_service *service = asking->service;
+	if (lm_rpc_cancelled(asking->call)) /* nobody would take away what is made now */
+		lm_rpc_fail(asking->call, LM_RPC_CANCELLED, "the caller went away");
+	else
+		asking->handle(asking->call, service);
+	atomic_fetch_sub(&service->asked, 1);
+}
+
+static void hand_over(struct lm_rpc_call *call, struct lm_service *service,
+	void (*handle)(struct lm_rpc_call *call, struct lm_service *service))
+{
+	if (atomic_fetch_add(&service->asked, 1) >= ASKING_MAX) {
+		atomic_fetch_sub(&service->asked, 1);
+		lm_rpc_fail(
+			call, LM_RPC_UNAVAILABLE, "%d calls are waiting for the fetcher: try again later", ASKING_MAX);
+		return;
+	}
+	struct asking *asking = malloc(sizeof(*asking));
+	if (asking)
+		*asking = (struct asking){service, call, handle};
+	if (asking && lm_work_post(service->asking, ask, asking) == 0)
+		return;
+	free(asking);
+	atomic_fetch_sub(&service->asked, 1);
+	lm_rpc_fail(call, LM_RPC_RESOURCE_EXHAUSTED, "out of memory");
+}
+
+static const char *wanted_ref(size_t count, void *entries)
+{
+	wire_label **labels = entries;
+	const char *ref = NULL;
+	for (size_t i = 0; i < count; i++)
+		if (strcmp(labels[i]->key, LM_LABEL_REF) == 0)
+			ref = labels[i]->value;
+	return ref;
+}
+
+static void on_prepare(struct lm_rpc_call *call, void *arg)
+{
+	struct lm_service *service = arg;
+	const V1(PrepareSnapshotRequest) *wire = (const void *)lm_rpc_request(call);
+	if (lm_snapshots_make_asks(
+		    service->snapshots, wire->snapshotter, wire->parent, wanted_ref(wire->n_labels, wire->labels)))
+		hand_over(call, service, prepare);
+	else
+		prepare(call, service);
+}
+
+static void on_view(struct lm_rpc_call *call, void *arg)
+{
+	struct lm_service *service = arg;
+	const V1(ViewSnapshotRequest) *wire = (const void *)lm_rpc_request(call);
+	if (lm_snapshots_make_asks(service->snapshots, wire->snapshotter, wire->parent, NULL))
+		hand_over(call, service, view);
+	else
+		view(call, service);
+}
+
+static void on_mounts(struct lm_rpc_call *call, void *arg)
+{
+	struct lm_service *service = arg;
+	const V1(MountsRequest) *wire = (const void *)lm_rpc_request(call);
+	if (lm_snapshots_mount_asks(service->snapshots, wire->snapshotter, wire->key))
+		hand_over(call, service, mounts);
+	else
+		mounts(call, service);
 }
 
 /* Commit, Remove, Cleanup, Usage. */
@@ -312,6 +416,15 @@ static int edit_label(const struct edit *edit, const char *key, struct lm_labels
 			      : 0;
 }
 
+static int keep_ours(const struct lm_labels *old, struct lm_labels *ret, struct lm_err *err)
+{
+	for (size_t i = 0; i < old->count; i++)
+		if (lm_str_starts(old->items[i].key, LM_LABEL_OURS) &&
+			lm_labels_set(ret, old->items[i].key, old->items[i].value) < 0)
+			return lm_err_oom(err);
+	return 0;
+}
+
 /* "labels" replaces all; "labels.KEY" sets or removes one, KEY being all that follows, dots included. */
 static int edit_labels(const struct lm_labels *old, void *arg, struct lm_labels *ret, struct lm_err *err)
 {
@@ -330,6 +443,10 @@ static int edit_labels(const struct lm_labels *old, void *arg, struct lm_labels 
 		return lm_err_oom(err);
 	for (size_t i = 0; i < n_paths && !all && r == 0; i++)
 		r = edit_label(edit, edit->mask->paths[i] + 7, ret, err);
+	if (r == 0)
+		r = keep_ours(old, ret, err);
+	if (r == 0 && ret->count > LM_LABELS_MAX_COUNT)
+		r = lm_err_set(err, -EINVAL, "%zu labels, of %d at most", ret->count, LM_LABELS_MAX_COUNT);
 	return r;
 }
 
@@ -468,9 +585,9 @@ static void list(struct lm_rpc_call *call, void *arg)
 			&containerd__services__snapshots__v1__##type##__descriptor, handler, lane \
 	}
 static const struct lm_rpc_method methods[] = {
-	METHOD("Prepare", prepare_snapshot_request, prepare, MAY_ASK),
-	METHOD("View", view_snapshot_request, view, MAY_ASK),
-	METHOD("Mounts", mounts_request, mounts, MAY_ASK),
+	METHOD("Prepare", prepare_snapshot_request, on_prepare, MAKING),
+	METHOD("View", view_snapshot_request, on_view, MAKING),
+	METHOD("Mounts", mounts_request, on_mounts, MAKING),
 	METHOD("Commit", commit_snapshot_request, commit, LOCAL_DISK),
 	METHOD("Usage", usage_request, usage, LOCAL_DISK),
 	METHOD("Cleanup", cleanup_request, cleanup, LOCAL_DISK),
@@ -490,6 +607,14 @@ static void drop_leftovers(void *arg)
 			LM_KV("reason", "%s", lm_err_text(&err)));
 }
 
+/* A node works without being watched. */
+static void start_watch(struct lm_service *service, const struct lm_service_options *options)
+{
+	struct lm_err err = LM_ERR_INIT;
+	if (lm_watch_new(options, service->snapshots, &service->watch, &err) < 0)
+		lm_log(LM_LOG_ERROR, "no status, no metrics", LM_KV("reason", "%s", lm_err_text(&err)));
+}
+
 int lm_service_start(const struct lm_service_options *options, struct lm_service **ret, struct lm_err *err)
 {
 	CLEANUP(lm_service_stopp) struct lm_service *service = calloc(1, sizeof(*service));
@@ -499,11 +624,14 @@ int lm_service_start(const struct lm_service_options *options, struct lm_service
 	if (r == 0)
 		r = lm_work_new("cleanup", 1, 1, &service->background, err);
 	if (r == 0)
+		r = lm_work_new("asking", WORKERS, ASKING_MAX, &service->asking, err);
+	if (r == 0)
 		r = lm_rpc_server_new(
 			options->address, methods, ARRAY_LEN(methods), service, WORKERS, &service->server, err);
 	if (r < 0)
 		return r;
 	lm_work_submit(service->background, drop_leftovers, service);
+	start_watch(service, options);
 	*ret = STEAL(service);
 	return 0;
 }
@@ -512,7 +640,9 @@ void lm_service_stop(struct lm_service *service)
 {
 	if (!service)
 		return;
+	lm_watch_free(service->watch);
 	lm_rpc_server_free(service->server);
+	lm_work_free(service->asking);
 	lm_work_free(service->background);
 	lm_snapshots_close(service->snapshots);
 	free(service);
@@ -520,28 +650,48 @@ void lm_service_stop(struct lm_service *service)
 
 /* Counters. */
 
-static const char *const counter_names[LM_COUNTERS] = {
-	[LM_COUNT_LAYERS_LAZY] = "layers_lazy",
-	[LM_COUNT_LAYERS_SHARED] = "layers_shared",
-	[LM_COUNT_LAYERS_LOSSY] = "layers_lossy",
-	[LM_COUNT_FALLBACK_UNNAMED] = "fallback_unnamed",
-	[LM_COUNT_FALLBACK_ABSENT] = "fallback_absent",
-	[LM_COUNT_FALLBACK_UNAVAILABLE] = "fallback_unavailable",
-	[LM_COUNT_FALLBACK_LOCAL] = "fallback_local",
-	[LM_COUNT_STARTS_REFUSED] = "starts_refused",
-	[LM_COUNT_TREES_USED] = "trees_used",
-	[LM_COUNT_TREES_ABSENT] = "trees_absent",
-	[LM_COUNT_TREES_FAILED] = "trees_failed",
-	[LM_COUNT_SNAPSHOTS_MADE] = "snapshots_made",
-	[LM_COUNT_REMOVED] = "removed",
-	[LM_COUNT_DIRECTORIES_DROPPED] = "directories_dropped",
-	[LM_COUNT_SNAPSHOTS_REBUILT] = "snapshots_rebuilt",
-	[LM_COUNT_DIRECTORIES_KEPT] = "directories_kept",
+static const struct {
+	const char *name, *help;
+} counters[LM_COUNTERS] = {
+	[LM_COUNT_LAYERS_LAZY] = {"layers_lazy", "Layers answered as there already: nothing was downloaded."},
+	[LM_COUNT_LAYERS_SHARED] = {"layers_shared", "Of these, had been provided before, for another client."},
+	[LM_COUNT_LAYERS_LOSSY] = {"layers_lossy", "Of these, the publisher had dropped owners or attributes."},
+	[LM_COUNT_FALLBACK_UNNAMED] = {"fallback_unnamed",
+		"Layers pulled the ordinary way because the client did not say which they are."},
+	[LM_COUNT_FALLBACK_ABSENT] = {"fallback_absent",
+		"Layers pulled the ordinary way because no repository has them."},
+	[LM_COUNT_FALLBACK_UNAVAILABLE] = {"fallback_unavailable",
+		"Layers pulled the ordinary way because the fetcher said that it can't say or serve them now."},
+	[LM_COUNT_FALLBACK_UNREACHABLE] = {"fallback_unreachable",
+		"Layers pulled the ordinary way because nobody listened at the fetcher's socket."},
+	[LM_COUNT_FALLBACK_TIMED_OUT] = {"fallback_timed_out",
+		"Layers pulled the ordinary way because the fetcher did not answer in time."},
+	[LM_COUNT_FALLBACK_LOCAL] = {"fallback_local",
+		"Layers pulled the ordinary way because of a failure of the snapshotter."},
+	[LM_COUNT_PULLS_REFUSED] = {"pulls_refused", "Of these, refused instead, by LAMELLA_ON_MISS=fail."},
+	[LM_COUNT_STARTS_REFUSED] = {"starts_refused", "Mounts refused because a layer was not being served."},
+	[LM_COUNT_TREES_USED] = {"trees_used", "Mounts handed out over the merged tree of their layers."},
+	[LM_COUNT_TREES_ABSENT] = {"trees_absent",
+		"Mounts over the layers themselves, of which no repository has a merged tree."},
+	[LM_COUNT_TREES_FAILED] = {"trees_failed",
+		"Mounts over the layers themselves, because their merged tree could not be used."},
+	[LM_COUNT_SNAPSHOTS_MADE] = {"snapshots_made", "Active snapshots and views that were made."},
+	[LM_COUNT_REMOVED] = {"removed", "Snapshots removed."},
+	[LM_COUNT_DIRECTORIES_DROPPED] = {"directories_dropped", "Directories deleted that no record named."},
+	[LM_COUNT_SNAPSHOTS_REBUILT] = {"snapshots_rebuilt",
+		"Snapshots whose rows were made again of their directories' records."},
+	[LM_COUNT_DIRECTORIES_KEPT] = {"directories_kept",
+		"Directories without a row that are kept, since they may hold what a container wrote."},
 };
 
 const char *lm_counter_name(enum lm_counter counter)
 {
-	return counter_names[counter];
+	return counters[counter].name;
+}
+
+const char *lm_counter_help(enum lm_counter counter)
+{
+	return counters[counter].help;
 }
 
 uint64_t lm_service_count(const struct lm_service *service, enum lm_counter counter)
@@ -555,7 +705,7 @@ void lm_service_log_counters(const struct lm_service *service)
 	if (!lm_log_enabled(LM_LOG_INFO))
 		return;
 	for (unsigned i = 0; i < LM_COUNTERS; i++)
-		pairs[i] = lm_kv(counter_names[i], "%" PRIu64, lm_service_count(service, (enum lm_counter)i));
+		pairs[i] = lm_kv(counters[i].name, "%" PRIu64, lm_service_count(service, (enum lm_counter)i));
 	lm_log_line(LM_LOG_INFO, "counters", pairs, LM_COUNTERS);
 	lm_snapshots_log_trees(service->snapshots);
 }

@@ -1,13 +1,17 @@
 /*
  * The snapshots service: what containerd asks of a snapshotter, on a Unix socket.
  *
- * Methods that answer from memory, those that use the local disk and those that may ask the fetcher have threads of
- * their own each (lanes of rpc.h), so that Stat, Usage, List, Remove, Commit and Cleanup never wait for a network.
+ * Methods that answer from memory, those that use the local disk and those that make snapshots have threads of their
+ * own each (lanes of rpc.h), and of the last those that have to ask the fetcher have others: what is wanted of a layer
+ * that it serves, or may serve. So Stat, Usage, List, Remove, Commit, Cleanup and ordinary snapshots never wait for a
+ * network.
+ *
+ * A second socket tells those who watch what the service does (watch.h).
  *
  * ROOT/store.db has the records, ROOT/snapshots the directories, ROOT/lock keeps a second process out. A killed process
  * leaves nothing that matters: a directory is on disk before its row in the store, a row is gone before its directory,
- * and directories without a row are dropped after the start and at each Cleanup. What a row names is never deleted, and a
- * damaged store is made again of what the directories say themselves: rebuild.h.
+ * and directories without a row are dropped after the start and at each Cleanup. What a row names is never deleted, and
+ * a damaged store is made again of what the directories say themselves: rebuild.h.
  */
 #ifndef LM_SNAPSHOTTER_SERVICE_H
 #define LM_SNAPSHOTTER_SERVICE_H
@@ -22,7 +26,10 @@ struct lm_service_options {
 	const char *fetcher; /* socket of the fetcher */
 	enum lm_on_miss on_miss;
 	unsigned resolve_timeout_ms;
-	bool trees; /* use merged trees of chains (trees.h) where there are any and the kernel can */
+	const char *status;	     /* socket of the status service (watch.h); NULL: none */
+	const char *metrics;	     /* socket of the metrics; NULL: none */
+	const char *metrics_address; /* and "ADDRESS:PORT" beside it; NULL or "": none */
+	bool trees;		     /* use merged trees of chains (trees.h) where there are any and the kernel can */
 };
 
 /*
@@ -41,8 +48,11 @@ enum lm_counter {
 	LM_COUNT_LAYERS_LOSSY,	       /* of these: the publisher had dropped owners or attributes */
 	LM_COUNT_FALLBACK_UNNAMED,     /* ordinary, because the client named no digest */
 	LM_COUNT_FALLBACK_ABSENT,      /* ordinary, because no repository has the layer */
-	LM_COUNT_FALLBACK_UNAVAILABLE, /* ordinary, because the fetcher could not say or serve it */
+	LM_COUNT_FALLBACK_UNAVAILABLE, /* ordinary, because the fetcher said that it can't say or serve it now */
+	LM_COUNT_FALLBACK_UNREACHABLE, /* ordinary, because nobody listened at the fetcher's socket */
+	LM_COUNT_FALLBACK_TIMED_OUT,   /* ordinary, because the fetcher did not answer in time */
 	LM_COUNT_FALLBACK_LOCAL,       /* ordinary, because of a failure here */
+	LM_COUNT_PULLS_REFUSED,	       /* of the ordinary ones: refused instead, by LAMELLA_ON_MISS=fail */
 	LM_COUNT_STARTS_REFUSED,       /* mounts refused because a layer is not being served */
 	LM_COUNT_TREES_USED,	       /* mounts handed out over the merged tree of their layers */
 	LM_COUNT_TREES_ABSENT,	       /* over the layers themselves, of which no repository has a tree */
@@ -56,6 +66,7 @@ enum lm_counter {
 };
 uint64_t lm_service_count(const struct lm_service *service, enum lm_counter counter);
 const char *lm_counter_name(enum lm_counter counter);
+const char *lm_counter_help(enum lm_counter counter);
 /* One line with all of them, and one of merged trees. */
 void lm_service_log_counters(const struct lm_service *service);
 

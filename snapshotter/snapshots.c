@@ -126,14 +126,28 @@ static void probe_mapping(struct lm_snapshots *s, const struct lm_service_option
 			LM_KV("reason", "%s", lm_err_text(&s->no_mapping)));
 }
 
+struct lm_policy *lm_snapshots_policy(struct lm_snapshots *s)
+{
+	return s->policy;
+}
+
+void lm_snapshots_state(struct lm_snapshots *s, struct lm_snapshots_state *ret)
+{
+	LM_LOCKED(&s->lock);
+	*ret = (struct lm_snapshots_state){.on_miss = s->on_miss,
+		.mount_options = s->mount_options,
+		.no_trees = s->no_trees,
+		.no_mapping = s->no_mapping,
+		.tree_failure = s->tree_failure};
+}
+
 void lm_snapshots_log_trees(struct lm_snapshots *s)
 {
-	lm_lock_take(&s->lock);
-	const struct lm_err failure = s->tree_failure;
-	lm_lock_release(&s->lock);
-	lm_log(LM_LOG_INFO, "merged trees", LM_KV("used", "%s", s->no_trees.code ? "no" : "yes"),
-		LM_KV("reason", "%s", s->no_trees.code ? lm_err_text(&s->no_trees) : ""),
-		LM_KV("last_failure", "%s", failure.code ? lm_err_text(&failure) : ""));
+	struct lm_snapshots_state state;
+	lm_snapshots_state(s, &state);
+	lm_log(LM_LOG_INFO, "merged trees", LM_KV("used", "%s", state.no_trees.code ? "no" : "yes"),
+		LM_KV("reason", "%s", state.no_trees.code ? lm_err_text(&state.no_trees) : ""),
+		LM_KV("last_failure", "%s", state.tree_failure.code ? lm_err_text(&state.tree_failure) : ""));
 }
 
 int lm_snapshots_open(const struct lm_service_options *options, struct lm_snapshots **ret, struct lm_err *err)
@@ -600,7 +614,7 @@ static int record_layer(struct lm_snapshots *s, const struct lm_make_request *re
 	struct lm_snapshot preview = preview_of(&making, request, parent);
 	preview.key = name;
 	preview.kind = LM_COMMITTED;
-	preview.layer_digest = layer->digest;
+	preview.layer_digest = (char *)layer->digest;
 	preview.layer_path = layer->path;
 	preview.layer_ref = (char *)ref;
 	r = lm_record_format(&preview, &labels, &record, err);
@@ -649,23 +663,53 @@ static int provided(struct lm_snapshots *s, const struct lm_make_request *reques
 	return lm_err_set(err, -EEXIST, "layer %s is there already", lm_labels_get(request->labels, LM_LABEL_REF));
 }
 
+/* The kinds of reasons. */
+struct cause {
+	int code; /* of lm_policy_find() */
+	const char *name;
+	enum lm_counter counter;
+	bool may_pass; /* so that trying again makes sense */
+};
+
+static const struct cause *cause_of(const char *digest, int code)
+{
+	static const struct cause unnamed = {0, "unnamed", LM_COUNT_FALLBACK_UNNAMED, false};
+	static const struct cause local = {0, "local", LM_COUNT_FALLBACK_LOCAL, false};
+	static const struct cause causes[] = {
+		{-ENOENT, "absent", LM_COUNT_FALLBACK_ABSENT, false},
+		{-EAGAIN, "unavailable", LM_COUNT_FALLBACK_UNAVAILABLE, true},
+		{-ECONNREFUSED, "unreachable", LM_COUNT_FALLBACK_UNREACHABLE, true},
+		{-ETIMEDOUT, "timed-out", LM_COUNT_FALLBACK_TIMED_OUT, true},
+	};
+	for (size_t i = 0; i < ARRAY_LEN(causes) && digest; i++)
+		if (causes[i].code == code)
+			return &causes[i];
+	return digest ? &local : &unnamed;
+}
+
 /* Why a layer has to be had the ordinary way: said once in the log, on the snapshot and in a counter. */
 static int fall_back(
 	struct lm_snapshots *s, struct lm_make_request *request, int reason, const char *text, struct lm_err *err)
 {
-	const char *wanted = lm_policy_wanted(request->labels);
-	count(s, !wanted	     ? LM_COUNT_FALLBACK_UNNAMED
-		 : reason == -ENOENT ? LM_COUNT_FALLBACK_ABSENT
-		 : reason == -EAGAIN ? LM_COUNT_FALLBACK_UNAVAILABLE
-				     : LM_COUNT_FALLBACK_LOCAL);
+	const char *digest = lm_policy_wanted(request->labels);
+	const struct cause *cause = cause_of(digest, reason);
+	const char *image = lm_labels_get(request->labels, LM_LABEL_CRI_IMAGE);
+	count(s, cause->counter);
 	lm_log(s->on_miss == LM_ON_MISS_PULL ? LM_LOG_INFO : LM_LOG_WARN,
 		s->on_miss == LM_ON_MISS_FAIL ? "layer not served, pull refused" : "layer not served, pulling it",
-		LM_KV("layer", "%s", wanted ? wanted : "unnamed"),
-		LM_KV("chain", "%s", lm_labels_get(request->labels, LM_LABEL_REF)), LM_KV("reason", "%s", text));
-	if (s->on_miss == LM_ON_MISS_FAIL)
-		return lm_err_set(err, reason == -EAGAIN ? -EAGAIN : -EBUSY, "layer %s is not served lazily: %s",
-			wanted ? wanted : lm_labels_get(request->labels, LM_LABEL_REF), text);
+		LM_KV("layer", "%s", digest ? digest : "unnamed"),
+		LM_KV("chain", "%s", lm_labels_get(request->labels, LM_LABEL_REF)),
+		LM_KV("image", "%s", image ? image : "unnamed"), LM_KV("cause", "%s", cause->name),
+		LM_KV("reason", "%s", text));
+	if (s->on_miss == LM_ON_MISS_FAIL) {
+		count(s, LM_COUNT_PULLS_REFUSED);
+		return lm_err_set(err, cause->may_pass ? -EAGAIN : -EBUSY,
+			"layer %s is not served lazily, and LAMELLA_ON_MISS=fail: %s",
+			digest ? digest : lm_labels_get(request->labels, LM_LABEL_REF), text);
+	}
 	int r = add_label(request->labels, LM_LABEL_LAYER, "ordinary", err);
+	if (r == 0)
+		r = add_label(request->labels, LM_LABEL_CAUSE, cause->name, err);
 	return r < 0 ? r : add_reason(request->labels, text, err);
 }
 
@@ -707,20 +751,50 @@ static int find_parent(struct lm_snapshots *s, const struct lm_make_request *req
 	return 0;
 }
 
-static int check_name(const char *name, struct lm_err *err)
+static int check_name(const char *plugin, const char *name, struct lm_err *err)
 {
 	if (!*name)
 		return lm_err_set(err, -EINVAL, "a snapshot needs a name");
-	return strlen(name) > LM_KEY_MAX_BYTES
-		       ? lm_err_set(err, -EINVAL, "the name of a snapshot has at most %d bytes", LM_KEY_MAX_BYTES)
-		       : 0;
+	if (strlen(plugin) > LM_PLUGIN_MAX_BYTES)
+		return lm_err_set(err, -EINVAL, "the snapshotter's name has %zu bytes, of %d at most", strlen(plugin),
+			LM_PLUGIN_MAX_BYTES);
+	if (strlen(name) > LM_KEY_MAX_BYTES)
+		return lm_err_set(err, -EINVAL, "snapshot %.64s...: a name of %zu bytes, of %d at most", name,
+			strlen(name), LM_KEY_MAX_BYTES);
+	return 0;
+}
+
+static bool has_remote_layers(const struct lm_snapshot *top)
+{
+	const struct lm_snapshot *at = top;
+	while (at && !at->layer_digest)
+		at = at->parent;
+	return at != NULL;
+}
+
+bool lm_snapshots_make_asks(struct lm_snapshots *s, const char *plugin, const char *parent, const char *ref)
+{
+	if (ref && *ref) {
+		CLEANUP(lm_snapshot_unrefp)
+		const struct lm_snapshot *layer = lm_store_get_layer(s->store, plugin, ref, parent);
+		return !layer;
+	}
+	CLEANUP(lm_snapshot_unrefp)
+	const struct lm_snapshot *top = *parent ? lm_store_get(s->store, plugin, parent) : NULL;
+	return has_remote_layers(top);
+}
+
+bool lm_snapshots_mount_asks(struct lm_snapshots *s, const char *plugin, const char *key)
+{
+	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *snapshot = lm_store_get(s->store, plugin, key);
+	return snapshot && has_remote_layers(snapshot->parent);
 }
 
 int lm_snapshots_make(struct lm_snapshots *s, struct lm_make_request *request, struct lm_mount *ret, bool *ret_provided,
 	struct lm_err *err)
 {
 	*ret_provided = false;
-	int r = check_name(request->key, err);
+	int r = check_name(request->plugin, request->key, err);
 	if (r < 0)
 		return r;
 	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *parent = NULL;
@@ -753,7 +827,7 @@ static int count_fs(struct lm_snapshots *s, int64_t id, struct lm_usage *ret, st
 /* What Prepare found out about the layer stays with it; all other labels are the commit's own. */
 static int keep_our_labels(const struct lm_snapshot *active, struct lm_labels *labels, struct lm_err *err)
 {
-	static const char *const ours[] = {LM_LABEL_LAYER, LM_LABEL_REASON};
+	static const char *const ours[] = {LM_LABEL_LAYER, LM_LABEL_CAUSE, LM_LABEL_REASON};
 	for (size_t i = 0; i < ARRAY_LEN(ours); i++) {
 		const char *value = lm_labels_get(&active->labels, ours[i]);
 		int r = value ? add_label(labels, ours[i], value, err) : 0;
@@ -766,7 +840,7 @@ static int keep_our_labels(const struct lm_snapshot *active, struct lm_labels *l
 int lm_snapshots_commit(struct lm_snapshots *s, const char *plugin, const char *key, const char *name,
 	const char *parent, struct lm_labels *labels, struct lm_err *err)
 {
-	int r = check_name(name, err);
+	int r = check_name(plugin, name, err);
 	if (r < 0)
 		return r;
 	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *taken = lm_store_get(s->store, plugin, name);

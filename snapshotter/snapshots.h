@@ -19,8 +19,27 @@ LM_DEFINE_CLEANUP(struct lm_snapshots, lm_snapshots_close, lm_snapshots_closep)
 
 struct lm_store *lm_snapshots_store(struct lm_snapshots *snapshots);
 uint64_t lm_snapshots_count(const struct lm_snapshots *snapshots, enum lm_counter counter);
+/* All that was asked of the fetcher, and how it went. */
+struct lm_policy *lm_snapshots_policy(struct lm_snapshots *snapshots);
+struct lm_snapshots_state {
+	enum lm_on_miss on_miss;
+	struct lm_mount_options mount_options;
+	struct lm_err no_trees;	    /* code not 0: why merged trees are not used at all */
+	struct lm_err no_mapping;   /* the same of containers in user namespaces */
+	struct lm_err tree_failure; /* why one could not be used last; code 0: that never was */
+};
+void lm_snapshots_state(struct lm_snapshots *snapshots, struct lm_snapshots_state *ret);
 /* One line: whether merged trees are used, why not, and why one could not be used last. */
 void lm_snapshots_log_trees(struct lm_snapshots *snapshots);
+
+/*
+ * Whether a Prepare or View on parent ("" for none), for the layer that ref names (NULL or "": none), or Mounts of key,
+ * has to ask the fetcher: that may take as long as it likes to. Answered from memory.
+ */
+bool lm_snapshots_make_asks(struct lm_snapshots *snapshots, const char *plugin, const char *parent, const char *ref);
+bool lm_snapshots_mount_asks(struct lm_snapshots *snapshots, const char *plugin, const char *key);
+
+#define LM_PLUGIN_MAX_BYTES 255
 
 struct lm_make_request {
 	const char *plugin, *key, *parent;

@@ -51,9 +51,8 @@ static const char *const statement_text[STATEMENTS] = {
 	[BEGIN] = "BEGIN IMMEDIATE",
 	[COMMIT] = "COMMIT",
 	[ROLLBACK] = "ROLLBACK",
-	[INSERT] =
-		"INSERT INTO snapshots(id, plugin, key, kind, parent, created_ns, updated_ns, size_bytes, inodes,"
-		" layer_digest, layer_path, layer_ref) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+	[INSERT] = "INSERT INTO snapshots(id, plugin, key, kind, parent, created_ns, updated_ns, size_bytes, inodes,"
+		   " layer_digest, layer_path, layer_ref) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
 	[INSERT_LABEL] = "INSERT INTO labels(snapshot, key, value) VALUES(?1, ?2, ?3)",
 	[DELETE_LABELS] = "DELETE FROM labels WHERE snapshot = ?1",
 	[SET_COMMITTED] = "UPDATE snapshots SET key = ?2, kind = ?3, parent = ?4, created_ns = ?5, updated_ns = ?5,"
@@ -449,9 +448,8 @@ static int check_version(struct lm_store *store, const char *path, bool may_be_n
 	if (application != APPLICATION_ID || version <= 0)
 		return lm_err_set(err, -EUCLEAN, "store: %s is %s", path,
 			version == 0 && application == 0 ? "empty" : "not a store of snapshots");
-	return version > SCHEMA_VERSION ? lm_err_set(err, -EPROTO,
-						  "store: %s is of version %d, this program knows %d", path, version,
-						  SCHEMA_VERSION)
+	return version > SCHEMA_VERSION ? lm_err_set(err, -EPROTO, "store: %s is of version %d, this program knows %d",
+						  path, version, SCHEMA_VERSION)
 					: check_integrity(store, err);
 }
 

@@ -51,7 +51,8 @@ int lm_store_open(const char *path, bool may_be_new, struct lm_store **ret, stru
 void lm_store_close(struct lm_store *store);
 LM_DEFINE_CLEANUP(struct lm_store, lm_store_close, lm_store_closep)
 
-/* Makes a database at path, where there is none, of records, each of whose parents is one of them. -EUCLEAN as above. */
+/* Makes a database at path, where there is none, of records, each of whose parents is one of them. -EUCLEAN as above.
+ */
 int lm_store_make(
 	const char *path, const struct lm_record *const *records, size_t count, struct lm_err *err) MUST_CHECK;
 

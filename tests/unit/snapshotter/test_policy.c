@@ -1,6 +1,7 @@
 /* Which layer is wanted, and what the fetcher's answers, late answers and silences become. */
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/listen.h"
 #include "snapshotter/policy.h"
 
 #include <setjmp.h>
@@ -277,11 +278,11 @@ static void stalls(void **state)
 	assert_int_equal(lm_policy_new(f->fetcher.socket, 500, &f->policy, NULL), 0);
 	snprintf(list, sizeof(list), "%s,%s", fake_digest(101), fake_digest(102));
 	int64_t start_ms = lm_now_ms();
-	assert_int_equal(find(f, 101, list, &layer, NULL), -EAGAIN);
+	assert_int_equal(find(f, 101, list, &layer, NULL), -ETIMEDOUT);
 	assert_in_range(lm_now_ms() - start_ms, 400, 2500);
 	start_ms = lm_now_ms();
-	assert_int_equal(find(f, 102, NULL, &layer, NULL), -EAGAIN);
-	assert_int_equal(find_by_chain(f, 102, 902, NULL, &layer, NULL), -EAGAIN);
+	assert_int_equal(find(f, 102, NULL, &layer, NULL), -ETIMEDOUT);
+	assert_int_equal(find_by_chain(f, 102, 902, NULL, &layer, NULL), -ETIMEDOUT);
 	assert_in_range(lm_now_ms() - start_ms, 0, 300);
 }
 
@@ -295,7 +296,7 @@ static void stalls_by_chain(void **state)
 	assert_int_equal(lm_policy_new(f->fetcher.socket, 500, &f->policy, NULL), 0);
 	int64_t start_ms = lm_now_ms();
 	for (unsigned i = 0; i < 20; i++)
-		assert_int_equal(find_by_chain(f, 0, 101 + i, NULL, &layer, &err), -EAGAIN);
+		assert_int_equal(find_by_chain(f, 0, 101 + i, NULL, &layer, &err), -ETIMEDOUT);
 	assert_in_range(lm_now_ms() - start_ms, 400, 2500);
 	assert_non_null(strstr(err.msg, "the fetcher does not answer"));
 	/* Whoever hears from it ends that. */
@@ -306,6 +307,34 @@ static void stalls_by_chain(void **state)
 	lm_layer_done(&layer);
 }
 
+/* A process that takes connections and says nothing, as one does that is stopped or runs in circles. */
+static void silent(void **state)
+{
+	struct fixture *f = *state;
+	struct lm_layer layer;
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_listen_done) struct lm_listen deaf = LM_LISTEN_INIT;
+	fake_stop(&f->fetcher);
+	assert_int_equal(lm_listen_unix(f->fetcher.socket, &deaf, &err), 0);
+	lm_policy_free(STEAL(f->policy));
+	assert_int_equal(lm_policy_new(f->fetcher.socket, 500, &f->policy, NULL), 0);
+	assert_int_equal(lm_policy_listens(f->policy, &err), 0);
+	assert_int_equal(lm_policy_seen(f->policy).state, LM_FETCHER_UNASKED);
+	int64_t start_ms = lm_now_ms();
+	assert_int_equal(find(f, 101, NULL, &layer, &err), -ETIMEDOUT);
+	assert_in_range(lm_now_ms() - start_ms, 400, 2500);
+	assert_non_null(strstr(err.msg, "nothing came from"));
+	assert_int_equal(lm_policy_seen(f->policy).state, LM_FETCHER_SILENT);
+	assert_int_equal(lm_policy_seen(f->policy).failures, 1);
+	/* A file that nobody listens at any more is something else. */
+	close(STEAL_FD(deaf.fd));
+	assert_int_equal(lm_policy_listens(f->policy, &err), -ECONNREFUSED);
+	assert_non_null(strstr(err.msg, "nobody listens at"));
+	assert_int_equal(find(f, 102, NULL, &layer, &err), -ECONNREFUSED);
+	assert_int_equal(lm_policy_seen(f->policy).state, LM_FETCHER_UNREACHABLE);
+	fake_start(&f->fetcher);
+}
+
 /* Away, and back in time: the layer is served. Away for good: soon said. */
 static void away(void **state)
 {
@@ -314,7 +343,7 @@ static void away(void **state)
 	struct lm_err err = LM_ERR_INIT;
 	fake_stop(&f->fetcher);
 	int64_t start_ms = lm_now_ms();
-	assert_int_equal(find(f, 101, NULL, &layer, &err), -EAGAIN);
+	assert_int_equal(find(f, 101, NULL, &layer, &err), -ECONNREFUSED);
 	assert_non_null(strstr(err.msg, "the fetcher does not answer"));
 	assert_in_range(lm_now_ms() - start_ms, 0, 4000);
 	fake_start(&f->fetcher);
@@ -413,6 +442,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(nonsense, setup, teardown),
 		cmocka_unit_test_setup_teardown(stalls, setup, teardown),
 		cmocka_unit_test_setup_teardown(stalls_by_chain, setup, teardown),
+		cmocka_unit_test_setup_teardown(silent, setup, teardown),
 		cmocka_unit_test_setup_teardown(away, setup, teardown),
 		cmocka_unit_test_setup_teardown(shared_question, setup, teardown),
 		cmocka_unit_test_setup_teardown(checks, setup, teardown),

@@ -329,8 +329,7 @@ static void contradictions(void **state)
 	struct fixture *f = *state;
 	static const char *const damages[] = {"UPDATE snapshots SET parent = 2 WHERE id = 1",
 		"PRAGMA foreign_keys = OFF; UPDATE snapshots SET parent = 77 WHERE id = 2",
-		"UPDATE snapshots SET parent = 3 WHERE id = 4",
-		"UPDATE snapshots SET layer_path = NULL WHERE id = 1",
+		"UPDATE snapshots SET parent = 3 WHERE id = 4", "UPDATE snapshots SET layer_path = NULL WHERE id = 1",
 		"PRAGMA foreign_keys = OFF; INSERT INTO labels VALUES(99, 'a', 'b')",
 		"DROP TABLE labels; DROP TABLE snapshots", "PRAGMA user_version = 0; PRAGMA application_id = 0",
 		"PRAGMA application_id = 1", "PRAGMA user_version = 2", "PRAGMA user_version = -1"};
@@ -530,7 +529,8 @@ static void later_version(void **state)
 }
 
 /* Records that say what can't be. */
-static void forged_record(struct fixture *f, int64_t id, int64_t said, const char *key, int64_t above, enum lm_kind kind)
+static void forged_record(
+	struct fixture *f, int64_t id, int64_t said, const char *key, int64_t above, enum lm_kind kind)
 {
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_RECORD_MAX_BYTES);
 	struct lm_snapshot parent = {.id = above};
@@ -603,7 +603,9 @@ static void long_record(void **state)
 			snprintf(key, sizeof(key), "%u", i);
 			assert_int_equal(lm_labels_set(&labels, key, value), 0);
 		}
-		CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_RECORD_MAX_BYTES), read = LM_BUF(LM_RECORD_MAX_BYTES);
+		CLEANUP(lm_buf_done)
+		struct lm_buf text = LM_BUF(LM_RECORD_MAX_BYTES),
+			      read = LM_BUF(LM_RECORD_MAX_BYTES);
 		struct lm_snapshot s = {
 			.id = FRESH, .plugin = (char *)PLUGIN, .key = (char *)"fresh", .kind = LM_ACTIVE};
 		assert_int_equal(lm_record_format(&s, &labels, &text, NULL), 0);

@@ -19,6 +19,7 @@
 
 #include "containerd/snapshots.pb-c.h"
 #include "fake_fetcher.h"
+#include "lamella/snapshotter.pb-c.h"
 
 #define V1(name) Containerd__Services__Snapshots__V1__##name
 #define V1_INIT(name) CONTAINERD__SERVICES__SNAPSHOTS__V1__##name##__INIT
@@ -29,11 +30,12 @@ typedef V1(Info__LabelsEntry) wire_label;
 typedef V1(MountsResponse) wire_mounts;
 
 struct fixture {
-	char dir[40], root[64], socket[64];
+	char dir[40], root[64], socket[64], status[64], metrics[64];
 	struct fake_fetcher fetcher;
 	struct lm_service *service;
 	struct lm_rpc_client *client;
 	enum lm_on_miss on_miss;
+	unsigned timeout_ms;
 };
 
 static void start(struct fixture *f)
@@ -42,8 +44,10 @@ static void start(struct fixture *f)
 	struct lm_service_options options = {.root = f->root,
 		.address = f->socket,
 		.fetcher = f->fetcher.socket,
+		.status = f->status,
+		.metrics = f->metrics,
 		.on_miss = f->on_miss,
-		.resolve_timeout_ms = 1000};
+		.resolve_timeout_ms = f->timeout_ms};
 	if (lm_service_start(&options, &f->service, &err) < 0)
 		fail_msg("%s", lm_err_text(&err));
 	assert_int_equal(lm_rpc_client_new(f->socket, &f->client, NULL), 0);
@@ -62,6 +66,9 @@ static int setup(void **state)
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->root, sizeof(f->root), "%s/root", f->dir);
 	snprintf(f->socket, sizeof(f->socket), "%s/s.sock", f->dir);
+	snprintf(f->status, sizeof(f->status), "%s/s-status.sock", f->dir);
+	snprintf(f->metrics, sizeof(f->metrics), "%s/s-metrics.sock", f->dir);
+	f->timeout_ms = 1000;
 	fake_init(&f->fetcher, f->dir);
 	start(f);
 	*state = f;
@@ -81,7 +88,7 @@ static int teardown(void **state)
 /* Calls. Labels are given as "key", "value", ..., NULL. */
 
 struct labels {
-	wire_label entries[16], *pointers[16];
+	wire_label entries[LM_LABELS_MAX_COUNT + 1], *pointers[LM_LABELS_MAX_COUNT + 1];
 	size_t count;
 };
 
@@ -610,7 +617,33 @@ static void root_attributes(void **state)
 	assert_int_equal(st.st_uid, 65534); /* 12 is not mapped */
 	assert_int_equal(st.st_gid, 65534);
 	assert_int_equal(remove_key(f, "mapped"), LM_RPC_OK);
+	assert_int_equal(cleanup(f), LM_RPC_OK); /* what is mounted in its directory, too */
 	response_free(m);
+}
+
+/* count labels with that long values, as LABELS() has them. */
+struct many {
+	char keys[LM_LABELS_MAX_COUNT + 1][8], *value;
+	const char *pairs[2 * LM_LABELS_MAX_COUNT + 3];
+};
+
+static struct many *many_new(size_t count, size_t value_len)
+{
+	struct many *many = calloc(1, sizeof(*many));
+	many->value = calloc(1, value_len + 1);
+	memset(many->value, 'x', value_len);
+	for (size_t i = 0; i < count; i++) {
+		snprintf(many->keys[i], sizeof(many->keys[i]), "%zu", i);
+		many->pairs[2 * i] = many->keys[i];
+		many->pairs[2 * i + 1] = many->value;
+	}
+	return many;
+}
+
+static void many_freep(struct many **many)
+{
+	free((*many)->value);
+	free(*many);
 }
 
 static void strange_messages(void **state)
@@ -618,20 +651,101 @@ static void strange_messages(void **state)
 	struct fixture *f = *state;
 	assert_int_equal(prepare(f, "bad \xff", "", NULL, NULL), LM_RPC_INVALID_ARGUMENT);
 	assert_int_equal(prepare(f, "a", "", LABELS("k", "\xc3"), NULL), LM_RPC_INVALID_ARGUMENT);
-	char *large = calloc(1, LM_LABELS_MAX_BYTES + 1);
-	memset(large, 'x', LM_LABELS_MAX_BYTES);
-	assert_int_equal(prepare(f, "a", "", LABELS("k", large), NULL), LM_RPC_INVALID_ARGUMENT);
-	large[LM_LABELS_MAX_BYTES - 1] = '\0';
+	CLEANUP(many_freep) struct many *large = many_new(250, 4000);
 	for (unsigned i = 0; i < 6; i++) {
 		char key[8];
 		snprintf(key, sizeof(key), "l%u", i);
-		assert_int_equal(prepare(f, key, "", LABELS("k", large), NULL), LM_RPC_OK);
+		assert_int_equal(prepare(f, key, "", large->pairs, NULL), LM_RPC_OK);
 	}
 	struct listed l;
 	assert_int_equal(list(f, NULL, &l), LM_RPC_OK); /* in more than one message */
 	assert_int_equal(l.count, 6);
 	assert_true(l.messages > 1);
-	free(large);
+}
+
+/* Whatever is too large is refused, by name, and leaves nothing. */
+static void bounds(void **state)
+{
+	struct fixture *f = *state;
+	CLEANUP(many_freep) struct many *longest = many_new(1, LM_LABEL_MAX_BYTES - 1);
+	CLEANUP(many_freep) struct many *longer = many_new(1, LM_LABEL_MAX_BYTES);
+	CLEANUP(many_freep) struct many *most = many_new(LM_LABELS_MAX_COUNT, 10);
+	CLEANUP(many_freep) struct many *more = many_new(LM_LABELS_MAX_COUNT + 1, 10);
+	CLEANUP(many_freep) struct many *heavy = many_new(300, 4000);
+	assert_int_equal(prepare(f, "longest", "", longest->pairs, NULL), LM_RPC_OK);
+	assert_int_equal(prepare(f, "longer", "", longer->pairs, NULL), LM_RPC_INVALID_ARGUMENT);
+	assert_int_equal(prepare(f, "most", "", most->pairs, NULL), LM_RPC_OK);
+	assert_int_equal(prepare(f, "more", "", more->pairs, NULL), LM_RPC_INVALID_ARGUMENT);
+	assert_int_equal(prepare(f, "heavy", "", heavy->pairs, NULL), LM_RPC_INVALID_ARGUMENT);
+	const char *const path[] = {"labels.one-more", NULL};
+	assert_int_equal(update(f, "most", LABELS("one-more", "1"), path, NULL), LM_RPC_INVALID_ARGUMENT);
+	assert_int_equal(commit(f, "c", "most", more->pairs), LM_RPC_INVALID_ARGUMENT);
+	CLEANUP(lm_freep) char *key = calloc(1, 32770); /* 32768 are allowed */
+	memset(key, 'k', 32769);
+	assert_int_equal(prepare(f, key, "", NULL, NULL), LM_RPC_INVALID_ARGUMENT);
+	assert_int_equal(commit(f, key, "most", NULL), LM_RPC_INVALID_ARGUMENT);
+	key[32768] = '\0';
+	assert_int_equal(prepare(f, key, "", NULL, NULL), LM_RPC_OK);
+	assert_int_equal(commit(f, "", "most", NULL), LM_RPC_INVALID_ARGUMENT);
+	assert_int_equal(directories(f), 3);
+}
+
+static unsigned outside(struct fixture *f)
+{
+	char command[160];
+	unsigned n = 0;
+	snprintf(command, sizeof(command), "find %s -mindepth 1 -not -path '%s/*' | wc -l", f->dir, f->root);
+	FILE *pipe = popen(command, "r");
+	assert_int_equal(fscanf(pipe, "%u", &n), 1);
+	pclose(pipe);
+	return n;
+}
+
+/* Names and labels are text and nothing else: no path is made of them, no mount option, no line of a log. */
+static void hostile_names(void **state)
+{
+	struct fixture *f = *state;
+	static const char *const names[] = {"../../x", "/etc/passwd", "..", ".", "a/../../b", "snapshots/1/fs", "1",
+		"a,b:c\\d", "line\nfeed", "\x01\x1b[2J", "' OR 1=1 --", "%s%n%s", "@lamella/1/x", "\xf0\x9f\x90\xb3"};
+	unsigned before = outside(f);
+	wire_mounts *m = NULL;
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		const char *const *labels = LABELS(names[i], names[i], LM_LABEL_REF, names[i], LM_LABEL_CRI_LAYER,
+			names[i], LM_LABEL_CRI_LAYERS, "../../x,,\n,sha256:0", LM_LABEL_CRI_IMAGE, names[i]);
+		assert_int_equal(prepare(f, names[i], "", labels, &m), LM_RPC_OK);
+		assert_true(lm_str_starts(m->mounts[0]->source, f->root));
+		assert_null(strstr(m->mounts[0]->source, ".."));
+		response_free(m);
+		CLEANUP(lm_freep) char *name = lm_str_printf("%s (committed)", names[i]);
+		assert_int_equal(commit(f, name, names[i], labels), LM_RPC_OK);
+		assert_int_equal(prepare(f, names[i], name, NULL, &m), LM_RPC_OK);
+		CLEANUP(lm_freep) char *lower = lm_str_printf("%s/snapshots/%zu/fs", f->root, 2 * i + 1);
+		assert_string_equal(option_of(m, "lowerdir="), lower);
+		response_free(m);
+		assert_int_equal(remove_key(f, names[i]), LM_RPC_OK);
+		assert_int_equal(remove_key(f, name), LM_RPC_OK);
+	}
+	/* A layer of a name that is no chain id, served all the same: its record has a name of ours. */
+	assert_int_equal(
+		prepare(f, "x", "", LABELS(LM_LABEL_REF, "../../../etc", LM_LABEL_CRI_LAYER, fake_digest(101)), NULL),
+		LM_RPC_ALREADY_EXISTS);
+	/* Maps of ids are maps and nothing else. */
+	const char *const *map = LABELS(LM_LABEL_UIDMAP, "0:1000:10,upperdir=/etc", LM_LABEL_GIDMAP, "0:1000:10");
+	committed(f, "c", "");
+	assert_int_equal(prepare(f, "mapped", "c", map, NULL), LM_RPC_INVALID_ARGUMENT);
+	assert_int_equal(prepare(f, "mapped", "c", NULL, NULL), LM_RPC_OK);
+	assert_int_equal(update(f, "mapped", map, NULL, NULL), LM_RPC_OK);
+	assert_int_equal(mounts(f, "mapped", NULL), LM_RPC_INVALID_ARGUMENT);
+	assert_int_equal(cleanup(f), LM_RPC_OK);
+	assert_int_equal(directories(f), 3);
+	assert_int_equal(outside(f), before);
+	/* The sockets are root's alone. */
+	const char *const sockets[] = {f->socket, f->status, f->metrics};
+	for (size_t i = 0; i < ARRAY_LEN(sockets); i++) {
+		struct stat st;
+		assert_int_equal(stat(sockets[i], &st), 0);
+		assert_int_equal(st.st_mode & 07777, 0600);
+	}
 }
 
 /* Layers from the fetcher. */
@@ -778,6 +892,31 @@ static void fallbacks(void **state)
 	assert_int_equal(lm_service_count(f->service, LM_COUNT_FALLBACK_UNNAMED), 1);
 }
 
+/* What only we can know, no client says: nor an image, whose annotations come as labels. */
+static void our_labels(void **state)
+{
+	struct fixture *f = *state;
+	const char *const *lies =
+		LABELS(LM_LABEL_LAYER, "lazy", LM_LABEL_REASON, "none", LM_LABEL_TREE, "used", "x", "1");
+	assert_int_equal(prepare(f, "plain", "", lies, NULL), LM_RPC_OK);
+	assert_int_equal(offer(f, "absent", "", 301, "c1"), LM_RPC_OK);
+	assert_int_equal(commit(f, "layer", "absent", lies), LM_RPC_OK);
+	assert_int_equal(update(f, "layer", lies, NULL, NULL), LM_RPC_OK);
+	assert_int_equal(update(f, "layer", LABELS("y", "2"), NULL, NULL), LM_RPC_OK);
+	const char *const path[] = {"labels." LM_LABEL_REASON, NULL};
+	assert_int_equal(update(f, "layer", lies, path, NULL), LM_RPC_OK);
+	V1(StatSnapshotResponse) *s = stat_ok(f, "plain");
+	assert_int_equal(s->info->n_labels, 1);
+	response_free(s);
+	s = stat_ok(f, "layer");
+	assert_string_equal(label_of(s->info, LM_LABEL_LAYER), "ordinary");
+	assert_string_equal(label_of(s->info, LM_LABEL_CAUSE), "absent");
+	assert_string_equal(label_of(s->info, LM_LABEL_REASON), "not published");
+	assert_null(label_of(s->info, LM_LABEL_TREE));
+	assert_string_equal(label_of(s->info, "y"), "2");
+	response_free(s);
+}
+
 static void on_miss_fail(void **state)
 {
 	struct fixture *f = *state;
@@ -886,6 +1025,246 @@ static void fetcher_stalls(void **state)
 	}
 	expect_ordinary(f, "pull-7", "the fetcher does not answer");
 	fake_set_mode(&f->fetcher, FAKE_RIGHT);
+}
+
+static void *pull_another(void *arg)
+{
+	struct pull *p = arg;
+	char key[32], chain[32];
+	snprintf(key, sizeof(key), "pull-%u", p->number);
+	snprintf(chain, sizeof(chain), "chain%u", p->number);
+	p->code = offer(p->f, key, "", 120 + p->number, chain);
+	return NULL;
+}
+
+static unsigned fake_waiting(struct fake_fetcher *f)
+{
+	LM_LOCKED(&f->lock);
+	return f->waiting;
+}
+
+/* More calls wait for the fetcher than there are threads for such; ordinary snapshots are made as if there were none.
+ */
+static void ordinary_beside(void **state)
+{
+	struct fixture *f = *state;
+	struct pull pulls[40];
+	stop(f);
+	f->timeout_ms = 2500;
+	start(f);
+	char lazy[256];
+	assert_int_equal(offer(f, "x", "", 101, "lazy"), LM_RPC_ALREADY_EXISTS);
+	lookup_layer(f, "lazy", "", lazy);
+	committed(f, "base", "");
+	fake_set_mode(&f->fetcher, FAKE_STALLS);
+	for (unsigned i = 0; i < ARRAY_LEN(pulls); i++) {
+		pulls[i] = (struct pull){.f = f, .number = i};
+		assert_int_equal(pthread_create(&pulls[i].thread, NULL, pull_another, &pulls[i]), 0);
+	}
+	while (fake_waiting(&f->fetcher) < 8)
+		usleep(1000);
+	int64_t start_ms = lm_now_ms(), size, inodes;
+	for (unsigned i = 0; i < 5; i++) {
+		assert_int_equal(prepare(f, "ordinary", "base", NULL, NULL), LM_RPC_OK);
+		assert_int_equal(mounts(f, "ordinary", NULL), LM_RPC_OK);
+		assert_int_equal(view(f, "shown", "base", NULL), LM_RPC_OK);
+		assert_int_equal(usage(f, "ordinary", &size, &inodes), LM_RPC_OK);
+		assert_int_equal(commit(f, "committed", "ordinary", NULL), LM_RPC_OK);
+		assert_int_equal(remove_key(f, "committed"), LM_RPC_OK);
+		assert_int_equal(remove_key(f, "shown"), LM_RPC_OK);
+		/* And a layer that is there already: asking would not change the answer. */
+		assert_int_equal(offer(f, "x", "", 101, "lazy"), LM_RPC_ALREADY_EXISTS);
+	}
+	assert_true(lm_now_ms() - start_ms < 2000);
+	assert_true(fake_waiting(&f->fetcher) > 0); /* all the while */
+	fake_set_mode(&f->fetcher, FAKE_RIGHT);
+	for (unsigned i = 0; i < ARRAY_LEN(pulls); i++) {
+		pthread_join(pulls[i].thread, NULL);
+		assert_true(pulls[i].code == LM_RPC_OK || pulls[i].code == LM_RPC_ALREADY_EXISTS);
+	}
+}
+
+/* A layer that is converted after it was pulled: used by whoever asks next, though the pulled one is still there. */
+static void appears_later(void **state)
+{
+	struct fixture *f = *state;
+	struct listed l;
+	assert_int_equal(offer(f, "one/1/extract", "", 301, "chain"), LM_RPC_OK);
+	assert_int_equal(commit(f, "one/2/chain", "one/1/extract", LABELS(LM_LABEL_REF, "chain")), LM_RPC_OK);
+	/* The same chain with a digest that is served by now; the parent that is ordinary is no hindrance. */
+	assert_int_equal(offer(f, "two/3/extract", "", 101, "chain"), LM_RPC_ALREADY_EXISTS);
+	assert_int_equal(list(f, LABELS("labels.\"containerd.io/snapshot.ref\"==chain,parent==\"\""), &l), LM_RPC_OK);
+	assert_int_equal(l.count, 2);
+	assert_int_equal(offer(f, "one/4/extract", "one/2/chain", 102, "above"), LM_RPC_ALREADY_EXISTS);
+	wire_mounts *m = NULL;
+	assert_int_equal(prepare(f, "one/5/container", "one/2/chain", NULL, &m), LM_RPC_OK);
+	response_free(m);
+}
+
+/* What those see who watch. */
+
+typedef Lamella__Snapshotter__V1__StatusResponse StatusResponse;
+typedef Lamella__Snapshotter__V1__Image Image;
+typedef Lamella__Snapshotter__V1__Layer Layer;
+
+static StatusResponse *status_of(struct fixture *f)
+{
+	CLEANUP(lm_rpc_client_freep) struct lm_rpc_client *client = NULL;
+	Lamella__Snapshotter__V1__StatusRequest request = LAMELLA__SNAPSHOTTER__V1__STATUS_REQUEST__INIT;
+	ProtobufCMessage *answer = NULL;
+	struct lm_err err = LM_ERR_INIT;
+	request.images = true;
+	assert_int_equal(lm_rpc_client_new(f->status, &client, NULL), 0);
+	if (lm_rpc_invoke(client, "/lamella.snapshotter.v1.Snapshotter/Status", &request.base,
+		    &lamella__snapshotter__v1__status_response__descriptor, 20000, true, &answer, NULL, &err) < 0)
+		fail_msg("%s", lm_err_text(&err));
+	return (StatusResponse *)answer;
+}
+
+static const Layer *layer_of(const StatusResponse *status, const char *chain)
+{
+	for (size_t i = 0; i < status->n_layers; i++)
+		if (strcmp(status->layers[i]->chain, chain) == 0)
+			return status->layers[i];
+	fail_msg("no layer %s", chain);
+	return NULL;
+}
+
+static uint64_t counted(const StatusResponse *status, const char *name)
+{
+	for (size_t i = 0; i < status->n_counters; i++)
+		if (strcmp(status->counters[i]->name, name) == 0)
+			return status->counters[i]->count;
+	fail_msg("no counter %s", name);
+	return 0;
+}
+
+/* A pull as containerd's CRI does it; what could not be served is committed by the chain's name. */
+static void pull_of(
+	struct fixture *f, const char *image, const char *layers, char parent[256], unsigned digest, const char *chain)
+{
+	const char *const *labels = LABELS(LM_LABEL_REF, chain, LM_LABEL_CRI_LAYER, fake_digest(digest),
+		LM_LABEL_CRI_LAYERS, layers, LM_LABEL_CRI_IMAGE, image);
+	char key[64];
+	snprintf(key, sizeof(key), "k8s.io/1/extract %s", chain);
+	if (prepare(f, key, parent, labels, NULL) == LM_RPC_ALREADY_EXISTS) {
+		lookup_layer(f, chain, parent, parent);
+		return;
+	}
+	snprintf(parent, 256, "k8s.io/2/%s", chain);
+	assert_int_equal(commit(f, parent, key, labels), LM_RPC_OK);
+}
+
+static void watched_images(void **state)
+{
+	struct fixture *f = *state;
+	StatusResponse *status = status_of(f);
+	assert_int_equal(status->n_images + status->n_layers + status->n_problems, 0);
+	assert_string_equal(status->root, f->root);
+	assert_string_equal(status->on_miss, "pull");
+	assert_int_equal(status->fetcher->state, LAMELLA__SNAPSHOTTER__V1__FETCHER_STATE__FETCHER_UNASKED);
+	assert_int_equal(status->n_counters, LM_COUNTERS);
+	response_free(status);
+
+	char top[256] = "", base[256] = "", other[256] = "";
+	char two[200], one[100];
+	snprintf(two, sizeof(two), "%s,%s,%s", fake_digest(101), fake_digest(202), fake_digest(303));
+	pull_of(f, "host/mixed:1", two, base, 101, "sha256:m1");
+	strcpy(top, base);
+	pull_of(f, "host/mixed:1", strchr(two, ',') + 1, top, 202, "sha256:m2");
+	pull_of(f, "host/mixed:1", strrchr(two, ',') + 1, top, 303, "sha256:m3");
+	strcpy(other, base); /* another image on the same base */
+	snprintf(one, sizeof(one), "%s", fake_digest(104));
+	pull_of(f, "host/another", one, other, 104, "sha256:a2");
+	committed(f, "k8s.io/9/sha256:unasked", "");
+	assert_int_equal(prepare(f, "k8s.io/3/c1", top, NULL, NULL), LM_RPC_OK);
+	assert_int_equal(prepare(f, "k8s.io/3/c2", top, NULL, NULL), LM_RPC_OK);
+	assert_int_equal(prepare(f, "k8s.io/3/c3", other, NULL, NULL), LM_RPC_OK);
+
+	status = status_of(f);
+	assert_int_equal(status->n_layers, 5);
+	assert_int_equal(status->lazy_layers, 2);
+	assert_int_equal(status->lossy_layers, 1);
+	assert_int_equal(status->fallen_back_layers, 1);
+	assert_int_equal(status->ordinary_layers, 1);
+	assert_int_equal(status->containers, 3);
+	assert_int_equal(status->snapshots, 8);
+	assert_int_equal(layer_of(status, "sha256:m1")->containers, 3);
+	assert_int_equal(layer_of(status, "sha256:m1")->bytes, 0);
+	assert_int_equal(layer_of(status, "sha256:m3")->containers, 2);
+	assert_true(layer_of(status, "sha256:m3")->inodes > 0);
+	assert_string_equal(layer_of(status, "sha256:m3")->cause, "absent");
+	assert_string_equal(layer_of(status, "sha256:m3")->reason, "not published");
+	assert_string_equal(layer_of(status, "sha256:m3")->digest, fake_digest(303));
+	assert_string_equal(layer_of(status, "sha256:m2")->reason, "owners dropped");
+	assert_int_equal(status->n_images, 3);
+	const Image *image = status->images[0];
+	assert_string_equal(image->reference, "host/another");
+	assert_int_equal(image->lazy, 2);
+	assert_int_equal(image->containers, 1);
+	assert_int_equal(image->n_layers, 2);
+	image = status->images[1];
+	assert_string_equal(image->reference, "host/mixed:1");
+	assert_string_equal(image->chain, "sha256:m3");
+	assert_int_equal(image->lazy, 1);
+	assert_int_equal(image->lossy, 1);
+	assert_int_equal(image->fallen_back, 1);
+	assert_int_equal(image->containers, 2);
+	assert_int_equal(image->n_layers, 3);
+	assert_int_equal(image->layers[0], layer_of(status, "sha256:m1")->id);
+	assert_int_equal(image->layers[2], layer_of(status, "sha256:m3")->id);
+	assert_string_equal(image->reason, "owners dropped");
+	image = status->images[2];
+	assert_string_equal(image->reference, "");
+	assert_string_equal(image->chain, "sha256:unasked");
+	assert_int_equal(image->ordinary, 1);
+	assert_int_equal(counted(status, "layers_lazy"), 3); /* with the lossy one */
+	assert_int_equal(counted(status, "fallback_absent"), 1);
+	assert_int_equal(status->fetcher->state, LAMELLA__SNAPSHOTTER__V1__FETCHER_STATE__FETCHER_ANSWERS);
+	response_free(status);
+
+	/* The base that an image leaves behind is none itself. */
+	assert_int_equal(remove_key(f, "k8s.io/3/c3"), LM_RPC_OK);
+	assert_int_equal(remove_key(f, other), LM_RPC_OK);
+	assert_int_equal(remove_key(f, "k8s.io/3/c1"), LM_RPC_OK);
+	assert_int_equal(remove_key(f, "k8s.io/3/c2"), LM_RPC_OK);
+	assert_int_equal(remove_key(f, top), LM_RPC_OK);
+	status = status_of(f);
+	assert_int_equal(status->n_layers, 3);
+	assert_int_equal(status->n_images, 1);
+	response_free(status);
+}
+
+/* The status is there whatever the fetcher does, and says what. */
+static void watched_fetcher(void **state)
+{
+	struct fixture *f = *state;
+	fake_stop(&f->fetcher);
+	assert_int_equal(offer(f, "away", "", 101, "c1"), LM_RPC_OK);
+	expect_ordinary(f, "away", "fetcher.sock is not there");
+	StatusResponse *status = status_of(f);
+	assert_int_equal(status->fetcher->state, LAMELLA__SNAPSHOTTER__V1__FETCHER_STATE__FETCHER_UNREACHABLE);
+	assert_false(status->fetcher->listens);
+	assert_int_equal(status->n_problems, 1);
+	assert_non_null(strstr(status->problems[0]->what, "is not there"));
+	assert_int_equal(counted(status, "fallback_unreachable"), 1);
+	response_free(status);
+	fake_start(&f->fetcher);
+	fake_set_mode(&f->fetcher, FAKE_STALLS);
+	assert_int_equal(offer(f, "slow", "", 102, "c2"), LM_RPC_OK);
+	expect_ordinary(f, "slow", "nothing came from");
+	status = status_of(f);
+	assert_int_equal(status->fetcher->state, LAMELLA__SNAPSHOTTER__V1__FETCHER_STATE__FETCHER_SILENT);
+	assert_true(status->fetcher->listens);
+	assert_int_equal(status->n_problems, 1);
+	assert_int_equal(counted(status, "fallback_timed_out"), 1);
+	assert_int_equal(status->fetcher->failed_questions, 2);
+	response_free(status);
+	fake_set_mode(&f->fetcher, FAKE_RIGHT);
+	assert_int_equal(offer(f, "well", "", 103, "c3"), LM_RPC_ALREADY_EXISTS);
+	status = status_of(f);
+	assert_int_equal(status->n_problems, 0);
+	response_free(status);
 }
 
 /* Many clients want one layer at once: one record, and all are told that it is there. */
@@ -1028,7 +1407,8 @@ static void damaged_store(void **state)
 		if (i == 0)
 			assert_int_equal(unlink(db), 0);
 		else
-			assert_int_equal(lm_file_replace(AT_FDCWD, db, "not a database", i == 1 ? 14 : 0, 0600, 0, NULL), 0);
+			assert_int_equal(
+				lm_file_replace(AT_FDCWD, db, "not a database", i == 1 ? 14 : 0, 0600, 0, NULL), 0);
 		start(f);
 		assert_int_equal(lm_service_count(f->service, LM_COUNT_SNAPSHOTS_REBUILT), 3);
 		assert_int_equal(cleanup(f), LM_RPC_OK);
@@ -1079,12 +1459,19 @@ int main(void)
 		cmocka_unit_test_setup_teardown(many_layers, setup, teardown),
 		cmocka_unit_test_setup_teardown(root_attributes, setup, teardown),
 		cmocka_unit_test_setup_teardown(strange_messages, setup, teardown),
+		cmocka_unit_test_setup_teardown(bounds, setup, teardown),
+		cmocka_unit_test_setup_teardown(hostile_names, setup, teardown),
 		cmocka_unit_test_setup_teardown(lazy_image, setup, teardown),
 		cmocka_unit_test_setup_teardown(lazy_by_chain, setup, teardown),
 		cmocka_unit_test_setup_teardown(fallbacks, setup, teardown),
+		cmocka_unit_test_setup_teardown(our_labels, setup, teardown),
 		cmocka_unit_test_setup_teardown(on_miss_fail, setup, teardown),
 		cmocka_unit_test_setup_teardown(fetcher_away, setup, teardown),
 		cmocka_unit_test_setup_teardown(fetcher_stalls, setup, teardown),
+		cmocka_unit_test_setup_teardown(ordinary_beside, setup, teardown),
+		cmocka_unit_test_setup_teardown(appears_later, setup, teardown),
+		cmocka_unit_test_setup_teardown(watched_images, setup, teardown),
+		cmocka_unit_test_setup_teardown(watched_fetcher, setup, teardown),
 		cmocka_unit_test_setup_teardown(handshake_race, setup, teardown),
 		cmocka_unit_test_setup_teardown(concurrency, setup, teardown),
 		cmocka_unit_test_setup_teardown(restart, setup, teardown),

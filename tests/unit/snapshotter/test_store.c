@@ -363,8 +363,13 @@ static void later_is_later(void **state)
 	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *c = get(f, "c");
 	assert_int_equal(c->updated_ns, new.created_ns + 2);
 	/* Only on the very parent that was meant. */
-	new = (struct lm_store_new){.id = 6, .plugin = "p", .key = "b", .parent = "c", .parent_id = 4,
-		.kind = LM_ACTIVE, .labels = &f->labels};
+	new = (struct lm_store_new){.id = 6,
+		.plugin = "p",
+		.key = "b",
+		.parent = "c",
+		.parent_id = 4,
+		.kind = LM_ACTIVE,
+		.labels = &f->labels};
 	assert_int_equal(lm_store_create(f->store, &new, NULL, NULL), -ENOENT);
 	new.parent_id = 5;
 	assert_int_equal(lm_store_create(f->store, &new, NULL, NULL), 0);
