@@ -1,4 +1,4 @@
-/* `lamella images`: what is published. */
+/* `lamella images`: what is published, or with --node what this machine has of it. */
 #include "base/str.h"
 #include "commands.h"
 #include "common.h"
@@ -7,6 +7,7 @@
 #include "convert/inventory.h"
 #include "oci/digest.h"
 #include "oci/json.h"
+#include "snapshotter.h"
 #include "source.h"
 #include "sync/state.h"
 
@@ -16,8 +17,8 @@
 
 struct options {
 	struct lm_repo_source_options source;
-	const char *repo;
-	bool json;
+	const char *repo, *snapshotter;
+	bool json, node, layers;
 };
 
 struct shown {
@@ -409,23 +410,36 @@ int lm_cmd_images(int argc, char **argv)
 	const struct lm_cli_option options[] = {
 		{"repo", "WHERE", "the repository: a NAME that is recorded here, a DIR or a URL", .text = &o.repo},
 		LM_REPO_SOURCE_OPTIONS(&o.source),
-		{"json", NULL, "as JSON, layers and all", .flag = &o.json},
+		{"node", NULL, "instead: the images on this node, and how lazy they are", .flag = &o.node},
+		{"layers", NULL, "with --node: and their layers", .flag = &o.layers},
+		{"snapshotter", "PATH", "with --node: " LM_SNAPSHOTTER_SOCKET_HELP, .text = &o.snapshotter},
+		{"json", NULL,
+			"as JSON, layers and all; with --node: the StatusResponse of\n"
+			"proto/lamella/snapshotter.proto",
+			.flag = &o.json},
 		{0},
 	};
 	const struct lm_cli_syntax syntax = {
-		.synopsis = "--repo WHERE [OPTION]...",
+		.synopsis = "--repo WHERE | --node [OPTION]...",
 		.about = "Lists the images in the newest revision of a repository: by name, with the size of their "
 			 "layers\n"
 			 "as they came (OWN: of those that no other image has), and whether there are a tree for "
 			 "Apptainer\n"
 			 "(FLAT) and one for the kernels of nodes (TREE).\n"
-			 "Then those that `lamella sync` on this machine could not bring up to date, and why.",
+			 "Then those that `lamella sync` on this machine could not bring up to date, and why.\n"
+			 "With --node: the images that the snapshotter of this machine has, how many of their layers "
+			 "are\n"
+			 "served (LAZY, or LOSSY: without owners), were pulled since they could not be (FALLEN), or\n"
+			 "were pulled since nobody asked (ORDINARY), what they take on this disk, the containers on\n"
+			 "them (TREES: over merged trees), and why the lowest layer that is not lazy is not.",
 		.options = options,
-		.words = "--repo WHERE is wanted, and nothing else",
+		.words = "--repo WHERE or --node is wanted, and nothing else",
 	};
 	if (lm_cli_parse(argc, argv, &syntax, &code) < 0)
 		return code;
-	if (!o.repo) {
+	if (o.node && !o.repo)
+		return lm_snapshotter_images(o.snapshotter, o.layers, o.json);
+	if (!o.repo || o.node) {
 		lm_cli_error("%s", syntax.words);
 		return lm_cli_usage(argv[0]);
 	}

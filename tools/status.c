@@ -1,8 +1,11 @@
-/* `lamella status`: what lamella-fetcher says of itself, on one screen or as JSON. */
+/* `lamella status`: what lamella-fetcher and lamella-snapshotter say of themselves, on one screen or as JSON. */
+#include "base/buf.h"
 #include "commands.h"
 #include "common.h"
 #include "fetcher.h"
+#include "rpc/json.h"
 #include "rpc/rpc.h"
+#include "snapshotter.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,10 +19,12 @@ typedef Lamella__Fetcher__V1__CacheStatus CacheStatus;
 typedef Lamella__Fetcher__V1__Host Host;
 typedef Lamella__Fetcher__V1__Count Count;
 
-enum { LISTED_MAX = 3 };
+typedef Lamella__Snapshotter__V1__StatusResponse SnapshotterStatus;
+
+enum { LISTED_MAX = 3, JSON_MAX = 64 << 20 };
 
 struct options {
-	const char *socket, *name;
+	const char *socket, *snapshotter, *name;
 	bool json, layers;
 };
 
@@ -245,39 +250,104 @@ static int pick(StatusResponse *status, const char *name, struct lm_err *err)
 	return kept ? 0 : lm_err_set(err, -ENOENT, "no repository %s is configured", name);
 }
 
-static int show(const struct options *o)
+/* What was found out about the two; one that did not answer is NULL, and says why. */
+struct found {
+	StatusResponse *fetcher;
+	SnapshotterStatus *snapshotter;
+	struct lm_err no_fetcher, no_snapshotter;
+};
+
+static void found_done(struct found *found)
+{
+	lm_fetcher_status_freep(&found->fetcher);
+	lm_snapshotter_status_freep(&found->snapshotter);
+}
+
+static int ask_fetcher(const struct options *o, struct found *found)
 {
 	CLEANUP(lm_rpc_client_freep) struct lm_rpc_client *client = NULL;
-	CLEANUP(lm_fetcher_status_freep) StatusResponse *status = NULL;
-	struct lm_err err = LM_ERR_INIT;
-	int r = lm_fetcher_open(o->socket, &client, &err), code = LM_EXIT_OK;
+	int r = lm_fetcher_open(o->socket, &client, &found->no_fetcher);
 	if (r == 0)
-		r = lm_fetcher_status(client, o->layers, &status, &err);
-	if (r == 0 && o->name)
-		r = pick(status, o->name, &err);
+		r = lm_fetcher_status(client, o->layers, &found->fetcher, &found->no_fetcher);
+	return r;
+}
+
+/* The fetcher's message, with the snapshotter's as one field more. */
+static int print_json(const struct found *found)
+{
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(JSON_MAX);
+	struct lm_err err = LM_ERR_INIT;
+	int r = found->fetcher ? lm_rpc_json(&found->fetcher->base, &text) : lm_buf_str(&text, "{}");
+	if (r == 0) {
+		text.len--; /* the brace at its end */
+		r = lm_buf_str(&text, found->fetcher ? ", \"snapshotter\": " : "\"snapshotter\": ");
+	}
+	if (r == 0)
+		r = found->snapshotter ? lm_rpc_json(&found->snapshotter->base, &text) : lm_buf_str(&text, "null");
+	if (r == 0)
+		r = lm_buf_str(&text, "}");
 	if (r < 0)
-		return lm_cli_fail(&err);
-	if (o->json)
-		code = lm_fetcher_print_json(&status->base);
+		return lm_cli_fail((lm_err_sys(&err, r, "JSON"), &err));
+	puts(lm_buf_cstr(&text));
+	return LM_EXIT_OK;
+}
+
+static void print_snapshotter(const struct found *found)
+{
+	if (found->snapshotter)
+		lm_snapshotter_print(found->snapshotter);
 	else
-		print_status(status, o);
-	return status->n_problems > 0 ? LM_EXIT_FAILED : code;
+		printf("\n%s\n", lm_err_text(&found->no_snapshotter));
+	if (found->snapshotter && found->snapshotter->n_problems > 0)
+		printf("\nproblems of the snapshotter\n");
+	for (size_t i = 0; found->snapshotter && i < found->snapshotter->n_problems; i++)
+		printf("  %s\n", found->snapshotter->problems[i]->what);
+}
+
+static int show(const struct options *o)
+{
+	CLEANUP(found_done) struct found found = {0};
+	struct lm_err err = LM_ERR_INIT;
+	int code = LM_EXIT_OK;
+	bool away = ask_fetcher(o, &found) < 0;
+	bool alone = !o->name && lm_snapshotter_status(o->snapshotter, false, &found.snapshotter,
+					 &found.no_snapshotter) == 0; /* of no use to one repository */
+	if (away)
+		code = lm_cli_fail(&found.no_fetcher);
+	if (away && !alone)
+		return code;
+	if (found.fetcher && o->name && pick(found.fetcher, o->name, &err) < 0)
+		return lm_cli_fail(&err);
+	if (o->json && print_json(&found) != LM_EXIT_OK)
+		return LM_EXIT_FAILED;
+	if (!o->json && found.fetcher)
+		print_status(found.fetcher, o);
+	if (!o->json && !o->name)
+		print_snapshotter(&found);
+	bool problems = (found.fetcher && found.fetcher->n_problems > 0) ||
+			(found.snapshotter && found.snapshotter->n_problems > 0);
+	return problems ? LM_EXIT_FAILED : lm_cli_flush(code);
 }
 
 int lm_cmd_status(int argc, char **argv)
 {
 	struct options o = {0};
 	const struct lm_cli_option options[] = {
-		{"json", NULL, "for programs: the StatusResponse of proto/lamella/fetcher.proto", .flag = &o.json},
+		{"json", NULL,
+			"for programs: the StatusResponse of proto/lamella/fetcher.proto, and as\n"
+			"\"snapshotter\" that of proto/lamella/snapshotter.proto (null: not there)",
+			.flag = &o.json},
 		{"layers", NULL, "with the layers that were asked for lately", .flag = &o.layers},
 		{"socket", "PATH", LM_FETCHER_SOCKET_HELP, .text = &o.socket},
+		{"snapshotter", "PATH", LM_SNAPSHOTTER_SOCKET_HELP, .text = &o.snapshotter},
 		{0},
 	};
 	const struct lm_cli_syntax syntax = {
 		.synopsis = "[NAME] [OPTION]...",
-		.about = "Shows how the lamella-fetcher of this machine and its repositories are, or just NAME.\n"
+		.about = "Shows how the lamella-fetcher of this machine and its repositories are, or just NAME, and\n"
+			 "the lamella-snapshotter where there is one.\n"
 			 "Exit code 0: all is well; 1: something is not (offline, failed, not mounted, the cache), or\n"
-			 "nobody answers.",
+			 "no fetcher answers.",
 		.options = options,
 		.max_words = 1,
 		.words = "one NAME at most is wanted",
