@@ -36,7 +36,7 @@ def labels_of(text, line):
 
 
 def check_name(name, kind):
-    if not NAME.match(name) or not name.startswith("lamella_fetcher_"):
+    if not NAME.match(name) or not name.startswith(("lamella_fetcher_", "lamella_snapshotter_")):
         raise Wrong(f"name: {name}")
     if name.endswith("_total") != (kind == "counter"):
         raise Wrong(f"{name}: a {kind}")
