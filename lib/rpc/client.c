@@ -4,12 +4,10 @@
 #include <grpc/grpc_security.h>
 #include <string.h>
 
-#define HEADERS_MAX 8
-
 struct lm_rpc_client {
 	grpc_channel *channel;
-	grpc_metadata headers[HEADERS_MAX]; /* constant after the first call */
-	size_t n_headers;
+	grpc_metadata headers[LM_RPC_HEADERS_MAX];
+	size_t header_count;
 };
 
 int lm_rpc_client_new(const char *socket_path, struct lm_rpc_client **ret, struct lm_err *err)
@@ -48,29 +46,38 @@ void lm_rpc_client_free(struct lm_rpc_client *client)
 {
 	if (!client)
 		return;
-	grpc_channel_destroy(client->channel);
-	for (size_t i = 0; i < client->n_headers; i++) {
+	for (size_t i = 0; i < client->header_count; i++) {
 		grpc_slice_unref(client->headers[i].key);
 		grpc_slice_unref(client->headers[i].value);
 	}
+	grpc_channel_destroy(client->channel);
 	grpc_shutdown();
 	free(client);
 }
 
-int lm_rpc_client_header(struct lm_rpc_client *client, const char *name, const char *value, struct lm_err *err)
+int lm_rpc_client_set_header(struct lm_rpc_client *client, const char *key, const char *value, struct lm_err *err)
 {
-	if (client->n_headers == HEADERS_MAX)
-		return lm_err_set(err, -ENOSPC, "more than %d headers", HEADERS_MAX);
-	grpc_metadata header = {
-		.key = grpc_slice_from_copied_string(name), .value = grpc_slice_from_copied_string(value)};
-	if (lm_str_starts(name, "grpc-") || grpc_is_binary_header(header.key) ||
-		!grpc_header_key_is_legal(header.key) || !grpc_header_nonbin_value_is_legal(header.value)) {
-		grpc_slice_unref(header.key);
-		grpc_slice_unref(header.value);
-		return lm_err_set(err, -EINVAL, "a header of that name and value can't be sent: %s", name);
+	const grpc_metadata header = {grpc_slice_from_copied_string(key), grpc_slice_from_copied_string(value)};
+	size_t i = 0;
+	while (i < client->header_count && !grpc_slice_eq(client->headers[i].key, header.key))
+		i++;
+	int r = lm_str_starts(key, "grpc-") || grpc_is_binary_header(header.key) ||
+				!grpc_header_key_is_legal(header.key) ||
+				!grpc_header_nonbin_value_is_legal(header.value)
+			? lm_err_set(err, -EINVAL, "a header of that name and value can't be sent: %s", key)
+		: i == LM_RPC_HEADERS_MAX ? lm_err_set(err, -E2BIG, "more than %d headers", LM_RPC_HEADERS_MAX)
+					  : 0;
+	const grpc_metadata unused = r < 0 ? header : client->headers[i];
+	const bool replaced = i < client->header_count;
+	if (r == 0) {
+		client->headers[i] = header;
+		client->header_count += !replaced;
 	}
-	client->headers[client->n_headers++] = header;
-	return 0;
+	if (r < 0 || replaced) {
+		grpc_slice_unref(unused.key);
+		grpc_slice_unref(unused.value);
+	}
+	return r;
 }
 
 static int errno_of(grpc_status_code code)
@@ -99,7 +106,6 @@ static int errno_of(grpc_status_code code)
 
 /* One call on the wire, with a completion queue of its own: the calling thread does the waiting. */
 struct exchange {
-	struct lm_rpc_client *client;
 	grpc_completion_queue *queue;
 	grpc_call *call;
 	grpc_byte_buffer *request, *response;
@@ -121,23 +127,44 @@ static void exchange_done(struct exchange *x)
 	grpc_slice_unref(x->details);
 }
 
-static int exchange_init(struct exchange *x, struct lm_rpc_client *client, const char *path,
-	const ProtobufCMessage *request, unsigned timeout_ms, struct lm_err *err)
+static gpr_timespec after_ms(unsigned timeout_ms)
 {
-	*x = (struct exchange){.client = client, .status = GRPC_STATUS_UNKNOWN, .details = grpc_empty_slice()};
+	return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(timeout_ms, GPR_TIMESPAN));
+}
+
+static void exchange_open(struct exchange *x, struct lm_rpc_client *client, const char *path, gpr_timespec deadline)
+{
+	*x = (struct exchange){.status = GRPC_STATUS_UNKNOWN, .details = grpc_empty_slice()};
 	grpc_metadata_array_init(&x->headers);
 	grpc_metadata_array_init(&x->trailers);
 	x->queue = grpc_completion_queue_create_for_pluck(NULL);
-	int r = lm_rpc_pack(request, &x->request, err);
-	if (r < 0)
-		return r;
-	gpr_timespec deadline =
-		gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(timeout_ms, GPR_TIMESPAN));
 	grpc_slice method = grpc_slice_from_copied_string(path);
 	x->call = grpc_channel_create_call(
 		client->channel, NULL, GRPC_PROPAGATE_DEFAULTS, x->queue, method, NULL, deadline, NULL);
 	grpc_slice_unref(method);
-	return 0;
+}
+
+static int exchange_init(struct exchange *x, struct lm_rpc_client *client, const char *path,
+	const ProtobufCMessage *request, unsigned timeout_ms, struct lm_err *err)
+{
+	exchange_open(x, client, path, after_ms(timeout_ms));
+	return lm_rpc_pack(request, &x->request, err);
+}
+
+/* The op that begins a call. */
+static grpc_op send_headers(struct lm_rpc_client *client, bool wait_ready)
+{
+	return (grpc_op){.op = GRPC_OP_SEND_INITIAL_METADATA,
+		.flags = wait_ready ? GRPC_INITIAL_METADATA_WAIT_FOR_READY : 0,
+		.data.send_initial_metadata = {.count = client->header_count, .metadata = client->headers}};
+}
+
+/* And the one that ends it. */
+static grpc_op receive_status(struct exchange *x)
+{
+	return (grpc_op){.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
+		.data.recv_status_on_client = {
+			.trailing_metadata = &x->trailers, .status = &x->status, .status_details = &x->details}};
 }
 
 /* Until the server's own status is known, whatever goes wrong went wrong here. */
@@ -151,13 +178,6 @@ static void presume_internal(enum lm_rpc_code *ret_code)
 static bool wait_for(struct exchange *x, void *tag)
 {
 	return grpc_completion_queue_pluck(x->queue, tag, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).success;
-}
-
-static grpc_op send_headers(const struct exchange *x, bool wait_ready)
-{
-	return (grpc_op){.op = GRPC_OP_SEND_INITIAL_METADATA,
-		.flags = wait_ready ? GRPC_INITIAL_METADATA_WAIT_FOR_READY : 0,
-		.data.send_initial_metadata = {.count = x->client->n_headers, .metadata = x->client->headers}};
 }
 
 static int start(struct exchange *x, const grpc_op *ops, size_t count, void *tag, struct lm_err *err)
@@ -201,15 +221,12 @@ int lm_rpc_invoke(struct lm_rpc_client *client, const char *path, const Protobuf
 	if (r < 0)
 		return r;
 	grpc_op ops[] = {
-		send_headers(&x, wait_ready),
+		send_headers(client, wait_ready),
 		{.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = x.request},
 		{.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
 		{.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &x.headers},
 		{.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &x.response},
-		{.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
-			.data.recv_status_on_client = {.trailing_metadata = &x.trailers,
-				.status = &x.status,
-				.status_details = &x.details}},
+		receive_status(&x),
 	};
 	r = start(&x, ops, ARRAY_LEN(ops), &x, err);
 	if (r < 0)
@@ -251,11 +268,9 @@ int lm_rpc_invoke_stream(struct lm_rpc_client *client, const char *path, const P
 	if (r < 0)
 		return r;
 	/* The status is asked for apart: its batch ends when the call does, whatever became of the others. */
-	grpc_op status = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
-		.data.recv_status_on_client = {
-			.trailing_metadata = &x.trailers, .status = &x.status, .status_details = &x.details}};
+	grpc_op status = receive_status(&x);
 	grpc_op opening[] = {
-		send_headers(&x, false),
+		send_headers(client, false),
 		{.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = x.request},
 		{.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
 		{.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &x.headers},
@@ -272,4 +287,92 @@ int lm_rpc_invoke_stream(struct lm_rpc_client *client, const char *path, const P
 		grpc_call_cancel(x.call, NULL);
 	(void)wait_for(&x, &x.status);
 	return failed < 0 ? failed : exchange_result(&x, path, ret_code, err);
+}
+
+/* --- streams both ways --- */
+
+struct lm_rpc_stream {
+	struct lm_rpc_client *client;
+	const char *path;
+	const ProtobufCMessageDescriptor *response;
+	struct exchange x;
+	bool begun; /* the batch for the status is under way */
+	bool ended; /* and came back */
+};
+
+int lm_rpc_stream_new(struct lm_rpc_client *client, const char *path, const ProtobufCMessageDescriptor *response,
+	struct lm_rpc_stream **ret, struct lm_err *err)
+{
+	struct lm_rpc_stream *stream = calloc(1, sizeof(*stream));
+	if (!stream)
+		return lm_err_oom(err);
+	stream->client = client;
+	stream->path = path;
+	stream->response = response;
+	/* Each answer has a time of its own: the whole may take as long as it goes on. */
+	exchange_open(&stream->x, client, path, gpr_inf_future(GPR_CLOCK_MONOTONIC));
+	*ret = stream;
+	return 0;
+}
+
+static void stream_end(struct lm_rpc_stream *stream)
+{
+	if (stream->begun && !stream->ended)
+		(void)wait_for(&stream->x, &stream->x.status);
+	stream->ended = true;
+}
+
+void lm_rpc_stream_free(struct lm_rpc_stream *stream)
+{
+	if (!stream)
+		return;
+	grpc_call_cancel(stream->x.call, NULL);
+	stream_end(stream);
+	exchange_done(&stream->x);
+	free(stream);
+}
+
+/* The first time with what begins the call. */
+static int stream_start(struct lm_rpc_stream *stream, struct lm_err *err)
+{
+	struct exchange *x = &stream->x;
+	grpc_op status = receive_status(x);
+	grpc_op ops[] = {
+		{.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = x->request},
+		{.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &x->response},
+		send_headers(stream->client, false),
+		{.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &x->headers},
+	};
+	if (stream->begun)
+		return start(x, ops, 2, &x->request, err);
+	int r = start(x, &status, 1, &x->status, err);
+	stream->begun = r == 0;
+	return r < 0 ? r : start(x, ops, ARRAY_LEN(ops), &x->request, err);
+}
+
+int lm_rpc_stream_ask(struct lm_rpc_stream *stream, const ProtobufCMessage *request, unsigned timeout_ms,
+	ProtobufCMessage **ret, enum lm_rpc_code *ret_code, struct lm_err *err)
+{
+	struct exchange *x = &stream->x;
+	presume_internal(ret_code);
+	grpc_byte_buffer_destroy(STEAL(x->request));
+	grpc_byte_buffer_destroy(STEAL(x->response));
+	int r = lm_rpc_pack(request, &x->request, err);
+	if (r == 0)
+		r = stream_start(stream, err);
+	if (r < 0)
+		return r;
+	bool late = grpc_completion_queue_pluck(x->queue, &x->request, after_ms(timeout_ms), NULL).type ==
+		    GRPC_QUEUE_TIMEOUT;
+	if (late) {
+		grpc_call_cancel(x->call, NULL);
+		(void)wait_for(x, &x->request);
+	}
+	if (!late && x->response)
+		return unpack_response(x, stream->path, stream->response, ret, ret_code, err);
+	stream_end(stream);
+	if (late)
+		x->status = GRPC_STATUS_DEADLINE_EXCEEDED;
+	r = exchange_result(x, stream->path, ret_code, err);
+	return r < 0 ? r : lm_err_set(err, -EPROTO, "%s: ended without an answer", stream->path);
 }

@@ -82,12 +82,12 @@ int lm_rpc_client_new(const char *socket_path, struct lm_rpc_client **ret, struc
 void lm_rpc_client_free(struct lm_rpc_client *client);
 LM_DEFINE_CLEANUP(struct lm_rpc_client, lm_rpc_client_free, lm_rpc_client_freep)
 
-/*
- * Sends the header with each call from now on; before the first one. -EINVAL: grpc takes neither such a name (lower
- * case, no "grpc-" at the beginning, no "-bin" at the end) nor such a value (printable ASCII); -ENOSPC: more than 8.
- */
-int lm_rpc_client_header(
-	struct lm_rpc_client *client, const char *name, const char *value, struct lm_err *err) MUST_CHECK;
+/* Sent with every call from now on (request metadata, "containerd-namespace" and the like); an earlier value of that
+ * key is replaced. While no call is under way. -EINVAL: grpc takes neither such a key (lower case, no "grpc-" at the
+ * beginning, no "-bin" at the end) nor such a value (printable ASCII); -E2BIG: more than LM_RPC_HEADERS_MAX. */
+#define LM_RPC_HEADERS_MAX 8
+int lm_rpc_client_set_header(
+	struct lm_rpc_client *client, const char *key, const char *value, struct lm_err *err) MUST_CHECK;
 
 /* Blocking unary call. *ret is freed by protobuf_c_message_free_unpacked(). Returns 0; else negative: ret_code (may be
  * NULL) has the status, err the server's words. -ENOENT NOT_FOUND, -EEXIST ALREADY_EXISTS, -EINVAL, -ETIMEDOUT, -EAGAIN
@@ -101,5 +101,15 @@ int lm_rpc_invoke_stream(struct lm_rpc_client *client, const char *path, const P
 	const ProtobufCMessageDescriptor *response, unsigned timeout_ms,
 	int (*fn)(void *arg, ProtobufCMessage *message), void *arg, enum lm_rpc_code *ret_code,
 	struct lm_err *err) MUST_CHECK;
+
+/* A stream both ways, with one answer to each request. One thread; the client and the path outlive it. */
+struct lm_rpc_stream;
+int lm_rpc_stream_new(struct lm_rpc_client *client, const char *path, const ProtobufCMessageDescriptor *response,
+	struct lm_rpc_stream **ret, struct lm_err *err) MUST_CHECK;
+/* Results as of lm_rpc_invoke(); after a failure the stream can only be freed. */
+int lm_rpc_stream_ask(struct lm_rpc_stream *stream, const ProtobufCMessage *request, unsigned timeout_ms,
+	ProtobufCMessage **ret, enum lm_rpc_code *ret_code, struct lm_err *err) MUST_CHECK;
+void lm_rpc_stream_free(struct lm_rpc_stream *stream); /* cancels it where it has not ended */
+LM_DEFINE_CLEANUP(struct lm_rpc_stream, lm_rpc_stream_free, lm_rpc_stream_freep)
 
 #endif

@@ -13,7 +13,7 @@ int remote_connect(const char *socket, const char *namespace, struct lm_rpc_clie
 	CLEANUP(lm_rpc_client_freep) struct lm_rpc_client *client = NULL;
 	int r = lm_rpc_client_new(socket, &client, err);
 	if (r == 0 && namespace)
-		r = lm_rpc_client_header(client, "containerd-namespace", namespace, err);
+		r = lm_rpc_client_set_header(client, "containerd-namespace", namespace, err);
 	if (r == 0)
 		*ret = STEAL(client);
 	return r;
