@@ -6,6 +6,7 @@
  * reached is the kernel's business (RESOLVE_BENEATH), whatever links there are.
  */
 #include "base/buf.h"
+#include "base/file.h"
 #include "base/listen.h"
 #include "base/str.h"
 #include "base/work.h"
@@ -13,10 +14,8 @@
 #include "common.h"
 
 #include <arpa/inet.h>
-#include <ctype.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/openat2.h>
 #include <microhttpd.h>
 #include <netdb.h>
 #include <signal.h>
@@ -24,7 +23,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
 
 enum {
@@ -63,43 +61,6 @@ static void request_free(struct request *request)
 LM_DEFINE_CLEANUP(struct request, request_free, request_freep)
 LM_DEFINE_CLEANUP(struct MHD_Response, MHD_destroy_response, response_freep)
 
-/* Beneath dir_fd, whatever .. and links say. Not blocking: a FIFO is opened as well, and refused afterwards. */
-static int open_beneath(int dir_fd, const char *path)
-{
-	struct open_how how = {
-		.flags = O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,
-		.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
-	};
-	int fd = (int)syscall(SYS_openat2, dir_fd, path, &how, sizeof(how));
-	return fd < 0 ? -errno : fd;
-}
-
-static int hex_value(char c)
-{
-	return isdigit((unsigned char)c)    ? c - '0'
-	       : isxdigit((unsigned char)c) ? tolower((unsigned char)c) - 'a' + 10
-					    : -1;
-}
-
-/* Undoes %HH in place. False for bad ones and for NUL bytes. */
-static bool decode_percent(char *text)
-{
-	char *to = text;
-	for (const char *from = text; *from; from++) {
-		if (*from != '%') {
-			*to++ = *from;
-			continue;
-		}
-		int high = hex_value(from[1]), low = high < 0 ? -1 : hex_value(from[2]);
-		if (low < 0 || (high == 0 && low == 0))
-			return false;
-		*to++ = (char)(high << 4 | low);
-		from += 2;
-	}
-	*to = '\0';
-	return true;
-}
-
 static bool has_dot_dot(const char *path)
 {
 	for (const char *part = path; part; part = strchr(part, '/')) {
@@ -137,12 +98,12 @@ static unsigned status_of_errno(int code)
 static unsigned open_url(
 	const struct server *server, char *url, const char **ret_path, int *ret_fd, struct stat *ret_st)
 {
-	if (url[0] != '/' || !decode_percent(url))
+	if (url[0] != '/' || !lm_str_unescape(url))
 		return MHD_HTTP_BAD_REQUEST;
 	const char *path = url + strspn(url, "/");
 	if (has_dot_dot(path))
 		return MHD_HTTP_FORBIDDEN;
-	CLEANUP(lm_closep) int fd = open_beneath(server->dir_fd, *path ? path : ".");
+	CLEANUP(lm_closep) int fd = lm_open_beneath(server->dir_fd, *path ? path : ".", O_NONBLOCK);
 	if (fd < 0)
 		return status_of_errno(fd);
 	if (fstat(fd, ret_st) < 0)
@@ -398,17 +359,12 @@ static int listen_on(const char *text, struct lm_err *err)
 
 static int print_address(int fd)
 {
-	struct sockaddr_storage address;
-	socklen_t len = sizeof(address);
-	char host[NI_MAXHOST], port[NI_MAXSERV];
-	if (getsockname(fd, (struct sockaddr *)&address, &len) < 0 ||
-		getnameinfo((struct sockaddr *)&address, len, host, sizeof(host), port, sizeof(port),
-			NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+	CLEANUP(lm_freep) char *url = lm_listen_url(fd);
+	if (!url) {
 		lm_cli_error("the address that is listened on can't be told");
 		return LM_EXIT_FAILED;
 	}
-	bool v6 = address.ss_family == AF_INET6;
-	printf("listening on http://%s%s%s:%s\n", v6 ? "[" : "", host, v6 ? "]" : "", port);
+	printf("listening on %s\n", url);
 	return lm_cli_flush(LM_EXIT_OK);
 }
 
@@ -452,7 +408,7 @@ static int open_dir(struct server *server, struct lm_err *err)
 	server->dir_fd = open(server->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (server->dir_fd < 0)
 		return lm_err_sys(err, -errno, "%s", server->dir);
-	int fd = open_beneath(server->dir_fd, ".");
+	int fd = lm_open_beneath(server->dir_fd, ".", 0);
 	if (fd < 0)
 		return lm_err_sys(err, fd, "%s: openat2 (Linux 5.6 or newer is needed)", server->dir);
 	close(fd);

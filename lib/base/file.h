@@ -17,6 +17,10 @@ int lm_write_all(int fd, const void *data, size_t len, struct lm_err *err) MUST_
 int lm_pwrite_all(int fd, const void *data, size_t len, off_t offset, struct lm_err *err) MUST_CHECK;
 int lm_pread_all(int fd, void *ret, size_t len, off_t offset, struct lm_err *err) MUST_CHECK;
 
+/* Opens for reading what lies beneath the directory, whatever .. and links in the path say (Linux 5.6 or newer). flags:
+ * more of open(2); O_NONBLOCK where a FIFO may be in the way. Returns the descriptor; -EXDEV: it leads outside. */
+int lm_open_beneath(int dirfd, const char *path, int flags) MUST_CHECK;
+
 /* Appends the whole file to buf: -ENOENT, -EMSGSIZE (larger than buf->max), or another errno, and buf as it was. */
 int lm_file_read(int dirfd, const char *path, struct lm_buf *buf, struct lm_err *err) MUST_CHECK;
 

@@ -130,3 +130,16 @@ int lm_listen_tcp(const char *text, struct lm_err *err)
 	/* The words were right, the machine refuses: not a question of usage. */
 	return r < 0 ? lm_err_sys(err, r == -EINVAL ? -EADDRNOTAVAIL : r, "%s: listen", text) : STEAL_FD(fd);
 }
+
+char *lm_listen_url(int fd)
+{
+	struct sockaddr_storage address;
+	socklen_t len = sizeof(address);
+	char host[NI_MAXHOST], port[NI_MAXSERV];
+	if (getsockname(fd, (struct sockaddr *)&address, &len) < 0 ||
+		getnameinfo((struct sockaddr *)&address, len, host, sizeof(host), port, sizeof(port),
+			NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+		return NULL;
+	bool v6 = address.ss_family == AF_INET6;
+	return lm_str_printf("http://%s%s%s:%s", v6 ? "[" : "", host, v6 ? "]" : "", port);
+}

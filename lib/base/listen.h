@@ -31,5 +31,7 @@ void lm_listen_done(struct lm_listen *listener);
 
 /* "ADDRESS:PORT", "[V6]:PORT"; port 0: a free one. Returns the descriptor; -EINVAL: the text is wrong. */
 int lm_listen_tcp(const char *text, struct lm_err *err) MUST_CHECK;
+/* Where that listens, "http://ADDRESS:PORT". The caller frees; NULL: it can't be told. */
+char *lm_listen_url(int fd);
 
 #endif

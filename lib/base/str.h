@@ -17,6 +17,9 @@ int lm_str_quote(struct lm_buf *out, const char *text, size_t len) MUST_CHECK;
 int lm_str_u64(const char *text, size_t len, uint64_t *ret) MUST_CHECK;
 int lm_str_i64(const char *text, size_t len, int64_t *ret) MUST_CHECK; /* one leading '-' allowed */
 
+/* Undoes the %HH of URLs in place. False for bad ones and for NUL bytes. */
+bool lm_str_unescape(char *text) MUST_CHECK;
+
 bool lm_str_starts(const char *text, const char *prefix);
 bool lm_str_ends(const char *text, const char *suffix);
 

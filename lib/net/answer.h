@@ -1,5 +1,5 @@
 /*
- * Answers of the programs' own web servers, by libmicrohttpd: never cached, and their bodies owned by it.
+ * Answers of the programs' own web servers, by libmicrohttpd, which owns their bodies then.
  *
  * Where memory is short they are MHD_NO, which ends the connection. On the server's thread.
  */
@@ -14,7 +14,10 @@ struct lm_answer_header {
 	const char *name, *value; /* name NULL: none */
 };
 
-/* Takes the body's memory. */
+/* Takes the body's memory; an empty one will do. */
+enum MHD_Result lm_answer_with(struct MHD_Connection *connection, unsigned code, const char *type, struct lm_buf *body,
+	const struct lm_answer_header *headers, size_t count);
+/* The same with at most one header of its own; never cached. */
 enum MHD_Result lm_answer(struct MHD_Connection *connection, unsigned code, const char *type, struct lm_buf *body,
 	struct lm_answer_header header);
 /* The code and its name, as text. */

@@ -12,11 +12,9 @@
 #include "sync/metrics.h"
 
 #include <jansson.h>
-#include <netdb.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 
 enum { CONNECTION_MEMORY = 32 << 10 };
 static const struct lm_answer_header no_header;
@@ -268,19 +266,6 @@ static void on_completed(
 
 /* --- the server --- */
 
-static char *address_text(int fd)
-{
-	struct sockaddr_storage address;
-	socklen_t len = sizeof(address);
-	char host[NI_MAXHOST], port[NI_MAXSERV];
-	if (getsockname(fd, (struct sockaddr *)&address, &len) < 0 ||
-		getnameinfo((struct sockaddr *)&address, len, host, sizeof(host), port, sizeof(port),
-			NI_NUMERICHOST | NI_NUMERICSERV) != 0)
-		return strdup("an unknown address");
-	bool v6 = address.ss_family == AF_INET6;
-	return lm_str_printf("http://%s%s%s:%s", v6 ? "[" : "", host, v6 ? "]" : "", port);
-}
-
 static int listen_at(struct lm_sync_web *web, const char *address, struct lm_err *err)
 {
 	int fd;
@@ -294,7 +279,7 @@ static int listen_at(struct lm_sync_web *web, const char *address, struct lm_err
 	}
 	fd = lm_listen_tcp(address, err);
 	if (fd >= 0)
-		web->where = address_text(fd);
+		web->where = lm_listen_url(fd);
 	return fd;
 }
 

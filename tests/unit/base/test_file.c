@@ -251,6 +251,25 @@ static void syncs_directories(void **state)
 
 #define IN_DIR(test) cmocka_unit_test_setup_teardown(test, make_dir, drop_dir)
 
+static void opens_beneath(void **state)
+{
+	assert_int_equal(mkdirat(dir_fd, "in", 0755), 0);
+	assert_int_equal(lm_file_replace(dir_fd, "in/file", "x", 1, 0644, 0, NULL), 0);
+	assert_int_equal(lm_file_replace(dir_fd, "out", "x", 1, 0644, 0, NULL), 0);
+	assert_int_equal(symlinkat("../out", dir_fd, "in/link"), 0);
+	assert_int_equal(symlinkat("/etc/passwd", dir_fd, "in/absolute"), 0);
+	CLEANUP(lm_closep) int in = lm_open_beneath(dir_fd, "in", O_DIRECTORY);
+	assert_true(in >= 0);
+	CLEANUP(lm_closep) int file = lm_open_beneath(in, "./../in/file", 0);
+	assert_int_equal(file, -EXDEV);
+	file = lm_open_beneath(in, "file", O_PATH);
+	assert_true(file >= 0);
+	assert_int_equal(lm_open_beneath(in, "link", 0), -EXDEV);
+	assert_int_equal(lm_open_beneath(in, "absolute", 0), -EXDEV);
+	assert_int_equal(lm_open_beneath(in, "/etc/passwd", 0), -EXDEV);
+	assert_int_equal(lm_open_beneath(in, "none", 0), -ENOENT);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -262,6 +281,7 @@ int main(void)
 		IN_DIR(whole_reads_and_writes),
 		cmocka_unit_test(full_device),
 		IN_DIR(makes_directories),
+		IN_DIR(opens_beneath),
 		IN_DIR(removes_trees),
 		IN_DIR(removes_deep_trees),
 		IN_DIR(removal_stops_at_mounts),

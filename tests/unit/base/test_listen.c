@@ -2,6 +2,7 @@
 #include "base/listen.h"
 #include "base/str.h"
 
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -113,7 +114,12 @@ static void test_tcp(void **state)
 	socklen_t len = sizeof(address);
 	assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &len), 0);
 	assert_int_equal(address.ss_family, AF_INET);
+	char wanted[64], *url = lm_listen_url(fd);
+	snprintf(wanted, sizeof(wanted), "http://127.0.0.1:%u", ntohs(((struct sockaddr_in *)&address)->sin_port));
+	assert_string_equal(url, wanted);
+	free(url);
 	close(fd);
+	assert_null(lm_listen_url(-1));
 	assert_int_equal(lm_listen_tcp("192.0.2.1:1", &err), -EADDRNOTAVAIL);
 }
 

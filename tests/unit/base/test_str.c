@@ -121,6 +121,31 @@ static void prints(void **state)
 	assert_string_equal(text, "a/5");
 }
 
+static void unescapes(void **state)
+{
+	static const struct {
+		const char *text, *wanted; /* NULL: refused */
+	} cases[] = {
+		{"", ""},
+		{"plain/text", "plain/text"},
+		{"%41%3a%7e", "A:~"},
+		{"a%2Fb", "a/b"},
+		{"%25%32%35", "%25"},
+		{"%", NULL},
+		{"%4", NULL},
+		{"%4g", NULL},
+		{"a%00b", NULL},
+	};
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		char text[32];
+		strcpy(text, cases[i].text);
+		bool good = lm_str_unescape(text);
+		assert_true(good == !!cases[i].wanted);
+		if (good)
+			assert_string_equal(text, cases[i].wanted);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -133,6 +158,7 @@ int main(void)
 		cmocka_unit_test(only_len_bytes_are_read),
 		cmocka_unit_test(starts_and_ends),
 		cmocka_unit_test(prints),
+		cmocka_unit_test(unescapes),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
