@@ -506,6 +506,55 @@ static void deadlines(void **state)
 	assert_int_equal(atomic_load(&f->gate.saw_cancel), 1);
 }
 
+static int ask(struct lm_rpc_stream *stream, const struct note *request, unsigned timeout_ms, struct note **ret,
+	enum lm_rpc_code *code, struct lm_err *err)
+{
+	return lm_rpc_stream_ask(stream, &request->base, timeout_ms, (ProtobufCMessage **)ret, code, err);
+}
+
+/* Of a method that answers once. */
+static void streams_both_ways(void **state)
+{
+	struct fixture *f = *state;
+	struct note request = NOTE, *answer = NULL;
+	enum lm_rpc_code code = LM_RPC_UNKNOWN;
+	struct lm_err err = LM_ERR_INIT;
+	struct lm_rpc_stream *stream = NULL;
+	request.text = (char *)"there and back";
+	assert_int_equal(lm_rpc_stream_new(f->client, "/test.Notes/Defer", &note_descriptor, &stream, NULL), 0);
+	lm_rpc_stream_free(stream); /* without a word */
+
+	assert_int_equal(lm_rpc_stream_new(f->client, "/test.Notes/Fail", &note_descriptor, &stream, NULL), 0);
+	request.count = LM_RPC_ALREADY_EXISTS;
+	assert_int_equal(ask(stream, &request, 20000, &answer, &code, &err), -EEXIST);
+	assert_int_equal(code, LM_RPC_ALREADY_EXISTS);
+	assert_non_null(strstr(err.msg, "because there and back"));
+	lm_rpc_stream_free(stream);
+
+	assert_int_equal(lm_rpc_stream_new(f->client, "/test.Notes/Wait", &note_descriptor, &stream, NULL), 0);
+	assert_int_equal(ask(stream, &request, 100, &answer, &code, NULL), -ETIMEDOUT);
+	assert_int_equal(code, LM_RPC_DEADLINE_EXCEEDED);
+	lm_rpc_stream_free(stream);
+}
+
+static void headers(void **state)
+{
+	struct fixture *f = *state;
+	struct note request = NOTE, *answer = NULL;
+	char key[] = "x-a";
+	struct lm_err err = LM_ERR_INIT;
+	assert_int_equal(lm_rpc_client_set_header(f->client, "X", "upper", &err), -EINVAL);
+	assert_int_equal(lm_rpc_client_set_header(f->client, "x", "a\nb", &err), -EINVAL);
+	for (unsigned i = 0; i < LM_RPC_HEADERS_MAX; i++) {
+		key[2] = (char)('a' + i);
+		assert_int_equal(lm_rpc_client_set_header(f->client, key, "value", &err), 0);
+	}
+	assert_int_equal(lm_rpc_client_set_header(f->client, "x-z", "value", &err), -E2BIG);
+	assert_int_equal(lm_rpc_client_set_header(f->client, key, "another", &err), 0);
+	assert_int_equal(call_note(f, "/test.Notes/Echo", &request, 20000, &answer, NULL, NULL), 0);
+	note_free(answer);
+}
+
 struct caller {
 	struct fixture *f;
 	const char *path;
@@ -689,6 +738,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(streams, setup, teardown),
 		cmocka_unit_test_setup_teardown(stream_cancelled, setup, teardown),
 		cmocka_unit_test_setup_teardown(deadlines, setup, teardown),
+		cmocka_unit_test_setup_teardown(streams_both_ways, setup, teardown),
+		cmocka_unit_test_setup_teardown(headers, setup, teardown),
 		cmocka_unit_test_setup_teardown(parallel, setup, teardown),
 		cmocka_unit_test_setup_teardown(flood, setup, teardown),
 		cmocka_unit_test_setup_teardown(restart, setup, teardown),
