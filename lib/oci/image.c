@@ -53,6 +53,7 @@ void lm_image_done(struct lm_image *image)
 	free(image->layers);
 	lm_buf_done(&image->manifest);
 	lm_buf_done(&image->config);
+	lm_buf_done(&image->index);
 	free(image->manifest_type);
 	free(image->config_type);
 	free(image->created);
@@ -236,6 +237,20 @@ static int no_platform(const struct lm_index *index, const struct lm_platform *p
 	}
 	return lm_err_set(err, -ENOENT, "no image for platform %s/%s%s%s (there are: %s)", p->os, p->architecture,
 		p->variant ? "/" : "", p->variant ? p->variant : "", list.len ? lm_buf_cstr(&list) : "none");
+}
+
+int lm_index_type(const char *json, size_t len, char **ret, struct lm_err *err)
+{
+	CLEANUP(lm_json_freep) json_t *root = NULL;
+	char *type = NULL;
+	int r = lm_json_load("index", json, len, &root, err);
+	if (r == 0)
+		r = dup_string("index", root, "mediaType", LM_JSON_OPTIONAL, &type, err);
+	if (r == 0 && !type && !(type = strdup(OCI_INDEX)))
+		r = lm_err_oom(err);
+	if (r == 0)
+		*ret = type;
+	return r;
 }
 
 int lm_index_choose(const struct lm_index *index, const struct lm_platform *platform, const struct lm_descriptor **ret,

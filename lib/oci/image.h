@@ -33,6 +33,7 @@ struct lm_image {		    /* owns all it points to */
 	char config_digest[LM_DIGEST_MAX];
 	struct lm_buf manifest, config;	   /* untouched bytes */
 	char *manifest_type, *config_type; /* media types */
+	struct lm_buf index;		   /* untouched bytes of the index that names the manifest; empty: none does */
 	uint64_t config_size;
 	char *created;			   /* RFC 3339 from the config, NULL when missing */
 	char *os, *architecture, *variant; /* from the config, NULL when not said */
@@ -77,6 +78,8 @@ void lm_index_done(struct lm_index *index);
 int lm_manifest_kind(
 	const char *json, size_t len, const char *media_type, bool *ret_is_index, struct lm_err *err) MUST_CHECK;
 int lm_index_parse(const char *json, size_t len, struct lm_index *ret, struct lm_err *err) MUST_CHECK;
+/* The media type that an index calls itself, else OCI's. The caller frees *ret. */
+int lm_index_type(const char *json, size_t len, char **ret, struct lm_err *err) MUST_CHECK;
 /* The descriptor that fits the platform best (lm_platform_rank), of equals the first. -ENOENT names the platforms there
  * are. An entry that names no platform is taken when it is the only one. */
 int lm_index_choose(const struct lm_index *index, const struct lm_platform *platform, const struct lm_descriptor **ret,

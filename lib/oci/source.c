@@ -174,9 +174,17 @@ static int too_deep(struct lm_err *err)
 	return lm_err_set(err, -EPROTO, "indexes in indexes, more than %d deep", INDEX_DEPTH_MAX);
 }
 
-/* Gives the manifest of an image, and whether an index was on the way to it. */
+/* An index in an index is not kept: what stands at the top then does not name the manifest itself. */
+static int keep_index(const struct lm_document *document, unsigned depth, struct lm_buf *ret, struct lm_err *err)
+{
+	lm_buf_done(ret);
+	*ret = LM_BUF(LM_MANIFEST_JSON_MAX);
+	return depth > 0 || lm_buf_append(ret, document->text.data, document->text.len) == 0 ? 0 : lm_err_oom(err);
+}
+
+/* Gives the manifest of an image, whether an index was on the way to it, and that index. */
 static int find_manifest(struct lm_source *source, const struct lm_platform *platform, struct lm_document *document,
-	bool *ret_indexed, struct lm_err *err)
+	bool *ret_indexed, struct lm_buf *ret_index, struct lm_err *err)
 {
 	bool index = false;
 	int r = fetch_top(source, platform, document, err);
@@ -188,7 +196,9 @@ static int find_manifest(struct lm_source *source, const struct lm_platform *pla
 		}
 		if (depth == INDEX_DEPTH_MAX)
 			return too_deep(err);
-		r = descend(source, platform, document, err);
+		r = keep_index(document, depth, ret_index, err);
+		if (r == 0)
+			r = descend(source, platform, document, err);
 	}
 	return r;
 }
@@ -232,9 +242,10 @@ int lm_source_image(
 {
 	CLEANUP(lm_document_done) struct lm_document document = {.text = LM_BUF(LM_MANIFEST_JSON_MAX)};
 	CLEANUP(lm_image_done) struct lm_image image = {0};
+	CLEANUP(lm_buf_done) struct lm_buf index = LM_BUF(0);
 	const struct lm_platform host = lm_platform_host();
 	bool indexed = false;
-	int r = find_manifest(source, platform ? platform : &host, &document, &indexed, err);
+	int r = find_manifest(source, platform ? platform : &host, &document, &indexed, &index, err);
 	if (r == 0)
 		r = load_image(source, &document, &image, err);
 	if (r == 0 && platform && !indexed)
@@ -242,7 +253,9 @@ int lm_source_image(
 	if (r < 0)
 		return r;
 	*ret = image;
+	ret->index = index;
 	image = (struct lm_image){0};
+	index = LM_BUF(0);
 	return 0;
 }
 
@@ -256,8 +269,9 @@ void lm_images_done(struct lm_images *images)
 	*images = (struct lm_images){0};
 }
 
-static int add_image(
-	struct lm_source *source, struct lm_document *document, struct lm_images *images, struct lm_err *err)
+/* index: the one that names it; empty: none. */
+static int add_image(struct lm_source *source, struct lm_document *document, const struct lm_buf *index,
+	struct lm_images *images, struct lm_err *err)
 {
 	struct lm_image image = {0};
 	if (images->count == LM_IMAGES_MAX)
@@ -265,6 +279,11 @@ static int add_image(
 	int r = load_image(source, document, &image, err);
 	if (r < 0)
 		return r;
+	image.index = LM_BUF(LM_MANIFEST_JSON_MAX);
+	if (index->len > 0 && lm_buf_append(&image.index, index->data, index->len) < 0) {
+		lm_image_done(&image);
+		return lm_err_oom(err);
+	}
 	for (size_t i = 0; i < images->count; i++)
 		if (strcmp(images->items[i].digest, image.digest) == 0) {
 			lm_image_done(&image);
@@ -279,15 +298,17 @@ static bool is_attestation(const struct lm_descriptor *d)
 	return d->os && d->architecture && strcmp(d->os, "unknown") == 0 && strcmp(d->architecture, "unknown") == 0;
 }
 
-/* The images of an index, of those in it, or the image itself. As deep as indexes may be. */
-static int walk(struct lm_source *source, struct lm_document *document, unsigned depth, struct lm_images *images,
-	struct lm_err *err)
+/* The images of an index, of those in it, or the image itself. As deep as indexes may be. top: the index at the top,
+ * below it; else empty. */
+static int walk(struct lm_source *source, struct lm_document *document, unsigned depth, const struct lm_buf *top,
+	struct lm_images *images, struct lm_err *err)
 {
+	static const struct lm_buf none;
 	CLEANUP(lm_index_done) struct lm_index index = {0};
 	bool has_others = false;
 	int r = is_index(document, &has_others, err);
 	if (r < 0 || !has_others)
-		return r < 0 ? r : add_image(source, document, images, err);
+		return r < 0 ? r : add_image(source, document, depth == 1 ? top : &none, images, err);
 	if (depth == INDEX_DEPTH_MAX)
 		return too_deep(err);
 	r = lm_index_parse((const char *)document->text.data, document->text.len, &index, err);
@@ -297,7 +318,7 @@ static int walk(struct lm_source *source, struct lm_document *document, unsigned
 			continue;
 		r = fetch_manifest(source, index.items[i].digest, index.items[i].size, &inner, err);
 		if (r == 0)
-			r = walk(source, &inner, depth + 1, images, err);
+			r = walk(source, &inner, depth + 1, depth == 0 ? &document->text : &none, images, err);
 	}
 	return r;
 }
@@ -312,7 +333,7 @@ int lm_source_images(struct lm_source *source, struct lm_images *ret, struct lm_
 		return lm_err_oom(err);
 	int r = fetch_top(source, &host, &document, err);
 	if (r == 0)
-		r = walk(source, &document, 0, &images, err);
+		r = walk(source, &document, 0, &document.text, &images, err);
 	if (r < 0)
 		return r;
 	if (images.count == 0)

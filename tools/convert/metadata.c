@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static const char *const files[] = {"manifest.json", "manifest.raw", "config.raw", "platforms.json"};
+static const char *const files[] = {"manifest.json", "manifest.raw", "config.raw", "index.raw", "platforms.json"};
 
 /* What uname(1) calls them. */
 static const struct {
@@ -91,7 +91,11 @@ int lm_metadata_put(
 		r = put_file(txn, dir, "manifest.json", &json, err);
 	if (r == 0)
 		r = put_file(txn, dir, "manifest.raw", &image->manifest, err);
-	return r < 0 ? r : put_file(txn, dir, "config.raw", &image->config, err);
+	if (r == 0)
+		r = put_file(txn, dir, "config.raw", &image->config, err);
+	if (r == 0 && image->index.len > 0)
+		return put_file(txn, dir, "index.raw", &image->index, err);
+	return r < 0 ? r : remove_file(txn, dir, "index.raw", err); /* of what had that name before */
 }
 
 /* --- links --- */

@@ -3,6 +3,7 @@
  *
  *   /.metadata/NAME/manifest.json      as DUCC writes it, with capitalised keys
  *   /.metadata/NAME/manifest.raw, config.raw    the registry's own bytes
+ *   /.metadata/NAME/index.raw          and those of the index that NAME led to, where it did (oci/shelf.h reads them)
  *   /NAME                              link to the flat tree (flat.h), relative; NAME:DIGEST where there is no tag
  *
  * An image for several platforms is converted for each of them, under the names NAME:TAG-OS-ARCHITECTURE[-VARIANT]. One

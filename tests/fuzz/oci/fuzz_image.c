@@ -11,7 +11,10 @@ static void try_index(const char *text, size_t len)
 	CLEANUP(lm_index_done) struct lm_index index = {0};
 	const struct lm_platform platform = {"linux", "amd64", NULL};
 	const struct lm_descriptor *chosen;
+	CLEANUP(lm_freep) char *type = NULL;
 	struct lm_err err = LM_ERR_INIT;
+	if ((lm_index_type(text, len, &type, &err) == 0) != (type != NULL))
+		abort();
 	if (lm_index_parse(text, len, &index, &err) < 0)
 		return;
 	for (size_t i = 0; i < index.count; i++)

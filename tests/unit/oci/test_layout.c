@@ -44,6 +44,7 @@ static void by_tag(void **state)
 	assert_int_equal(fixture_get(NULL, tagged("one"), NULL, &image, &source, &err), 0);
 	fixture_check(&fixture, 0, &image);
 	assert_string_equal(image.architecture, "amd64");
+	assert_int_equal(image.index.len, 0);
 	for (unsigned i = 0; i < 2; i++)
 		assert_int_equal(
 			fixture_read(source, image.layers[i].digest, image.layers[i].size, &err), FIXTURE_LAYER_BYTES);
@@ -53,8 +54,11 @@ static void through_an_index(void **state)
 {
 	CLEANUP(lm_image_done) struct lm_image image = {0};
 	struct lm_err err = LM_ERR_INIT;
+	char digest[LM_DIGEST_MAX];
 	assert_int_equal(fixture_get(NULL, tagged("multi"), &fixture_amd64, &image, NULL, &err), 0);
 	fixture_check(&fixture, 0, &image);
+	assert_int_equal(lm_digest_data(image.index.data, image.index.len, digest, NULL), 0);
+	assert_string_equal(digest, fixture.index);
 	lm_image_done(&image);
 	assert_int_equal(fixture_get(NULL, tagged("multi"), &fixture_arm64, &image, NULL, &err), 0);
 	fixture_check(&fixture, 1, &image);
