@@ -178,6 +178,21 @@ static bool host_valid(struct span host)
 	return true;
 }
 
+bool lm_registry_valid(const char *text)
+{
+	return host_valid((struct span){text, strlen(text)});
+}
+
+bool lm_repository_valid(const char *text)
+{
+	return check_repository((struct span){text, strlen(text)}, NULL) == 0;
+}
+
+bool lm_tag_valid(const char *text)
+{
+	return check_tag((struct span){text, strlen(text)}, NULL) == 0;
+}
+
 /* The part before the first slash is a host if it could be no part of a name: docker's rule. */
 static bool names_host(struct span first)
 {

@@ -35,6 +35,11 @@ void lm_reference_done(struct lm_reference *reference);
 /* localhost, 127.0.0.0/8 or [::1]; a port may follow. */
 bool lm_host_is_loopback(const char *host);
 
+/* Whether the text is such a part of a reference: safe in paths, URLs and headers then. */
+bool lm_registry_valid(const char *text);   /* HOST[:PORT] */
+bool lm_repository_valid(const char *text); /* NAME without its host */
+bool lm_tag_valid(const char *text);
+
 /* "sha256:" and 64 lower-case digits. */
 bool lm_digest_valid(const char *digest);
 
