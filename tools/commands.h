@@ -11,6 +11,7 @@ int lm_cmd_convert(int argc, char **argv);
 int lm_cmd_images(int argc, char **argv);
 int lm_cmd_inspect(int argc, char **argv);
 int lm_cmd_mount(int argc, char **argv);
+int lm_cmd_pull(int argc, char **argv);
 int lm_cmd_registry(int argc, char **argv);
 int lm_cmd_repo(int argc, char **argv);
 int lm_cmd_rm(int argc, char **argv);

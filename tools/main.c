@@ -20,6 +20,7 @@ static const struct command commands[] = {
 	{"images", lm_cmd_images, "what images a repository has, or this node"},
 	{"inspect", lm_cmd_inspect, "show what a repository holds"},
 	{"mount", lm_cmd_mount, "mount a repository"},
+	{"pull", lm_cmd_pull, "register an image in containerd without fetching its layers"},
 	{"registry", lm_cmd_registry, "be a registry for what repositories mounted here hold"},
 	{"repo", lm_cmd_repo, "make a repository, show one"},
 	{"rm", lm_cmd_rm, "take images out of a repository"},

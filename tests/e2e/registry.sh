@@ -31,7 +31,7 @@ expect() { # CODE WORDS PATH [OPTION...]: in the JSON of an error, or in the bod
 }
 header() { sed -n "s/^$1: \(.*\)\r$/\1/Ip" "$WORK/head"; }
 sha() { echo "sha256:$(sha256sum "$@" | cut -d' ' -f1)"; }
-forget() { ctr_ lamella images ls -q | grep -v /pause | xargs -r ctr -a "$(containerd_socket lamella)" -n k8s.io images rm --sync >/dev/null; }
+forget() { ctr_ lamella images ls -q | grep -v /pause | while read -r name; do ctr_ lamella images rm --sync "$name"; done >/dev/null; }
 runs() { # REF: a pod, pulled by this
 	[ "$(pod lamella run "$1" sh -c 'echo from inside')" = "from inside" ] || fail "$1 did not run"
 }
@@ -89,6 +89,10 @@ forget
 runs "$REGISTRY/multi@$index"
 forget
 
+say "the index is what lamella pull registers, too"
+"$LAMELLA" pull "$MULTI" --offline --namespace k8s.io --address "$(containerd_socket lamella)" >>"$WORK/log/pull.log" 2>&1 || fail "no pull"
+grep -q "$index" <<<"$(ctr_ lamella images ls "name==$REGISTRY/multi@$index")" || fail "another digest: $(ctr_ lamella images ls)"
+[ "$(pod lamella run --no-pull "$MULTI" sh -c 'echo from inside')" = "from inside" ] || fail "$MULTI did not run"
 
 say "what clients see"
 skopeo inspect --tls-verify=false "docker://$MIRROR/tiny:latest" >"$WORK/tmp/inspect" || fail "skopeo inspect"
@@ -169,8 +173,11 @@ expect 200 . "/v2/tiny/blobs/$config?ns=$REGISTRY"
 
 say "a new revision, and no mount"
 convert "oci:$layout" --name "$REGISTRY/new:v1"
+convert "oci:$layout" --name "$MULTI" # stands for no index any more
 "$LAMELLA" update >/dev/null
 expect 200 . /v2/new/manifests/v1
+expect 200 . /v2/multi/manifests/latest
+[ "$(sha "$WORK/body")" = "$digest" ] || fail "an index of before"
 "$LAMELLA" rm "$MULTI" --repo "$FQRN" --storage "$WORK/storage" --keys "$WORK/keys" >>"$WORK/log/convert.log" 2>&1 || fail "rm"
 "$LAMELLA" update >/dev/null
 expect 404 MANIFEST_UNKNOWN /v2/multi/manifests/latest

@@ -537,24 +537,6 @@ static void streams_both_ways(void **state)
 	lm_rpc_stream_free(stream);
 }
 
-static void headers(void **state)
-{
-	struct fixture *f = *state;
-	struct note request = NOTE, *answer = NULL;
-	char key[] = "x-a";
-	struct lm_err err = LM_ERR_INIT;
-	assert_int_equal(lm_rpc_client_set_header(f->client, "X", "upper", &err), -EINVAL);
-	assert_int_equal(lm_rpc_client_set_header(f->client, "x", "a\nb", &err), -EINVAL);
-	for (unsigned i = 0; i < LM_RPC_HEADERS_MAX; i++) {
-		key[2] = (char)('a' + i);
-		assert_int_equal(lm_rpc_client_set_header(f->client, key, "value", &err), 0);
-	}
-	assert_int_equal(lm_rpc_client_set_header(f->client, "x-z", "value", &err), -E2BIG);
-	assert_int_equal(lm_rpc_client_set_header(f->client, key, "another", &err), 0);
-	assert_int_equal(call_note(f, "/test.Notes/Echo", &request, 20000, &answer, NULL, NULL), 0);
-	note_free(answer);
-}
-
 struct caller {
 	struct fixture *f;
 	const char *path;
@@ -739,7 +721,6 @@ int main(void)
 		cmocka_unit_test_setup_teardown(stream_cancelled, setup, teardown),
 		cmocka_unit_test_setup_teardown(deadlines, setup, teardown),
 		cmocka_unit_test_setup_teardown(streams_both_ways, setup, teardown),
-		cmocka_unit_test_setup_teardown(headers, setup, teardown),
 		cmocka_unit_test_setup_teardown(parallel, setup, teardown),
 		cmocka_unit_test_setup_teardown(flood, setup, teardown),
 		cmocka_unit_test_setup_teardown(restart, setup, teardown),
