@@ -125,6 +125,24 @@ static int copy_text(char **ret, const char *text)
 	return text && !*ret ? -ENOMEM : 0;
 }
 
+/* What snapshot_new() takes, to be changed before. The counter is not copied: readers change it at any time. */
+static struct lm_snapshot model_of(const struct lm_snapshot *s)
+{
+	return (struct lm_snapshot){
+		.id = s->id,
+		.plugin = s->plugin,
+		.key = s->key,
+		.kind = s->kind,
+		.parent = s->parent,
+		.created_ns = s->created_ns,
+		.updated_ns = s->updated_ns,
+		.usage = s->usage,
+		.layer_digest = s->layer_digest,
+		.layer_path = s->layer_path,
+		.layer_ref = s->layer_ref,
+	};
+}
+
 /* All but the labels. */
 static struct lm_snapshot *snapshot_new(const struct lm_snapshot *model)
 {
@@ -1019,7 +1037,7 @@ int lm_store_commit(struct lm_store *store, const struct lm_store_commit *commit
 	int r = commit_parent(store, old, commit, &new->parent, err);
 	if (r < 0)
 		return r;
-	struct lm_snapshot model = *old->record;
+	struct lm_snapshot model = model_of(old->record);
 	model.key = (char *)commit->name;
 	model.kind = LM_COMMITTED;
 	model.parent = new->parent ? new->parent->record : NULL;
@@ -1071,7 +1089,7 @@ int lm_store_set_layer_path(
 	struct node *node = find(store, snapshot->plugin, snapshot->key);
 	if (!node || node->record->id != snapshot->id)
 		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", snapshot->key);
-	struct lm_snapshot model = *node->record;
+	struct lm_snapshot model = model_of(node->record);
 	model.layer_path = (char *)path;
 	CLEANUP(snapshot_freep) struct lm_snapshot *record = snapshot_new_labelled(&model, &node->record->labels);
 	if (!record)

@@ -90,7 +90,6 @@ static int update(struct lab *lab)
 /* A label without a value is none, however it comes. */
 static int empty_labels_vanish(struct lab *lab)
 {
-	CLEANUP(info_done) struct info updated = {0};
 	EXPECT(lab, LM_RPC_OK, remote_make(&lab->remote, PREPARE, "a", "", LABELS(REF, "", "l", "x", "m", ""), NULL));
 	TRY(check_labels_of(lab, "a", TEXTS("l", "x")));
 	EXPECT(lab, LM_RPC_OK,

@@ -288,7 +288,7 @@ static int cleanup(struct lab *lab)
 /* Bytes and inodes of a snapshot alone. */
 static int usage(struct lab *lab)
 {
-	char *large = malloc((1 << 20) + 1);
+	CLEANUP(lm_freep) char *large = malloc((1 << 20) + 1);
 	if (!large)
 		return lm_err_oom(&lab->err);
 	memset(large, 'x', 1 << 20);
@@ -296,7 +296,6 @@ static int usage(struct lab *lab)
 	const struct step many[] = {{FILE_OF, "large", large, .mode = 0644}, {DIRECTORY, "d", .mode = 0755},
 		{FILE_OF, "d/f", "small", .mode = 0644}, {LINK, "large", "d/also", .mode = 0}, {END}};
 	int64_t bytes[5], inodes[5];
-	CLEANUP(lm_freep) char *freed = large;
 	EXPECT(lab, LM_RPC_OK, prepare(lab, "empty", ""));
 	EXPECT(lab, LM_RPC_OK, remote_usage(&lab->remote, "empty", &bytes[0], &inodes[0]));
 	CHECK(lab, inodes[0] <= 1 && bytes[0] < 65536, "empty: %ld bytes", (long)bytes[0]);
