@@ -303,6 +303,7 @@ static void on_view(struct lm_rpc_call *call, void *arg)
 		view(call, service);
 }
 
+/* Asked at least twice for each start of a container; answered from memory where only ordinary layers lie below. */
 static void on_mounts(struct lm_rpc_call *call, void *arg)
 {
 	struct lm_service *service = arg;
@@ -587,7 +588,7 @@ static void list(struct lm_rpc_call *call, void *arg)
 static const struct lm_rpc_method methods[] = {
 	METHOD("Prepare", prepare_snapshot_request, on_prepare, MAKING),
 	METHOD("View", view_snapshot_request, on_view, MAKING),
-	METHOD("Mounts", mounts_request, on_mounts, MAKING),
+	METHOD("Mounts", mounts_request, on_mounts, LM_RPC_AT_ONCE),
 	METHOD("Commit", commit_snapshot_request, commit, LOCAL_DISK),
 	METHOD("Usage", usage_request, usage, LOCAL_DISK),
 	METHOD("Cleanup", cleanup_request, cleanup, LOCAL_DISK),

@@ -395,6 +395,14 @@ static int check_served(struct lm_snapshots *s, const struct lm_snapshot *top, u
 	return lm_err_set(err, r, "a layer is not being served: %s", lm_err_text(&reason));
 }
 
+static bool has_remote_layers(const struct lm_snapshot *top)
+{
+	const struct lm_snapshot *at = top;
+	while (at && !at->layer_digest)
+		at = at->parent;
+	return at != NULL;
+}
+
 /* Of a container in a user namespace; a client says so where the plugin is declared to map ids (remap-ids). */
 struct id_maps {
 	struct lm_mapped_ranges uids, gids;
@@ -445,9 +453,11 @@ int lm_snapshots_mount(struct lm_snapshots *s, const char *plugin, const char *k
 		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", key);
 	if (snapshot->kind == LM_COMMITTED)
 		return lm_err_set(err, -EBUSY, "snapshot %s is committed", key);
+	/* Over ordinary layers there is but one way to show them. */
+	bool ordinary = !has_remote_layers(snapshot->parent);
 	CLEANUP(below_done)
-	struct below below = below_for(snapshot->kind, !lm_layout_is_unwritten(s->layout, snapshot->id));
-	int r = check_served(s, snapshot->parent, timeout_ms, &below, err);
+	struct below below = below_for(snapshot->kind, ordinary || !lm_layout_is_unwritten(s->layout, snapshot->id));
+	int r = ordinary ? 0 : check_served(s, snapshot->parent, timeout_ms, &below, err);
 	return r < 0 ? r : show(s, snapshot, &below.lower, ret, err);
 }
 
@@ -764,14 +774,6 @@ static int check_name(const char *plugin, const char *name, struct lm_err *err)
 	return 0;
 }
 
-static bool has_remote_layers(const struct lm_snapshot *top)
-{
-	const struct lm_snapshot *at = top;
-	while (at && !at->layer_digest)
-		at = at->parent;
-	return at != NULL;
-}
-
 bool lm_snapshots_make_asks(struct lm_snapshots *s, const char *plugin, const char *parent, const char *ref)
 {
 	if (ref && *ref) {
@@ -787,7 +789,7 @@ bool lm_snapshots_make_asks(struct lm_snapshots *s, const char *plugin, const ch
 bool lm_snapshots_mount_asks(struct lm_snapshots *s, const char *plugin, const char *key)
 {
 	CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *snapshot = lm_store_get(s->store, plugin, key);
-	return snapshot && has_remote_layers(snapshot->parent);
+	return snapshot && (has_remote_layers(snapshot->parent) || lm_labels_get(&snapshot->labels, LM_LABEL_UIDMAP));
 }
 
 int lm_snapshots_make(struct lm_snapshots *s, struct lm_make_request *request, struct lm_mount *ret, bool *ret_provided,
