@@ -6,8 +6,9 @@
  * so many times (List once for 1000 snapshots and more), on one connection, one after the other. SOCKET is
  * containerd's, then with a NAMESPACE, or a proxy plugin's. What is there are views of one committed snapshot.
  *
- * Exit code 1: a call at another service than the first, List aside, takes more than R times as long, at the median of
- * the rounds' ratios.
+ * Exit code 1: a call that changes something takes more than R times as long at another service than at the first, at
+ * the median of the rounds' ratios. Those that only ask are answered in less time than it takes to ask another process,
+ * which is what any proxy plugin is; where they are beyond R, it is said.
  */
 #include "base/clock.h"
 #include "base/macros.h"
@@ -18,11 +19,13 @@
 #include <getopt.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 enum { SERVICES_MAX = 4, SIZES_MAX = 4, FILLERS = 8, LIST_OFTEN_BELOW = 1000, PAUSE_MS = 1500 };
 enum call { PREPARE_CALL, MOUNTS_CALL, STAT_CALL, LIST_CALL, COMMIT_CALL, REMOVE_CALL, CALLS };
+static const bool changes[CALLS] = {[PREPARE_CALL] = true, [COMMIT_CALL] = true, [REMOVE_CALL] = true};
 static const char *const call_names[CALLS] = {"Prepare", "Mounts", "Stat", "List", "Commit", "Remove"};
 
 #define LABELS ((const char *const[]){"containerd.io/gc.root", "benchmark", NULL})
@@ -209,7 +212,9 @@ static void print_size(struct bench *b, unsigned size)
 			printf(" %9.0f %9.0f %9.0f", sorted[0], sorted[b->rounds / 2], sorted[b->rounds - 1]);
 			if (n > 0)
 				printf(" %7.2f", ratio);
-			b->exceeded = b->exceeded || (n > 0 && call != LIST_CALL && ratio > b->bound);
+			b->exceeded = b->exceeded || (n > 0 && changes[call] && ratio > b->bound);
+			if (n > 0 && ratio > b->bound)
+				printf("  over %.1f", b->bound);
 			print_json(b, s, call, size, sorted, ratio);
 		}
 		puts("");
