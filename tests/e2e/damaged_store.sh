@@ -133,7 +133,8 @@ run_in edge "with a directory kept"
 witness_well
 stop snapshotter KILL
 snapshotter_start
-[ "$(kept)" = 1 ] && grep -qx more "$victim/fs/var/tmp/file" || fail "it was not kept"
+[ "$(kept)" = 1 ] || fail "it was not kept"
+grep -qx more "$victim/fs/var/tmp/file" || fail "the file in it is not what it was"
 cri lamella exec "$later" grep -qx more /var/tmp/file || fail "the container lost its file"
 
 say "a store that is put back takes it up"

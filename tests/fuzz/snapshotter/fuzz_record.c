@@ -21,8 +21,7 @@ static void try(const void *data, size_t size)
 		lm_record_parse(again.data, again.len, &second, NULL) < 0)
 		abort();
 	if (second.parent != record.parent || second.snapshot.id != snapshot.id ||
-		strcmp(second.snapshot.key, snapshot.key) != 0 ||
-		second.snapshot.labels.count != snapshot.labels.count)
+		strcmp(second.snapshot.key, snapshot.key) != 0 || second.snapshot.labels.count != snapshot.labels.count)
 		abort();
 	lm_record_done(&second);
 	lm_record_done(&record);

@@ -603,9 +603,8 @@ static void long_record(void **state)
 			snprintf(key, sizeof(key), "%u", i);
 			assert_int_equal(lm_labels_set(&labels, key, value), 0);
 		}
-		CLEANUP(lm_buf_done)
-		struct lm_buf text = LM_BUF(LM_RECORD_MAX_BYTES),
-			      read = LM_BUF(LM_RECORD_MAX_BYTES);
+		CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_RECORD_MAX_BYTES);
+		CLEANUP(lm_buf_done) struct lm_buf read = LM_BUF(LM_RECORD_MAX_BYTES);
 		struct lm_snapshot s = {
 			.id = FRESH, .plugin = (char *)PLUGIN, .key = (char *)"fresh", .kind = LM_ACTIVE};
 		assert_int_equal(lm_record_format(&s, &labels, &text, NULL), 0);
