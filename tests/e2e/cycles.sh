@@ -80,6 +80,10 @@ by_ctr() { # REF
 
 # A call may fail if it was under way at a kill, or began before containerd had connected again: 3 s at most.
 GRACE_MS=3500
+note_kill() { # TIME
+	echo "$1" >"$WORK/tmp/killed.new"
+	mv "$WORK/tmp/killed.new" "$WORK/tmp/killed"
+}
 at_kill() { # BEGAN: of the call that has failed now
 	[ "$1" -lt $(($(cat "$WORK/tmp/killed") + GRACE_MS)) ]
 }
@@ -148,12 +152,10 @@ kills=0
 for ((next_kill = KILL_EVERY / 2; next_kill < CYCLES; next_kill += KILL_EVERY)); do
 	while working $next_kill; do sleep 0.05; done
 	[ ! -s "$WORK/tmp/trouble" ] || break
-	now_ms >"$WORK/tmp/killed.new"
+	note_kill $(($(now_ms) + 60000)) # as long as it is away
 	stop snapshotter KILL
-	mv "$WORK/tmp/killed.new" "$WORK/tmp/killed"
 	snapshotter_start
-	now_ms >"$WORK/tmp/killed.new"
-	mv "$WORK/tmp/killed.new" "$WORK/tmp/killed"
+	note_kill "$(now_ms)"
 	kills=$((kills + 1))
 done
 wait "${workers[@]}" || true
