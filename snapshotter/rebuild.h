@@ -12,10 +12,10 @@
  * - A record and no row: of a Prepare that was not answered, or of a snapshot removed and not yet cleaned up. With the
  *   store in order such a directory is dropped. Without it the snapshot comes back, and does no harm: it is whole,
  *   since its record is made last; nobody knows its name, and containerd's next garbage collection removes it.
- * - A record older than its row: those of Commit and Update are synced by whatever syncs next, or by the kernel, within
- *   seconds. With the store in order it is written again at the start. Without it a layer is again the active snapshot
- *   that it was: containerd, which does not know that any more, removes it, and pulls the layer when it is wanted next.
- *   Nobody had time to mount anything on it: making the directory for that would have synced it.
+ * - A record older than its row: those of Commit and Update are written after the answer and synced by whatever syncs
+ *   next, or by the kernel, within seconds. With the store in order it is written again at the start. Without it a
+ * layer is again the active snapshot that it was: containerd, which does not know that any more, removes it, and pulls
+ * the layer when it is wanted next.
  * - Never a record newer than its row: where one is found, the store has lost what it had.
  */
 #ifndef LM_SNAPSHOTTER_REBUILD_H

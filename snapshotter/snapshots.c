@@ -4,6 +4,7 @@
 #include "base/lock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "base/work.h"
 #include "snapshotter/layout.h"
 #include "snapshotter/mapped.h"
 #include "snapshotter/rebuild.h"
@@ -22,6 +23,7 @@ struct lm_snapshots {
 	struct lm_store *store;
 	struct lm_layout *layout;
 	struct lm_policy *policy;
+	struct lm_work *changes; /* to records */
 	struct lm_mount_options mount_options;
 	enum lm_on_miss on_miss;
 	struct lm_err no_trees;	  /* code not 0: why merged trees are not used at all */
@@ -67,18 +69,54 @@ static int lock_root(struct lm_snapshots *s, const char *root, struct lm_err *er
 	return 0;
 }
 
-/* Writes the directory's record of a snapshot that has changed. The store knows it already, so a failure can wait. */
+/* A directory's record that is to be written, since its snapshot has changed. */
+struct change {
+	struct lm_snapshots *s;
+	int64_t id;
+	struct lm_buf record;
+};
+
+static void change_freep(struct change **change)
+{
+	if (*change)
+		lm_buf_done(&(*change)->record);
+	free(*change);
+}
+
+static void changes_not_written(int64_t id, const struct lm_err *err)
+{
+	lm_log(LM_LOG_WARN, "record of a snapshot not written, the next start tries again", LM_KV("id", "%" PRId64, id),
+		LM_KV("reason", "%s", lm_err_text(err)));
+}
+
+static void write_change(void *arg)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(change_freep) struct change *change = arg;
+	int r = lm_layout_put_record(change->s->layout, change->id, &change->record, &err);
+	if (r < 0 && r != -ENOENT) /* it may be removed by now */
+		changes_not_written(change->id, &err);
+}
+
+/*
+ * Not in the way of the call: the store knows the change already, and the file system may let nobody change anything
+ * for as long as it takes to bring others' changes to the disk. One thread writes all, so the last change is written
+ * last.
+ */
 static void note_change(void *arg, const struct lm_snapshot *snapshot)
 {
 	struct lm_snapshots *s = arg;
 	struct lm_err err = LM_ERR_INIT;
-	CLEANUP(lm_buf_done) struct lm_buf record = LM_BUF(LM_RECORD_MAX_BYTES);
-	int r = lm_record_format(snapshot, &snapshot->labels, &record, &err);
-	if (r == 0)
-		r = lm_layout_put_record(s->layout, snapshot->id, &record, &err);
+	CLEANUP(change_freep) struct change *change = calloc(1, sizeof(*change));
+	int r = change ? 0 : lm_err_oom(&err);
+	if (r == 0) {
+		*change = (struct change){.s = s, .id = snapshot->id, .record = LM_BUF(LM_RECORD_MAX_BYTES)};
+		r = lm_record_format(snapshot, &snapshot->labels, &change->record, &err);
+	}
+	if (r == 0 && (r = lm_work_post(s->changes, write_change, change)) == 0)
+		STEAL(change);
 	if (r < 0)
-		lm_log(LM_LOG_WARN, "record of a snapshot not written, the next start tries again",
-			LM_KV("snapshot", "%s", snapshot->key), LM_KV("reason", "%s", lm_err_text(&err)));
+		changes_not_written(snapshot->id, &err);
 }
 
 static int open_store(struct lm_snapshots *s, const char *root, struct lm_err *err)
@@ -88,6 +126,8 @@ static int open_store(struct lm_snapshots *s, const char *root, struct lm_err *e
 	if (!path)
 		return lm_err_oom(err);
 	int r = lm_rebuild_open(path, s->layout, &s->store, &what, err);
+	if (r == 0)
+		r = lm_work_new("records", 1, 1, &s->changes, err);
 	if (r < 0)
 		return r;
 	lm_store_set_note(s->store, note_change, s);
@@ -184,6 +224,7 @@ void lm_snapshots_close(struct lm_snapshots *s)
 	if (!s)
 		return;
 	lm_policy_free(s->policy);
+	lm_work_free(s->changes);
 	lm_store_close(s->store);
 	lm_layout_close(s->layout);
 	lm_closep(&s->lock_fd);
