@@ -6,7 +6,6 @@
 #include "fetcher/status.h"
 #include "rpc/rpc.h"
 
-#include <libgen.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -193,12 +192,6 @@ static const struct lm_rpc_method methods[] = {
 	{SERVICE "Update", &lamella__fetcher__v1__update_request__descriptor, handle_update, 0},
 };
 
-static int make_socket_dir(const char *socket, struct lm_err *err)
-{
-	CLEANUP(lm_freep) char *copy = strdup(socket);
-	return copy ? lm_mkdir_p(AT_FDCWD, dirname(copy), 0700, err) : lm_err_oom(err);
-}
-
 int lm_control_new(const struct lm_control_config *config, struct lm_control **ret, struct lm_err *err)
 {
 	CLEANUP(lm_control_freep) struct lm_control *control = calloc(1, sizeof(*control));
@@ -207,7 +200,7 @@ int lm_control_new(const struct lm_control_config *config, struct lm_control **r
 	control->config = *config;
 	int r = lm_resolver_new(&control->config, &control->resolver, err);
 	if (r == 0)
-		r = make_socket_dir(config->socket, err);
+		r = lm_mkdir_above(AT_FDCWD, config->socket, 0700, err);
 	if (r == 0)
 		r = lm_rpc_server_new(
 			config->socket, methods, ARRAY_LEN(methods), control, WORKERS, &control->server, err);

@@ -1,5 +1,6 @@
 #include "snapshotter/service.h"
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/str.h"
 #include "base/work.h"
@@ -626,6 +627,8 @@ int lm_service_start(const struct lm_service_options *options, struct lm_service
 		r = lm_work_new("cleanup", 1, 1, &service->background, err);
 	if (r == 0)
 		r = lm_work_new("asking", WORKERS, ASKING_MAX, &service->asking, err);
+	if (r == 0)
+		r = lm_mkdir_above(AT_FDCWD, options->address, 0700, err);
 	if (r == 0)
 		r = lm_rpc_server_new(
 			options->address, methods, ARRAY_LEN(methods), service, WORKERS, &service->server, err);

@@ -22,7 +22,7 @@ struct lm_service;
 
 struct lm_service_options {
 	const char *root;
-	const char *address; /* socket to listen on */
+	const char *address; /* socket to listen on; its directory is made (0700) where missing, also of those below */
 	const char *fetcher; /* socket of the fetcher */
 	enum lm_on_miss on_miss;
 	unsigned resolve_timeout_ms;

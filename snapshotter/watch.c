@@ -1,6 +1,7 @@
 #include "snapshotter/watch.h"
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "net/exposition.h"
 #include "net/pages.h"
@@ -101,8 +102,11 @@ int lm_watch_new(const struct lm_service_options *options, struct lm_snapshots *
 		.started_ms = lm_now_ms(),
 		.started_s = time(NULL)};
 	struct lm_err why = LM_ERR_INIT;
-	if (options->status && lm_rpc_server_new(options->status, methods, ARRAY_LEN(methods), watch, WORKERS,
-				       &watch->server, &why) < 0)
+	int r = options->status ? lm_mkdir_above(AT_FDCWD, options->status, 0700, &why) : 0;
+	if (r == 0 && options->status)
+		r = lm_rpc_server_new(
+			options->status, methods, ARRAY_LEN(methods), watch, WORKERS, &watch->server, &why);
+	if (r < 0)
 		missing("no status service", &why);
 	if (options->metrics &&
 		lm_pages_new(options->metrics, options->metrics_address, pages, watch, &watch->pages, &why) < 0)

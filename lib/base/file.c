@@ -191,6 +191,14 @@ int lm_mkdir_p(int dirfd, const char *path, mode_t mode, struct lm_err *err)
 	return 0;
 }
 
+int lm_mkdir_above(int dirfd, const char *path, mode_t mode, struct lm_err *err)
+{
+	char parent[PATH_MAX];
+	if (parent_of(path, parent, sizeof(parent)) < 0)
+		return lm_err_sys(err, -ENAMETOOLONG, "%s", path);
+	return lm_mkdir_p(dirfd, parent, mode, err);
+}
+
 static void closedirp(DIR **dir)
 {
 	if (*dir)

@@ -35,6 +35,8 @@ int lm_file_replace(int dirfd, const char *path, const void *data, size_t len, m
 
 /* mkdir -p. Existing directories are left as they are. */
 int lm_mkdir_p(int dirfd, const char *path, mode_t mode, struct lm_err *err) MUST_CHECK;
+/* The same of the directory in which path lies. */
+int lm_mkdir_above(int dirfd, const char *path, mode_t mode, struct lm_err *err) MUST_CHECK;
 
 /* rm -rf without following links or crossing into other mounts (-EBUSY); absent is success. Any depth is fine. */
 int lm_remove_tree(int dirfd, const char *path, struct lm_err *err) MUST_CHECK;

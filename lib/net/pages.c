@@ -5,7 +5,6 @@
 #include "base/str.h"
 #include "net/answer.h"
 
-#include <libgen.h>
 #include <string.h>
 
 enum { CONNECTION_MEMORY = 16 << 10 };
@@ -62,8 +61,7 @@ static int start(struct lm_pages *pages, int fd, struct MHD_Daemon **ret, struct
 
 static int listen_on_socket(struct lm_pages *pages, const char *path, struct lm_err *err)
 {
-	CLEANUP(lm_freep) char *copy = strdup(path);
-	int r = copy ? lm_mkdir_p(AT_FDCWD, dirname(copy), 0700, err) : lm_err_oom(err);
+	int r = lm_mkdir_above(AT_FDCWD, path, 0700, err);
 	if (r == 0)
 		r = lm_listen_unix(path, &pages->socket, err);
 	if (r < 0)

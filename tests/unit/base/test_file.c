@@ -153,6 +153,10 @@ static void makes_directories(void **state)
 	struct stat st;
 	assert_int_equal(lm_mkdir_p(dir_fd, "a/b//c/", 0750, &err), 0);
 	assert_int_equal(lm_mkdir_p(dir_fd, "a/b/c", 0700, &err), 0);
+	assert_int_equal(lm_mkdir_above(dir_fd, "a/d/socket", 0700, &err), 0);
+	assert_int_equal(faccessat(dir_fd, "a/d", F_OK, 0), 0);
+	assert_int_equal(faccessat(dir_fd, "a/d/socket", F_OK, 0), -1);
+	assert_int_equal(lm_mkdir_above(dir_fd, "socket", 0700, &err), 0);
 	assert_int_equal(fstatat(dir_fd, "a/b/c", &st, 0), 0);
 	assert_int_equal(st.st_mode & 07777, 0750);
 	assert_int_equal(lm_mkdir_p(dir_fd, "/", 0700, &err), 0);

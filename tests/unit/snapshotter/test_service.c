@@ -65,9 +65,9 @@ static int setup(void **state)
 	strcpy(f->dir, "/tmp/lm-service.XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->root, sizeof(f->root), "%s/root", f->dir);
-	snprintf(f->socket, sizeof(f->socket), "%s/s.sock", f->dir);
-	snprintf(f->status, sizeof(f->status), "%s/s-status.sock", f->dir);
-	snprintf(f->metrics, sizeof(f->metrics), "%s/s-metrics.sock", f->dir);
+	snprintf(f->socket, sizeof(f->socket), "%s/run/s.sock", f->dir);
+	snprintf(f->status, sizeof(f->status), "%s/run/s-status.sock", f->dir);
+	snprintf(f->metrics, sizeof(f->metrics), "%s/run/s-metrics.sock", f->dir);
 	f->timeout_ms = 1000;
 	fake_init(&f->fetcher, f->dir);
 	start(f);
@@ -746,6 +746,10 @@ static void hostile_names(void **state)
 		assert_int_equal(stat(sockets[i], &st), 0);
 		assert_int_equal(st.st_mode & 07777, 0600);
 	}
+	CLEANUP(lm_freep) char *run = lm_str_printf("%s/run", f->dir);
+	struct stat st;
+	assert_int_equal(stat(run, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0700);
 }
 
 /* Layers from the fetcher. */
