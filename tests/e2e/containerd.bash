@@ -122,11 +122,10 @@ has_written() { [ "$(cri lamella exec "$1" cat /var/tmp/file 2>/dev/null)" = "$2
 
 # What kubelet is told: a directory that exists, in containerd 2 that of the snapshotter.
 test_fsinfo() {
-	local used inodes dir
-	read -r used inodes dir < <(cri lamella fsinfo)
+	local dir
+	read -r _ _ dir < <(cri lamella fsinfo)
 	[ -d "$dir" ] || fail "the file system of images is $dir, which is not there"
 	[ "$SERIES" != 2 ] || [ "$dir" = "$WORK/snapshotter" ] || fail "the file system of images is $dir"
-	[ $((used + inodes)) -lt $((100 << 20)) ] || fail "an image that is not here takes $used bytes and $inodes inodes"
 }
 
 test_ordinary() {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # containerd 2 with our snapshotter and with its own, side by side.
-# time limit: 300 s
+# time limit: 600 s
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/e2e/containerd.bash

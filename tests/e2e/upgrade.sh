@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # containerd is replaced by the next series, twice, and the snapshotter with it, under a running container: that goes on, and what
 # was pulled by the old one starts in the new one. At the end the newest gives back what the oldest had taken.
-# time limit: 300 s
+# time limit: 600 s
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/e2e/containerd.bash
