@@ -13,7 +13,7 @@ need_image edge tiny
 isolate userns
 
 HOST_ID=100000 IDS=1000000 # edge has owners far up
-MAPS=(--uidmap 0:$HOST_ID:$IDS --gidmap 0:$HOST_ID:$IDS --remap-labels)
+MAPS=(--uidmap "0:$HOST_ID:$IDS" --gidmap "0:$HOST_ID:$IDS" --remap-labels)
 edge=$REGISTRY/edge:latest tiny=$REGISTRY/tiny:latest
 mapped() { findmnt -rn -o TARGET | grep "^$WORK/snapshotter/snapshots/[0-9]*/mapped\." || true; }
 in_container() { # NAME IMAGE MAPPING... -- COMMAND...
