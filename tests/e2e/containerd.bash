@@ -29,11 +29,9 @@ ordinarily() { # WHAT COMMAND...
 	[ -n "$REQUESTS" ] || fail "$1: no layer was pulled, though $SERIES cannot do without"
 }
 
+OPTIONS=(--rm) # of ctr run
 ctr_run() { # ID REF COMMAND...
-	ctr_start "$1" "$2" --rm "${@:3}"
-}
-ctr_start() { # ID REF OPTION COMMAND...
-	ctr_ lamella run --snapshotter lamella --cgroup "/lamella-${WORK##*/}/$1" "$3" "$2" "$1" "${@:4}"
+	ctr_ lamella run --snapshotter lamella --cgroup "/lamella-${WORK##*/}/$1" "${OPTIONS[@]}" "$2" "$1" "${@:3}"
 }
 says() { # WORD COMMAND...: the last line of output
 	local word=$1
@@ -207,7 +205,9 @@ test_ctr() {
 test_removed_in_use() {
 	say "an image is removed under a container"
 	in_other quietly "ctr's pull" ctr_pull
-	in_other ctr_start survivor "$SMALL" -d sleep 1000
+	OPTIONS=(-d)
+	in_other ctr_run survivor "$SMALL" sleep 1000
+	OPTIONS=(--rm)
 	in_other ctr_rmi
 	in_other says "still here" ctr_ lamella tasks exec --exec-id one survivor sh -c 'echo still here >/var/tmp/file; cat /var/tmp/file'
 	records_are 2 || fail "$(records) records for a layer and a container"
@@ -216,6 +216,24 @@ test_removed_in_use() {
 	all_is_given_back "the container"
 }
 removed() { ctr_ lamella tasks rm "$1" >/dev/null 2>&1 && ctr_ lamella containers rm "$1"; } # ID
+
+# containerd is told that we map owners, and asks for it: else it would copy the image into a snapshot of its own.
+test_user_namespace() {
+	say "a container in a user namespace"
+	in_other quietly "ctr's pull" ctr_pull
+	OPTIONS=(--rm --remap-labels --uidmap 0:100000:65536 --gidmap 0:100000:65536)
+	# shellcheck disable=SC2016 # the shell in there
+	in_other says '0 100000 65536' ctr_run mapped "$SMALL" sh -c 'read -r a b c </proc/self/uid_map; echo $a $b $c'
+	OPTIONS[0]=-d
+	in_other ctr_run mapped "$SMALL" sleep 1000
+	OPTIONS=(--rm)
+	collect
+	records_are 2 || fail "$(records) records for a layer and a container: $(in_other ctr_ lamella snapshots --snapshotter lamella ls)"
+	in_other ctr_ lamella tasks kill -s KILL mapped
+	wait_for 10 "the end of the task" in_other removed mapped
+	in_other ctr_rmi
+	all_is_given_back "the container in a user namespace"
+}
 
 test_namespaces() {
 	local before
@@ -295,6 +313,7 @@ containerd_tests() { # SERIES
 	test_deep
 	test_ctr
 	test_removed_in_use
+	[ "$SERIES" = 1.6 ] || test_user_namespace # proxy plugins have no capabilities there
 	test_namespaces
 	test_leases
 	[ "$SERIES" != 2 ] || test_transfer
