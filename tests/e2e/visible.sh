@@ -13,7 +13,7 @@ STATUS_SOCKET=/run/lamella/snapshotter-status.sock
 METRICS_SOCKET=/run/lamella/snapshotter-metrics.sock
 METRICS=127.0.0.1:9178
 OTHER=others.lamella.test
-TIMEOUT_S=3
+TIMEOUT_S=5
 LABEL=containerd.io/snapshot/lamella
 
 # An image of layers of one file each, but for the first, which has /pause.
