@@ -30,8 +30,6 @@ static const struct {
 	{"a name of 64 KiB", {INVALID, INVALID, EXISTS | OK | UNKNOWN | INTERNAL}},
 	{"a key of 64 KiB, afterwards", {NOT_FOUND, NOT_FOUND | INTERNAL, OK | NOT_FOUND | INTERNAL}},
 	{"a parent of 4 MiB", {NOT_FOUND, NOT_FOUND | INTERNAL, NOT_FOUND | INTERNAL}},
-	/* containerd bounds a label at 4096 bytes; what gets through to us is bounded as a whole. */
-	{"a label of 8 KiB", {OK, INVALID, INVALID}},
 	/* A NUL is a character like others in Go. In C it would cut the text, so we refuse it. */
 	{"a key with a NUL", {INVALID, NOT_FOUND, NOT_FOUND}},
 	{"a parent with a NUL", {INVALID, NOT_FOUND | UNKNOWN, NOT_FOUND | UNKNOWN}},

@@ -168,6 +168,8 @@ test_deep() {
 	say "$DEEP layers, lazily, since they were converted meanwhile"
 	convert "oci:$WORK/oci-deep:latest"
 	"$LAMELLA" update --socket "$FETCHER_SOCKET" >/dev/null
+	stop snapshotter # which remembers for ten seconds what was absent
+	snapshotter_start
 	lazily "the pull" cri lamella pull "$DEEPEST"
 	same_container
 	say "the same without a merged tree"

@@ -237,7 +237,7 @@ make_layout "$WORK/oci-other" "$WORK/tmp/other.tar" /other
 push "$WORK/oci-other:latest" other:latest
 cri lamella pull "$REGISTRY/other:latest" >/dev/null || fail "pull"
 chain=$(chain_id "$WORK/oci-other" latest)
-grep -q "layer not served, pulling it layer=$chain chain=$chain reason=\"no configured repository knows its chain id: $FQRN revision" "$WORK/log/snapshotter.log" ||
+grep -q "layer not served, pulling it layer=$chain chain=$chain .* cause=absent reason=\"no configured repository knows its chain id: $FQRN revision" "$WORK/log/snapshotter.log" ||
 	fail "the reason"
 stop containerd-lamella
 stop snapshotter
