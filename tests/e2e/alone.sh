@@ -53,6 +53,7 @@ kill -KILL "$GUARDIAN"
 wait "$CALLED" 2>/dev/null || true
 wait_for 10 "nothing to be left after the guardian's end" gone
 begin
+kill -STOP "$CALLED" # or it may see the guardian's end before its own, and clean up
 kill -KILL "$GUARDIAN" "$CALLED"
 wait_for 10 "the command to end with both" no_sleepers
 [ -e work ] || fail "who removed the folder?"
