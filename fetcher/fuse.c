@@ -758,6 +758,8 @@ static int mount_and_serve(struct lm_fuse *fuse, struct lm_err *err)
 		.user = fuse,
 		.keeper = fuse->config.keeper,
 		.threads = fuse->config.threads,
+		/* Others have trusted attributes, which are not listed to everybody. */
+		.map_owners = fuse->config.lean,
 		.on_end = on_end,
 	};
 	int r = lm_session_open(&config, &fuse->session, err);

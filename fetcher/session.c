@@ -128,8 +128,8 @@ static bool offers(const void *init, size_t len, uint32_t flag_2)
 
 /*
  * What libfuse has no word for. Reads may be as big as it negotiated; but nothing is ever written, and a request shall
- * fit into a slot. Mounts of clones may show other owners: who asks makes no difference to us, and the kernel checks
- * permissions (default_permissions, without which it would refuse).
+ * fit into a slot. Where owners may be mapped, the kernel insists on checking permissions itself
+ * (default_permissions).
  */
 static void adjust_init(struct lm_session *session, const struct iovec *reply)
 {
@@ -139,7 +139,7 @@ static void adjust_init(struct lm_session *session, const struct iovec *reply)
 	if (reply->iov_len < offsetof(struct fuse_init_out, flags2) + sizeof(out->flags2))
 		return; /* an error, or a protocol of long ago */
 	out->max_write = LEAST_WRITE;
-	if (!init || !offers(init, len, ALLOW_IDMAP_2))
+	if (!session->config.map_owners || !init || !offers(init, len, ALLOW_IDMAP_2))
 		return;
 	out->flags |= FUSE_INIT_EXT;
 	out->flags2 |= ALLOW_IDMAP_2;

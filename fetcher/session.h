@@ -30,6 +30,9 @@ struct lm_session_config { /* everything pointed to must outlive the session */
 	void *user;		  /* see lm_session_user() */
 	struct lm_keeper *keeper; /* or NULL */
 	unsigned threads;
+	/* Clones of the mount may show other owners, where the kernel can (Linux 6.12). Then requests name no caller.
+	 */
+	bool map_owners;
 	/* The mount is gone though nobody here asked for it; on a thread of the session, which must not stop it itself.
 	 */
 	void (*on_end)(void *user);

@@ -138,8 +138,9 @@ static int open_clone(int namespace, const char *source, struct lm_err *err)
 		return STEAL_FD(tree);
 	return errno == EINVAL || errno == EOPNOTSUPP ? lm_err_set(err, -EBUSY,
 								"the file system of %s can't have its ids mapped "
-								"(FUSE: only with Linux 6.12 or later, "
-								"mounted by a lamella-fetcher that asks for it)",
+								"(of layers without a merged tree, only of "
+								"those without extended attributes, with Linux "
+								"6.12 or later)",
 								source)
 						      : lm_err_sys(err, -errno, "map the ids of %s", source);
 }

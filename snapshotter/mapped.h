@@ -6,7 +6,7 @@
  * containerd could make such clones itself, of the options uidmap= and gidmap=; but newer versions make one of the
  * directory that all lower directories have in common, and our links lead out of that.
  *
- * Where a file system can't be mapped (FUSE: before Linux 6.12, or a mount that an older fetcher made) the answer is
+ * Where a file system can't be mapped (FUSE: before Linux 6.12, or a mount with extended attributes) the answer is
  * -EBUSY with words. Any thread may call.
  */
 #ifndef LM_SNAPSHOTTER_MAPPED_H

@@ -401,11 +401,12 @@ static void use_tree(struct lm_snapshots *s, const struct lm_snapshot *top, unsi
 
 /*
  * A client that compares a snapshot with its parent takes "no attributes here" for an error, so the ways without are
- * for what will be a container's root: not for views, nor for what one has written to.
+ * for what will be a container's root: not for views, nor for what one has written to. But where owners are mapped
+ * there is no other way.
  */
-static struct below below_for(enum lm_kind kind, bool written)
+static struct below below_for(enum lm_kind kind, const struct lm_labels *labels, bool written)
 {
-	return (struct below){.fresh = kind == LM_ACTIVE && !written};
+	return (struct below){.fresh = kind == LM_ACTIVE && (!written || lm_labels_get(labels, LM_LABEL_UIDMAP))};
 }
 
 /*
@@ -497,7 +498,8 @@ int lm_snapshots_mount(struct lm_snapshots *s, const char *plugin, const char *k
 	/* Over ordinary layers there is but one way to show them. */
 	bool ordinary = !has_remote_layers(snapshot->parent);
 	CLEANUP(below_done)
-	struct below below = below_for(snapshot->kind, ordinary || !lm_layout_is_unwritten(s->layout, snapshot->id));
+	struct below below = below_for(
+		snapshot->kind, &snapshot->labels, ordinary || !lm_layout_is_unwritten(s->layout, snapshot->id));
 	int r = ordinary ? 0 : check_served(s, snapshot->parent, timeout_ms, &below, err);
 	return r < 0 ? r : show(s, snapshot, &below.lower, ret, err);
 }
@@ -851,7 +853,7 @@ int lm_snapshots_make(struct lm_snapshots *s, struct lm_make_request *request, s
 	const char *ref = request->kind == LM_ACTIVE ? lm_labels_get(request->labels, LM_LABEL_REF) : NULL;
 	if (ref && *ref)
 		r = offer_layer(s, request, parent, ref, ret_provided, err);
-	CLEANUP(below_done) struct below below = below_for(request->kind, false);
+	CLEANUP(below_done) struct below below = below_for(request->kind, request->labels, false);
 	if (r == 0)
 		r = check_served(s, parent, request->timeout_ms, &below, err);
 	if (r == 0)

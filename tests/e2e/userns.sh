@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Containers in user namespaces over layers whose owners are mapped by the kernel: they see what a container without one sees, own what
 # they write, and nothing is copied or has its owner changed; over merged trees, over layers, and over an ordinary image. After a reboot,
-# which the mounts do not survive, they start again.
+# which the mounts do not survive, they start again. Layers whose owners can't be mapped are refused, with the reason.
 # time limit: 300 s
 # runs by itself: loop devices are the machine's
 # also sanitized
@@ -56,13 +56,20 @@ fetcher_start
 
 for way in "merged trees" layers; do
 	say "over $way"
-	[ "$way" = layers ] && export LAMELLA_TREES=no
-	snapshotter_start
+	settings=()
+	[ "$way" != layers ] || settings=(LAMELLA_TREES=no)
+	snapshotter_start "${settings[@]}"
 	containerd_start lamella
 	if grep -q 'no containers in user namespaces' "$WORK/log/snapshotter.log"; then
 		skip "$(grep -o 'no containers in user namespaces.*' "$WORK/log/snapshotter.log" | head -n 1)"
 	fi
-	for image in "$edge" "$tiny"; do
+	images=("$edge" "$tiny") main=$edge # tiny is an ordinary one
+	if [ "$way" = layers ]; then
+		convert "docker://$tiny"
+		"$LAMELLA" update --socket "$FETCHER_SOCKET" >/dev/null
+		images=("$tiny") main=$tiny
+	fi
+	for image in "${images[@]}"; do
 		cri lamella pull "$image" >"$WORK/tmp/pull" || fail "pull of $image"
 		in_container plain "$image" -- sh -c "$LISTING" >"$WORK/tmp/plain"
 		in_container inside "$image" "${MAPS[@]}" -- sh -c "$LISTING" >"$WORK/tmp/inside"
@@ -74,7 +81,7 @@ for way in "merged trees" layers; do
 	done
 
 	say "  what it writes is its own, and nothing else was written"
-	ctr_ lamella run -d --snapshotter lamella --cgroup "/lamella-${WORK##*/}/kept" "${MAPS[@]}" "$edge" kept \
+	ctr_ lamella run -d --snapshotter lamella --cgroup "/lamella-${WORK##*/}/kept" "${MAPS[@]}" "$main" kept \
 		sh -c 'chown 5 /usr/bin/wc; echo mine >>/written; exec sleep 3600'
 	upper=$(ctr_ lamella snapshots --snapshotter lamella mounts /nowhere kept | grep -o 'upperdir=[^, ]*' | cut -d= -f2)
 	wait_for 20 "what it writes" test -s "$upper/written"
@@ -90,6 +97,13 @@ for way in "merged trees" layers; do
 	wait_for 20 "what it writes" written_twice
 	end_task kept
 	ctr_ lamella containers rm kept
+
+	if [ "$way" = layers ]; then
+		say "  layers with attributes of their own can't be mapped, and it is said"
+		cri lamella pull "$edge" >"$WORK/tmp/pull" || fail "pull of $edge"
+		! in_container attributes "$edge" "${MAPS[@]}" -- true 2>"$WORK/tmp/refused" || fail "started, with whose owners?"
+		grep -q "can't have its ids mapped (of layers without a merged tree" "$WORK/tmp/refused" || fail "refused without a word: $(cat "$WORK/tmp/refused")"
+	fi
 
 	say "  gone with its images"
 	ctr_ lamella images ls -q | xargs ctr -a "$(containerd_socket lamella)" -n k8s.io images rm --sync >/dev/null
