@@ -14,8 +14,8 @@
  *   since its record is made last; nobody knows its name, and containerd's next garbage collection removes it.
  * - A record older than its row: those of Commit and Update are written after the answer and synced by whatever syncs
  *   next, or by the kernel, within seconds. With the store in order it is written again at the start. Without it a
- * layer is again the active snapshot that it was: containerd, which does not know that any more, removes it, and pulls
- * the layer when it is wanted next.
+ *   layer is again the active snapshot that it was: containerd, which does not know that any more, removes it, and
+ *   pulls the layer when it is wanted next.
  * - Never a record newer than its row: where one is found, the store has lost what it had.
  */
 #ifndef LM_SNAPSHOTTER_REBUILD_H
