@@ -61,27 +61,53 @@ static void test_long(void **state)
 /* As many as there is room for are known nearly all; of more, those that are used stay. */
 static void test_room(void **state)
 {
+	static const char path[] = "/some/where/that/is/not/far";
+	const unsigned fitting = LM_DIR_PATHS_BYTES / 2 / (sizeof(path) + 8);
 	unsigned known = 0;
-	for (uint64_t node = 1; node <= LM_DIR_PATHS_MAX / 2; node++)
-		lm_dir_paths_put(*state, node << 40 | node, "/some/where");
-	for (uint64_t node = 1; node <= LM_DIR_PATHS_MAX / 2; node++)
-		known += is_known(*state, node << 40 | node, "/some/where");
-	assert_in_range(known, LM_DIR_PATHS_MAX / 2 * 9 / 10, LM_DIR_PATHS_MAX / 2);
+	for (uint64_t node = 1; node <= fitting; node++)
+		lm_dir_paths_put(*state, node << 40 | node, path);
+	for (uint64_t node = 1; node <= fitting; node++)
+		known += is_known(*state, node << 40 | node, path);
+	assert_in_range(known, fitting / 10 * 9, fitting);
 
 	lm_dir_paths_put(*state, 7, "/often");
-	for (uint64_t node = 1; node <= 4 * LM_DIR_PATHS_MAX; node++) {
+	for (uint64_t node = 1; node <= 8 * fitting; node++) {
 		lm_dir_paths_put(*state, node << 20, "/once");
 		assert_true(is_known(*state, 7, "/often"));
 	}
 }
 
+/* A path of a length of its own for each node. */
+static const char *path_of(uint64_t node, char path[LM_DIR_PATH_MAX + 1])
+{
+	size_t len = node * 7919 % LM_DIR_PATH_MAX;
+	memset(path, 'a' + (int)(node % 26), len);
+	path[len] = '\0';
+	return path;
+}
+
+/* Those that share a block push each other out, and what is known is always the right one. */
+static void test_lengths(void **state)
+{
+	char path[LM_DIR_PATH_MAX + 1];
+	unsigned known = 0;
+	for (uint64_t i = 0; i < 200000; i++) {
+		uint64_t node = i * i % 20011;
+		if (is_known(*state, node, path_of(node, path)))
+			known++;
+		else
+			lm_dir_paths_put(*state, node, path);
+		assert_true(is_known(*state, node, path));
+	}
+	assert_in_range(known, 1000, 199000);
+}
+
 static void *use(void *arg)
 {
-	char path[32];
+	char path[LM_DIR_PATH_MAX + 1];
 	for (uint64_t i = 0; i < 20000; i++) {
-		uint64_t node = i * 7919 % (2 * LM_DIR_PATHS_MAX);
-		snprintf(path, sizeof(path), "/%llu", (unsigned long long)node);
-		if (!is_known(arg, node, path))
+		uint64_t node = i * 7919 % 32768;
+		if (!is_known(arg, node, path_of(node, path)))
 			lm_dir_paths_put(arg, node, path);
 	}
 	return NULL;
@@ -102,6 +128,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_known, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_long, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_room, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_lengths, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_threads, set_up, tear_down),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
