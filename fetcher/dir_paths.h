@@ -3,8 +3,8 @@
  * the kernel asks for a name in a directory that it knows by number; finding the path of that one in the catalog takes
  * two reads per level above it.
  *
- * Any thread. LM_DIR_PATHS_BYTES of memory, whatever is kept: some 18,000 paths of 100 bytes. A new path takes the place
- * of those that were used longest ago among the few that share a block with it, which its number chooses.
+ * Any thread. LM_DIR_PATHS_BYTES of memory, whatever is kept: some 18,000 paths of 100 bytes. A new path takes the
+ * place of those that were used longest ago among the few that share a block with it, which its number chooses.
  */
 #ifndef LM_FETCHER_DIR_PATHS_H
 #define LM_FETCHER_DIR_PATHS_H

@@ -1,9 +1,9 @@
 /*
  * The keeper: a small process that starts the worker, which does everything else, and holds what must outlive it.
  *
- * Both are this program; the keeper is what was started, the worker its child, by the same path, so that the next one
- * is the version that is installed then. The keeper does nothing but wait: no threads, no network, no look at a path
- * that may hang.
+ * The keeper is what was started, lamella-fetcher; the worker is its child by the same path, which goes on as
+ * lamella-fetcher-worker, so that the next one is the version that is installed then. The keeper does nothing but wait:
+ * no threads, no network, no look at a path that may hang, and no library but libc.
  *
  *   the worker ends by itself      its exit status is the keeper's, where it said that it is done (LM_MESSAGE_END) or
  *                                  where nothing was ever mounted: errors of the start come out as if it were alone

@@ -77,7 +77,7 @@ expect_code 1 "$LAMELLA" status nobody.example.org
 grep -q nobody.example.org "$WORK/err" || fail "$(cat "$WORK/err")"
 status_is ".repositories[0] | .fqrn == \"$FQRN\" and .state == \"online\" and .looks == 1 and .failed_looks == 0 and .ttl_s > 0"
 status_is ".problems == [] and .layers == [] and .uptime_ms > 0 and .cache.objects > 0"
-[ "$(readlink "/proc/$(jq .process "$WORK/status.json")/exe")" = "$LM_BUILD/fetcher/lamella-fetcher" ] || fail "another process"
+[ "$(readlink "/proc/$(jq .process "$WORK/status.json")/exe")" = "$LM_BUILD/fetcher/lamella-fetcher-worker" ] || fail "another process"
 
 say "layers"
 absent=sha256:$(printf 'f%.0s' {1..64})
