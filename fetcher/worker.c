@@ -1,5 +1,6 @@
 #include "base/clock.h"
 #include "base/log.h"
+#include "fetcher/catalogs.h"
 #include "fetcher/keeper.h"
 #include "fetcher/keeper_process.h"
 #include "fetcher/node.h"
@@ -189,8 +190,11 @@ static int serve(const struct program *program, struct lm_err *err)
 		return signal_fd;
 	raise_descriptor_limit(settings->descriptors);
 	share_arenas();
+	int r = lm_catalog_reserve(LM_CATALOGS_PAGES, err);
+	if (r < 0)
+		return r;
 	CLEANUP(lm_node_stopp) struct lm_node *node = NULL;
-	int r = lm_node_start(settings, keeper, &node, err);
+	r = lm_node_start(settings, keeper, &node, err);
 	if (r < 0)
 		return r;
 	keep_settings(program, settings);

@@ -101,7 +101,12 @@ void lm_catalog_close(struct lm_catalog *c)
 
 uint64_t lm_catalog_memory(void)
 {
-	return (uint64_t)sqlite3_memory_used();
+	return lm_db_memory();
+}
+
+int lm_catalog_reserve(size_t bytes, struct lm_err *err)
+{
+	return lm_db_reserve(bytes, err);
 }
 
 const char *lm_catalog_mountpoint(const struct lm_catalog *c)

@@ -82,6 +82,10 @@ LM_DEFINE_CLEANUP(struct lm_catalog, lm_catalog_close, lm_catalog_closep)
 
 /* Bytes that SQLite holds for all databases of this process together. */
 uint64_t lm_catalog_memory(void);
+/* Sets memory aside for the pages of all catalogs, all of it at once: pages that come and go tear the heap apart. At
+ * most once, before this process opens its first catalog (else -EALREADY), by one thread. Where it is full, pages lie
+ * in the heap as they do without it. */
+int lm_catalog_reserve(size_t bytes, struct lm_err *err) MUST_CHECK;
 
 const char *lm_catalog_mountpoint(const struct lm_catalog *catalog);
 uint64_t lm_catalog_revision(const struct lm_catalog *catalog);

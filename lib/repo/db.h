@@ -30,6 +30,15 @@ enum {
 	LM_DB_CACHE_WRITE_KIB = 16 << 10
 };
 
+enum { LM_DB_PAGE = 4096 }; /* bytes, of nearly all databases there are */
+
+/* Bytes that SQLite holds for all databases of this process together. */
+uint64_t lm_db_memory(void);
+/* Once, before the first database of this process is opened: pages of up to LM_DB_PAGE bytes then lie in so much memory
+ * set aside for them, and only those that find no room there in the heap, which pages that come and go leave full of
+ * holes. When it is nearly full a reader gives up a page of its own for each new one. -EALREADY: too late. */
+int lm_db_reserve(size_t bytes, struct lm_err *err) MUST_CHECK;
+
 /* *ret must stay where it is until lm_db_close(). After a failure there is nothing to close. */
 int lm_db_open(const char *path, struct lm_db *ret, struct lm_err *err) MUST_CHECK;
 /* To change a private file in place, without a journal: after a failure the file is worthless. */
