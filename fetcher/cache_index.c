@@ -4,6 +4,7 @@
 
 #include <endian.h>
 #include <string.h>
+#include <sys/mman.h>
 
 struct slot {
 	uint64_t rest; /* 0: free */
@@ -24,7 +25,7 @@ struct lm_index {
 	struct table tables[LM_INDEX_FOLDERS];
 };
 
-enum { ROOM_MIN = 16 };
+enum { ROOM_MIN = 16, PAGE = 4096 };
 
 struct lm_index_key lm_index_key(const struct lm_hash *hash, enum lm_object_kind kind)
 {
@@ -32,6 +33,29 @@ struct lm_index_key lm_index_key(const struct lm_hash *hash, enum lm_object_kind
 	memcpy(&rest, hash->bytes + 1, sizeof(rest));
 	rest = be64toh(rest) ^ ((uint64_t)kind << 8 | hash->algo);
 	return (struct lm_index_key){.folder = hash->bytes[0], .rest = rest ? rest : 1};
+}
+
+static size_t slots_bytes(uint32_t room)
+{
+	return room * sizeof(struct slot);
+}
+
+/* What is larger than a page is a mapping: the tables grow alike, so that the heap would keep what each leaves behind
+ * without a use for it. */
+static struct slot *slots_new(uint32_t room)
+{
+	if (slots_bytes(room) <= PAGE)
+		return calloc(room, sizeof(struct slot));
+	void *slots = mmap(NULL, slots_bytes(room), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	return slots == MAP_FAILED ? NULL : slots;
+}
+
+static void slots_free(struct slot *slots, uint32_t room)
+{
+	if (slots_bytes(room) <= PAGE)
+		free(slots);
+	else
+		munmap(slots, slots_bytes(room));
 }
 
 struct lm_index *lm_index_new(size_t objects_max)
@@ -50,7 +74,7 @@ void lm_index_free(struct lm_index *index)
 	if (!index)
 		return;
 	for (size_t i = 0; i < LM_INDEX_FOLDERS; i++) {
-		free(index->tables[i].slots);
+		slots_free(index->tables[i].slots, index->tables[i].room);
 		lm_lock_done(&index->tables[i].lock);
 	}
 	free(index);
@@ -80,13 +104,15 @@ static struct slot *find(struct table *table, uint64_t rest)
 
 static bool resize(struct table *table, uint32_t room)
 {
-	struct table next = {.slots = calloc(room, sizeof(struct slot)), .room = room};
+	if (slots_bytes(room) > PAGE) /* whole pages */
+		room = (uint32_t)((slots_bytes(room) + PAGE - 1) / PAGE * PAGE / sizeof(struct slot));
+	struct table next = {.slots = slots_new(room), .room = room};
 	if (!next.slots)
 		return false;
 	for (uint32_t i = 0; i < table->room; i++)
 		if (table->slots[i].rest)
 			*probe(&next, table->slots[i].rest) = table->slots[i];
-	free(table->slots);
+	slots_free(table->slots, table->room);
 	table->slots = next.slots;
 	table->room = room;
 	return true;
