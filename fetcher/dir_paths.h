@@ -3,7 +3,7 @@
  * the kernel asks for a name in a directory that it knows by number; finding the path of that one in the catalog takes
  * two reads per level above it.
  *
- * Any thread. LM_DIR_PATHS_BYTES of memory, whatever is kept: some 18,000 paths of 100 bytes. A new path takes the
+ * Any thread. LM_DIR_PATHS_BYTES of memory, whatever is kept: some 9,000 paths of 100 bytes. A new path takes the
  * place of those that were used longest ago among the few that share a block with it, which its number chooses.
  */
 #ifndef LM_FETCHER_DIR_PATHS_H
@@ -11,7 +11,7 @@
 
 #include "base/str.h"
 
-enum { LM_DIR_PATHS_BYTES = 2 << 20, LM_DIR_PATH_MAX = 500 };
+enum { LM_DIR_PATHS_BYTES = 1 << 20, LM_DIR_PATH_MAX = 500 };
 
 struct lm_dir_paths;
 int lm_dir_paths_new(struct lm_dir_paths **ret, struct lm_err *err) MUST_CHECK;

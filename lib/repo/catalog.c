@@ -101,7 +101,7 @@ void lm_catalog_close(struct lm_catalog *c)
 
 uint64_t lm_catalog_memory(void)
 {
-	return lm_db_memory();
+	return (uint64_t)sqlite3_memory_used();
 }
 
 int lm_catalog_reserve(size_t bytes, struct lm_err *err)

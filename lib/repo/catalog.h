@@ -80,7 +80,7 @@ int lm_catalog_open(const char *path, const char *mountpoint, struct lm_catalog 
 void lm_catalog_close(struct lm_catalog *catalog);
 LM_DEFINE_CLEANUP(struct lm_catalog, lm_catalog_close, lm_catalog_closep)
 
-/* Bytes that SQLite holds for all databases of this process together. */
+/* Bytes of the heap that SQLite holds for all databases of this process together. */
 uint64_t lm_catalog_memory(void);
 /* Sets memory aside for the pages of all catalogs, all of it at once: pages that come and go tear the heap apart. At
  * most once, before this process opens its first catalog (else -EALREADY), by one thread. Where it is full, pages lie

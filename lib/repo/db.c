@@ -108,13 +108,6 @@ static int make_uri(const char *path, const char *parameters, struct lm_buf *ret
 	return r < 0 ? r : lm_buf_str(ret, parameters);
 }
 
-uint64_t lm_db_memory(void)
-{
-	sqlite3_int64 pages = 0, most = 0;
-	(void)sqlite3_status64(SQLITE_STATUS_PAGECACHE_USED, &pages, &most, 0);
-	return (uint64_t)sqlite3_memory_used() + (uint64_t)pages * LM_DB_PAGE;
-}
-
 int lm_db_reserve(size_t bytes, struct lm_err *err)
 {
 	int header = 0; /* that SQLite keeps with each page */

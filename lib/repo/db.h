@@ -32,8 +32,6 @@ enum {
 
 enum { LM_DB_PAGE = 4096 }; /* bytes, of nearly all databases there are */
 
-/* Bytes that SQLite holds for all databases of this process together. */
-uint64_t lm_db_memory(void);
 /* Once, before the first database of this process is opened: pages of up to LM_DB_PAGE bytes then lie in so much memory
  * set aside for them, and only those that find no room there in the heap, which pages that come and go leave full of
  * holes. When it is nearly full a reader gives up a page of its own for each new one. -EALREADY: too late. */
