@@ -581,6 +581,7 @@ static int resolve(struct lm_policy *policy, const struct questions *questions, 
 		return r;
 	if (resolution.n_to_ask > 0)
 		ask(policy, resolution.to_ask, resolution.n_to_ask, timeout_ms);
+	resolution.n_to_ask = 0; /* answered: who asks for them from now on is somebody else */
 	wait_for_others(policy, resolution.entries, wanted, timeout_ms);
 	LM_LOCKED(&policy->lock);
 	for (size_t i = 0; i < wanted && r == 0; i++) {

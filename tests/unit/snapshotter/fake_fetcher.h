@@ -22,6 +22,7 @@ struct fake_fetcher {
 	char prefix[64];		       /* of the paths answered */
 	Lamella__Fetcher__V1__LayerState tree; /* of every chain; 0: not answered, as by older ones */
 	char tree_image[96], tree_data[96];
+	unsigned held[2]; /* calls that ask for one of these numbers wait until it is another; 0: none */
 	unsigned calls, asked, waiting;
 };
 
@@ -66,6 +67,16 @@ static inline void fake_answer(struct fake_fetcher *f, const Lamella__Fetcher__V
 		answer->digest = (char *)"sha256:0";
 }
 
+/* lock held */
+static inline bool fake_holds(const struct fake_fetcher *f, const Lamella__Fetcher__V1__ResolveRequest *request)
+{
+	for (size_t i = 0; i < request->n_layers; i++)
+		for (size_t k = 0; k < ARRAY_LEN(f->held); k++)
+			if (f->held[k] && fake_number(request->layers[i]->digest) == f->held[k])
+				return true;
+	return false;
+}
+
 static inline void fake_resolve(struct lm_rpc_call *call, void *arg)
 {
 	struct fake_fetcher *f = arg;
@@ -78,7 +89,7 @@ static inline void fake_resolve(struct lm_rpc_call *call, void *arg)
 	f->asked += (unsigned)request->n_layers;
 	f->waiting++;
 	lm_cond_broadcast(&f->changed);
-	while (f->mode == FAKE_STALLS && !lm_rpc_cancelled(call))
+	while ((f->mode == FAKE_STALLS || fake_holds(f, request)) && !lm_rpc_cancelled(call))
 		(void)lm_cond_wait_ms(&f->changed, &f->lock, 10);
 	f->waiting--;
 	enum fake_mode mode = f->mode;
@@ -138,6 +149,14 @@ static inline void fake_set_mode(struct fake_fetcher *f, enum fake_mode mode)
 	lm_cond_broadcast(&f->changed);
 }
 
+static inline void fake_hold(struct fake_fetcher *f, unsigned one, unsigned other)
+{
+	LM_LOCKED(&f->lock);
+	f->held[0] = one;
+	f->held[1] = other;
+	lm_cond_broadcast(&f->changed);
+}
+
 static inline void fake_set_prefix(struct fake_fetcher *f, const char *prefix)
 {
 	LM_LOCKED(&f->lock);
@@ -157,6 +176,12 @@ static inline unsigned fake_calls(struct fake_fetcher *f)
 {
 	LM_LOCKED(&f->lock);
 	return f->calls;
+}
+
+static inline unsigned fake_waiting(struct fake_fetcher *f)
+{
+	LM_LOCKED(&f->lock);
+	return f->waiting;
 }
 
 static inline unsigned fake_asked(struct fake_fetcher *f)

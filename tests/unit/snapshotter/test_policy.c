@@ -410,6 +410,62 @@ static void checks(void **state)
 	assert_int_equal(lm_policy_check(f->policy, foreign, 1, 5000, layers, &err), -EAGAIN);
 }
 
+struct checker {
+	struct fixture *f;
+	unsigned numbers[2];
+	struct lm_err err;
+	pthread_t thread;
+};
+
+static void *check_some(void *arg)
+{
+	struct checker *c = arg;
+	size_t count = c->numbers[1] ? 2 : 1;
+	struct lm_layer layers[2] = {0};
+	const char *digests[] = {fake_digest(c->numbers[0]), fake_digest(c->numbers[1])};
+	assert_int_equal(lm_policy_check(c->f->policy, digests, count, 10000, layers, &c->err), -EAGAIN);
+	return NULL;
+}
+
+static void start_check(struct checker *c, struct fixture *f, unsigned one, unsigned other)
+{
+	*c = (struct checker){.f = f, .numbers = {one, other}};
+	assert_int_equal(pthread_create(&c->thread, NULL, check_some, c), 0);
+}
+
+static void wait_for_calls(struct fixture *f, unsigned calls)
+{
+	while (fake_calls(&f->fetcher) < calls)
+		usleep(1000);
+}
+
+/* Whoever had an answer to one of its questions, and waits for another, has no say in what others ask meanwhile. */
+static void asked_again(void **state)
+{
+	struct fixture *f = *state;
+	struct checker slow, waiting, again, with_it;
+	lm_policy_free(STEAL(f->policy));
+	assert_int_equal(lm_policy_new(f->fetcher.socket, 1500, &f->policy, NULL), 0);
+	fake_hold(&f->fetcher, 177, 0);
+	start_check(&slow, f, 177, 0);
+	wait_for_calls(f, 1);
+	start_check(&waiting, f, 301, 177);
+	wait_for_calls(f, 2);
+	usleep((LM_POLICY_CHECK_FAILED_MS + 100) * 1000); /* that 301 is absent is old by now */
+	fake_hold(&f->fetcher, 177, 301);
+	start_check(&again, f, 301, 0);
+	wait_for_calls(f, 3);
+	start_check(&with_it, f, 301, 0);
+	pthread_join(slow.thread, NULL);
+	pthread_join(waiting.thread, NULL);
+	usleep(50000);
+	fake_hold(&f->fetcher, 0, 0);
+	pthread_join(again.thread, NULL);
+	pthread_join(with_it.thread, NULL);
+	if (!strstr(again.err.msg, "not published") || !strstr(with_it.err.msg, "not published"))
+		fail_msg("%s; %s", again.err.msg, with_it.err.msg);
+}
+
 /* More layers than are remembered. */
 static void bounded(void **state)
 {
@@ -446,6 +502,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(away, setup, teardown),
 		cmocka_unit_test_setup_teardown(shared_question, setup, teardown),
 		cmocka_unit_test_setup_teardown(checks, setup, teardown),
+		cmocka_unit_test_setup_teardown(asked_again, setup, teardown),
 		cmocka_unit_test_setup_teardown(bounded, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

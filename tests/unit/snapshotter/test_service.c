@@ -1041,12 +1041,6 @@ static void *pull_another(void *arg)
 	return NULL;
 }
 
-static unsigned fake_waiting(struct fake_fetcher *f)
-{
-	LM_LOCKED(&f->lock);
-	return f->waiting;
-}
-
 /* More calls wait for the fetcher than there are threads for such; ordinary snapshots are made as if there were none.
  */
 static void ordinary_beside(void **state)
