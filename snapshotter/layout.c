@@ -380,8 +380,12 @@ int lm_layout_remove(struct lm_layout *layout, int64_t id, struct lm_err *err)
 	CLEANUP(lm_freep) char *dir = lm_layout_directory(layout, id);
 	if (!dir)
 		return lm_err_oom(err);
-	int r = access(dir, F_OK) == 0 ? detach_all(dir, err) : 0;
-	return r < 0 ? r : lm_remove_tree(layout->fd, name_of(id, "").text, err);
+	struct lm_err why = LM_ERR_INIT;
+	int r = detach_all(dir, &why);
+	if (r == -ENOENT) /* also where somebody else has just removed it */
+		return 0;
+	return r < 0 ? lm_err_set(err, r, "%s", lm_err_text(&why))
+		     : lm_remove_tree(layout->fd, name_of(id, "").text, err);
 }
 
 int lm_layout_open_fs(struct lm_layout *layout, int64_t id, struct lm_err *err)

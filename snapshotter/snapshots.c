@@ -941,13 +941,15 @@ int lm_snapshots_cleanup(struct lm_snapshots *s, struct lm_err *err)
 	int r = lm_layout_ids(s->layout, &found, &n_found, err);
 	if (r == 0)
 		r = lm_store_ids(s->store, &used, &n_used, err);
+	size_t failed = 0;
 	for (size_t i = 0; r == 0 && i < n_found; i++) {
 		if (bsearch(&found[i], used, n_used, sizeof(*used), compare_ids) ||
 			lm_layout_is_kept(s->layout, found[i]))
 			continue;
-		r = lm_layout_remove(s->layout, found[i], err);
-		if (r == 0)
+		if (lm_layout_remove(s->layout, found[i], failed == 0 ? err : NULL) < 0)
+			failed++; /* what is in the way of one keeps no other */
+		else
 			count(s, LM_COUNT_DIRECTORIES_DROPPED);
 	}
-	return r;
+	return failed ? lm_err_prefix(err, -EIO, "%zu directories can't be deleted", failed) : r;
 }

@@ -67,7 +67,7 @@ int lm_snapshots_usage(struct lm_snapshots *snapshots, const char *plugin, const
 int lm_snapshots_remove(
 	struct lm_snapshots *snapshots, const char *plugin, const char *key, struct lm_err *err) MUST_CHECK;
 
-/* Deletes the directories that no record names and nobody is making. */
+/* Deletes the directories that no record names and nobody is making. -EIO: not all of them; err has the first one. */
 int lm_snapshots_cleanup(struct lm_snapshots *snapshots, struct lm_err *err) MUST_CHECK;
 
 #endif

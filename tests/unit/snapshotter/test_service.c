@@ -475,6 +475,28 @@ static void empty_labels(void **state)
 	response_free(s);
 }
 
+/* What is in the way of one directory keeps no other from being deleted. */
+static void obstacles(void **state)
+{
+	struct fixture *f = *state;
+	char path[2][128], key[8];
+	for (unsigned i = 1; i <= 16; i++) {
+		snprintf(key, sizeof(key), "k%u", i);
+		assert_int_equal(prepare(f, key, "", NULL, NULL), LM_RPC_OK);
+		assert_int_equal(remove_key(f, key), LM_RPC_OK);
+	}
+	for (unsigned i = 0; i < 2; i++) { /* nothing is mounted there, and it is no directory */
+		snprintf(path[i], sizeof(path[i]), "%s/snapshots/%u/tree.x", f->root, 5 + i);
+		assert_int_equal(lm_file_replace(AT_FDCWD, path[i], "", 0, 0600, 0, NULL), 0);
+	}
+	assert_int_equal(cleanup(f), LM_RPC_INTERNAL);
+	assert_int_equal(directories(f), 2);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(unlink(path[i]), 0);
+	assert_int_equal(cleanup(f), LM_RPC_OK);
+	assert_int_equal(directories(f), 0);
+}
+
 /* A parent that comes only with the commit, as containerd 2.2 may send it. */
 static void commit_with_parent(void **state)
 {
@@ -1451,6 +1473,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(error_classes, setup, teardown),
 		cmocka_unit_test_setup_teardown(long_names, setup, teardown),
 		cmocka_unit_test_setup_teardown(empty_labels, setup, teardown),
+		cmocka_unit_test_setup_teardown(obstacles, setup, teardown),
 		cmocka_unit_test_setup_teardown(commit_with_parent, setup, teardown),
 		cmocka_unit_test_setup_teardown(update_masks, setup, teardown),
 		cmocka_unit_test_setup_teardown(lists, setup, teardown),
