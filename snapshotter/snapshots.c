@@ -52,6 +52,26 @@ uint64_t lm_snapshots_count(const struct lm_snapshots *s, enum lm_counter counte
 	return atomic_load_explicit(&s->counters[counter], memory_order_relaxed);
 }
 
+/*
+ * Numbers of the kernel's are no answers about snapshots: to a client, "already exists" is a layer that it need not
+ * download, and "not found" a parent that is gone.
+ */
+static int of_disk(int r)
+{
+	return r >= 0 || r == -ENOSPC || r == -ENOMEM ? r : -EIO;
+}
+
+/* A snapshot's directory can't be read: because it was removed meanwhile? */
+static int not_readable(
+	struct lm_snapshots *s, const struct lm_snapshot *snapshot, int r, const struct lm_err *why, struct lm_err *err)
+{
+	CLEANUP(lm_snapshot_unrefp)
+	const struct lm_snapshot *now = lm_store_get(s->store, snapshot->plugin, snapshot->key);
+	return now && now->id == snapshot->id
+		       ? lm_err_set(err, of_disk(r), "%s", lm_err_text(why))
+		       : lm_err_set(err, -ENOENT, "snapshot %s does not exist any more", snapshot->key);
+}
+
 /* Opening. */
 
 static int lock_root(struct lm_snapshots *s, const char *root, struct lm_err *err)
@@ -269,7 +289,10 @@ static int collect_remote(const struct lm_snapshot *top, struct remote_layers *l
 	return 0;
 }
 
-/* Follows layers that are served from another directory than before; mounts that exist keep the old one. */
+/*
+ * Follows layers that are served from another directory than before; mounts that exist keep the old one. The link is
+ * looked at each time: two calls that follow at once may leave it where the record does not say.
+ */
 static int follow_moves(
 	struct lm_snapshots *s, const struct lm_snapshot *top, const struct remote_layers *layers, struct lm_err *err)
 {
@@ -278,14 +301,17 @@ static int follow_moves(
 			continue;
 		CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *now = lm_store_get(s->store, at->plugin, at->key);
 		const char *path = layers->found[index_of(layers, at->layer_digest)].path;
-		if (!now || now->id != at->id || strcmp(now->layer_path, path) == 0)
+		if (!now || now->id != at->id)
 			continue;
-		int r = lm_store_set_layer_path(s->store, at, path, err);
+		bool moved = strcmp(now->layer_path, path) != 0;
+		int r = moved ? lm_store_set_layer_path(s->store, at, path, err) : 0;
 		if (r == 0)
-			r = lm_layout_relink(s->layout, at->id, path, err);
+			r = of_disk(lm_layout_relink(s->layout, at->id, path, err));
 		if (r < 0)
 			return r;
-		lm_log(LM_LOG_INFO, "layer moved", LM_KV("layer", "%s", at->layer_digest), LM_KV("path", "%s", path));
+		if (moved)
+			lm_log(LM_LOG_INFO, "layer moved", LM_KV("layer", "%s", at->layer_digest),
+				LM_KV("path", "%s", path));
 	}
 	return 0;
 }
@@ -307,7 +333,7 @@ static int link_lean(struct lm_snapshots *s, const struct lm_snapshot *top, cons
 			continue;
 		struct lm_err why = LM_ERR_INIT;
 		const struct lm_layer *layer = &layers->found[index_of(layers, at->layer_digest)];
-		int r = lm_layout_relink_lean(s->layout, at->id, layer->lean, err);
+		int r = of_disk(lm_layout_relink_lean(s->layout, at->id, layer->lean, err));
 		if (r < 0)
 			return r;
 		if (layer->opaque && at->parent)
@@ -548,7 +574,11 @@ static int root_attributes(struct lm_snapshots *s, const struct lm_snapshot *par
 		return lm_mapped_host(&maps->uids, 0, &ret->uid) && lm_mapped_host(&maps->gids, 0, &ret->gid)
 			       ? 0
 			       : lm_err_set(err, -EINVAL, "the labels map no root: nobody would own the container's /");
-	return parent && !parent->layer_path ? lm_layout_root_attributes(s->layout, parent->id, ret, err) : 0;
+	if (!parent || parent->layer_path)
+		return 0;
+	struct lm_err why = LM_ERR_INIT;
+	r = lm_layout_root_attributes(s->layout, parent->id, ret, &why);
+	return r < 0 ? not_readable(s, parent, r, &why, err) : 0;
 }
 
 /* What the row of a snapshot that is being made will say. */
@@ -579,7 +609,7 @@ static int make_ordinary(struct lm_snapshots *s, const struct lm_make_request *r
 	struct lm_snapshot preview = preview_of(&making, request, parent);
 	r = lm_record_format(&preview, request->labels, &record, err);
 	if (r == 0)
-		r = lm_layout_make(s->layout, making.id, &attributes, &record, err);
+		r = of_disk(lm_layout_make(s->layout, making.id, &attributes, &record, err));
 	if (r < 0)
 		return r;
 	/* The mount is put together before there is a row, so that nothing can fail after. */
@@ -672,7 +702,7 @@ static int record_layer(struct lm_snapshots *s, const struct lm_make_request *re
 	preview.layer_ref = (char *)ref;
 	r = lm_record_format(&preview, &labels, &record, err);
 	if (r == 0)
-		r = lm_layout_make_link(s->layout, making.id, layer->path, &record, err);
+		r = of_disk(lm_layout_make_link(s->layout, making.id, layer->path, &record, err));
 	if (r < 0)
 		return r;
 	struct lm_store_new new = {.id = making.id,
@@ -863,10 +893,13 @@ int lm_snapshots_make(struct lm_snapshots *s, struct lm_make_request *request, s
 
 /* The rest. */
 
-static int count_fs(struct lm_snapshots *s, int64_t id, struct lm_usage *ret, struct lm_err *err)
+static int count_fs(
+	struct lm_snapshots *s, const struct lm_snapshot *snapshot, struct lm_usage *ret, struct lm_err *err)
 {
-	CLEANUP(lm_closep) int fd = lm_layout_open_fs(s->layout, id, err);
-	return fd < 0 ? fd : lm_usage_count(fd, ret, err);
+	struct lm_err why = LM_ERR_INIT;
+	CLEANUP(lm_closep) int fd = lm_layout_open_fs(s->layout, snapshot->id, &why);
+	int r = fd < 0 ? fd : lm_usage_count(fd, ret, &why);
+	return r < 0 ? not_readable(s, snapshot, r, &why, err) : 0;
 }
 
 /* What Prepare found out about the layer stays with it; all other labels are the commit's own. */
@@ -900,7 +933,7 @@ int lm_snapshots_commit(struct lm_snapshots *s, const char *plugin, const char *
 		.id = active->id, .plugin = plugin, .key = key, .name = name, .parent = parent, .labels = labels};
 	r = keep_our_labels(active, labels, err);
 	if (r == 0)
-		r = count_fs(s, active->id, &commit.usage, err);
+		r = count_fs(s, active, &commit.usage, err);
 	return r < 0 ? r : lm_store_commit(s->store, &commit, err);
 }
 
@@ -911,7 +944,7 @@ int lm_snapshots_usage(
 	if (!snapshot)
 		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", key);
 	if (snapshot->kind == LM_ACTIVE)
-		return count_fs(s, snapshot->id, ret, err);
+		return count_fs(s, snapshot, ret, err);
 	*ret = snapshot->usage;
 	return 0;
 }

@@ -497,6 +497,29 @@ static void obstacles(void **state)
 	assert_int_equal(directories(f), 0);
 }
 
+/* What the disk says is no answer about snapshots. */
+static void damaged_directories(void **state)
+{
+	struct fixture *f = *state;
+	int64_t size, inodes;
+	char path[128];
+	committed(f, "c", "");
+	assert_int_equal(prepare(f, "a", "c", NULL, NULL), LM_RPC_OK);
+	for (unsigned i = 1; i <= 2; i++) {
+		snprintf(path, sizeof(path), "%s/snapshots/%u/fs", f->root, i);
+		assert_int_equal(rmdir(path), 0);
+	}
+	assert_int_equal(usage(f, "a", &size, &inodes), LM_RPC_INTERNAL);
+	assert_int_equal(commit(f, "d", "a", NULL), LM_RPC_INTERNAL);
+	assert_int_equal(prepare(f, "b", "c", NULL, NULL), LM_RPC_INTERNAL);
+	/* A directory of somebody else's at the place of the next one is not a layer that is there. */
+	snprintf(path, sizeof(path), "%s/snapshots/3", f->root);
+	assert_int_equal(mkdir(path, 0700), 0);
+	const char *const *layer = LABELS(LM_LABEL_REF, "chain", LM_LABEL_CRI_LAYER, fake_digest(301));
+	assert_int_equal(prepare(f, "e", "", layer, NULL), LM_RPC_INTERNAL);
+	assert_int_equal(prepare(f, "e", "", layer, NULL), LM_RPC_OK);
+}
+
 /* A parent that comes only with the commit, as containerd 2.2 may send it. */
 static void commit_with_parent(void **state)
 {
@@ -831,6 +854,13 @@ static void lazy_image(void **state)
 	s = stat_ok(f, "container");
 	assert_string_equal(label_of(s->info, LM_LABEL_TREE), "not used: turned off by LAMELLA_TREES");
 	response_free(s);
+	/* A link that leads elsewhere is set right before anything is mounted over it. */
+	assert_int_equal(unlink(link), 0);
+	assert_int_equal(symlink("/elsewhere", link), 0);
+	assert_int_equal(mounts(f, "container", NULL), LM_RPC_OK);
+	memset(target, 0, sizeof(target));
+	assert_true(readlink(link, target, sizeof(target) - 1) > 0);
+	assert_string_equal(target, expected);
 
 	/* Asked for again: from another namespace, or after a crash. Always the one record. */
 	assert_int_equal(offer(f, "y1", "", 101, "chain1"), LM_RPC_ALREADY_EXISTS);
@@ -1474,6 +1504,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(long_names, setup, teardown),
 		cmocka_unit_test_setup_teardown(empty_labels, setup, teardown),
 		cmocka_unit_test_setup_teardown(obstacles, setup, teardown),
+		cmocka_unit_test_setup_teardown(damaged_directories, setup, teardown),
 		cmocka_unit_test_setup_teardown(commit_with_parent, setup, teardown),
 		cmocka_unit_test_setup_teardown(update_masks, setup, teardown),
 		cmocka_unit_test_setup_teardown(lists, setup, teardown),
