@@ -104,11 +104,16 @@ static void take_name(char ret[DIGEST_LEN + 1], const char *value)
 		memcpy(ret, value, DIGEST_LEN + 1);
 }
 
+const char *lm_policy_digest(const struct lm_labels *labels)
+{
+	const char *digest = digest_label(labels, LM_LABEL_CRI_LAYER);
+	return digest ? digest : digest_label(labels, LM_LABEL_STARGZ_LAYER);
+}
+
 static struct names names_in(const struct lm_labels *labels)
 {
 	struct names names = {0};
-	const char *digest = digest_label(labels, LM_LABEL_CRI_LAYER);
-	take_name(names.digest, digest ? digest : digest_label(labels, LM_LABEL_STARGZ_LAYER));
+	take_name(names.digest, lm_policy_digest(labels));
 	take_name(names.chain_id, digest_label(labels, LM_LABEL_REF));
 	take_name(names.diff_id, digest_label(labels, LM_LABEL_DIFF_ID));
 	return names;
@@ -116,12 +121,10 @@ static struct names names_in(const struct lm_labels *labels)
 
 const char *lm_policy_wanted(const struct lm_labels *labels)
 {
-	static const char *const labels_by_rank[] = {
-		LM_LABEL_CRI_LAYER, LM_LABEL_STARGZ_LAYER, LM_LABEL_REF, LM_LABEL_DIFF_ID};
-	const char *value = NULL;
-	for (size_t i = 0; i < ARRAY_LEN(labels_by_rank) && !value; i++)
-		value = digest_label(labels, labels_by_rank[i]);
-	return value;
+	const char *value = lm_policy_digest(labels);
+	if (!value)
+		value = digest_label(labels, LM_LABEL_REF);
+	return value ? value : digest_label(labels, LM_LABEL_DIFF_ID);
 }
 
 static const char *name_of(const struct names *names)

@@ -48,6 +48,8 @@ LM_DEFINE_CLEANUP(struct lm_policy, lm_policy_free, lm_policy_freep)
 /* By what the labels name the layer: the first of digest, chain id and diff id. NULL: the client says nothing, or not
  * in the form sha256:<64 digits>. */
 const char *lm_policy_wanted(const struct lm_labels *labels);
+/* Of these, the digest of the blob only. */
+const char *lm_policy_digest(const struct lm_labels *labels);
 
 struct lm_layer {
 	char digest[72]; /* which one it is: of the same content as the one that was asked for */

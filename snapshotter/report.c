@@ -159,11 +159,6 @@ static uint64_t age_ms(int64_t since_ms)
 	return (uint64_t)LM_MAX(lm_now_ms() - since_ms, 0);
 }
 
-static const char *digest_of(const struct lm_snapshot *s)
-{
-	return s->layer_digest ? s->layer_digest : lm_policy_wanted(&s->labels);
-}
-
 static void put_layer(struct lm_message_builder *b, const struct layer *layer, StatusResponse *report)
 {
 	const struct lm_snapshot *s = layer->snapshot;
@@ -179,7 +174,7 @@ static void put_layer(struct lm_message_builder *b, const struct layer *layer, S
 	lm_message_text(b, &m->plugin, s->plugin);
 	lm_message_text(b, &m->snapshot, s->key);
 	lm_message_text(b, &m->chain, layer->chain);
-	lm_message_text(b, &m->digest, digest_of(s));
+	lm_message_text(b, &m->digest, s->layer_digest ? s->layer_digest : lm_policy_digest(&s->labels));
 	lm_message_text(b, &m->image, lm_labels_get(&s->labels, LM_LABEL_CRI_IMAGE));
 	lm_message_text(b, &m->reason, lm_labels_get(&s->labels, LM_LABEL_REASON));
 	lm_message_text(b, &m->cause, lm_labels_get(&s->labels, LM_LABEL_CAUSE));

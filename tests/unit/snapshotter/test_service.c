@@ -1285,6 +1285,21 @@ static void watched_images(void **state)
 	response_free(status);
 }
 
+/* A client without annotations says nothing of blobs; a chain id is not the digest of one. */
+static void watched_chain(void **state)
+{
+	struct fixture *f = *state;
+	const char *const *labels = LABELS(LM_LABEL_REF, fake_digest(305));
+	assert_int_equal(prepare(f, "x", "", labels, NULL), LM_RPC_OK);
+	assert_int_equal(commit(f, "k8s.io/1/layer", "x", labels), LM_RPC_OK);
+	StatusResponse *status = status_of(f);
+	assert_int_equal(status->n_layers, 1);
+	assert_string_equal(status->layers[0]->chain, fake_digest(305));
+	assert_string_equal(status->layers[0]->digest, "");
+	assert_string_equal(status->layers[0]->cause, "absent");
+	response_free(status);
+}
+
 /* The status is there whatever the fetcher does, and says what. */
 static void watched_fetcher(void **state)
 {
@@ -1523,6 +1538,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(ordinary_beside, setup, teardown),
 		cmocka_unit_test_setup_teardown(appears_later, setup, teardown),
 		cmocka_unit_test_setup_teardown(watched_images, setup, teardown),
+		cmocka_unit_test_setup_teardown(watched_chain, setup, teardown),
 		cmocka_unit_test_setup_teardown(watched_fetcher, setup, teardown),
 		cmocka_unit_test_setup_teardown(handshake_race, setup, teardown),
 		cmocka_unit_test_setup_teardown(concurrency, setup, teardown),
