@@ -12,6 +12,7 @@
 #include "fetcher/repository.h"
 #include "fetcher/session.h"
 #include "fetcher/web.h"
+#include "net/pages.h"
 
 #include <string.h>
 #include <sys/eventfd.h>
@@ -343,7 +344,7 @@ static int open_web(struct lm_node *node, struct lm_err *err)
 {
 	struct lm_err why = LM_ERR_INIT;
 	const char *control = node->settings->socket;
-	CLEANUP(lm_freep) char *socket = *control ? lm_web_socket_beside(control) : strdup("");
+	CLEANUP(lm_freep) char *socket = *control ? lm_pages_socket_beside(control, "metrics") : strdup("");
 	if (!socket)
 		return lm_err_oom(err);
 	if (lm_web_new(socket, node->settings->metrics, &node->control_config, &node->web, &why) < 0)

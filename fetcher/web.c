@@ -14,12 +14,6 @@ struct lm_web {
 	struct lm_pages *pages;
 };
 
-static int put_json(const ProtobufCMessage *message, struct lm_buf *body)
-{
-	int r = lm_rpc_json(message, body);
-	return r < 0 ? r : lm_buf_str(body, "\n");
-}
-
 static int metrics_page(void *arg, struct lm_buf *body, unsigned *ret_code)
 {
 	const struct lm_web *web = arg;
@@ -31,7 +25,7 @@ static int status_page(void *arg, struct lm_buf *body, unsigned *ret_code)
 {
 	const struct lm_web *web = arg;
 	CLEANUP(lm_status_freep) StatusResponse *status = lm_status_new(web->status, true);
-	return status ? put_json(&status->base, body) : -ENOMEM;
+	return status ? lm_rpc_json_line(&status->base, body) : -ENOMEM;
 }
 
 static int health_page(void *arg, struct lm_buf *body, unsigned *ret_code)
@@ -46,7 +40,7 @@ static int health_page(void *arg, struct lm_buf *body, unsigned *ret_code)
 	health.problems = status->problems;
 	if (!health.healthy)
 		*ret_code = LM_PAGES_UNAVAILABLE;
-	return put_json(&health.base, body);
+	return lm_rpc_json_line(&health.base, body);
 }
 
 static const struct lm_page pages[] = {
@@ -76,9 +70,4 @@ void lm_web_free(struct lm_web *web)
 		return;
 	lm_pages_free(web->pages);
 	free(web);
-}
-
-char *lm_web_socket_beside(const char *control_socket)
-{
-	return lm_pages_socket_beside(control_socket, "metrics");
 }

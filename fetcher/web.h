@@ -25,7 +25,4 @@ int lm_web_new(const char *socket, const char *address, const struct lm_control_
 void lm_web_free(struct lm_web *web); /* removes the socket, joins the threads */
 LM_DEFINE_CLEANUP(struct lm_web, lm_web_free, lm_web_freep)
 
-/* RUN/fetcher.sock has its metrics at RUN/fetcher-metrics.sock. The caller frees; NULL when out of memory. */
-char *lm_web_socket_beside(const char *control_socket);
-
 #endif

@@ -39,12 +39,6 @@ static const struct lm_rpc_method methods[] = {
 		0},
 };
 
-static int put_json(const ProtobufCMessage *message, struct lm_buf *body)
-{
-	int r = lm_rpc_json(message, body);
-	return r < 0 ? r : lm_buf_str(body, "\n");
-}
-
 static int metrics_page(void *arg, struct lm_buf *body, unsigned *ret_code)
 {
 	const struct lm_watch *watch = arg;
@@ -56,7 +50,7 @@ static int status_page(void *arg, struct lm_buf *body, unsigned *ret_code)
 {
 	const struct lm_watch *watch = arg;
 	CLEANUP(lm_report_freep) StatusResponse *report = lm_report_new(&watch->source, true);
-	return report ? put_json(&report->base, body) : -ENOMEM;
+	return report ? lm_rpc_json_line(&report->base, body) : -ENOMEM;
 }
 
 static int health_page(void *arg, struct lm_buf *body, unsigned *ret_code)
@@ -71,7 +65,7 @@ static int health_page(void *arg, struct lm_buf *body, unsigned *ret_code)
 	health.problems = report->problems;
 	if (!health.healthy)
 		*ret_code = LM_PAGES_UNAVAILABLE;
-	return put_json(&health.base, body);
+	return lm_rpc_json_line(&health.base, body);
 }
 
 static const struct lm_page pages[] = {

@@ -130,3 +130,9 @@ int lm_rpc_json(const ProtobufCMessage *message, struct lm_buf *out)
 	}
 	return r < 0 ? r : lm_buf_str(out, "}");
 }
+
+int lm_rpc_json_line(const ProtobufCMessage *message, struct lm_buf *out)
+{
+	int r = lm_rpc_json(message, out);
+	return r < 0 ? r : lm_buf_str(out, "\n");
+}

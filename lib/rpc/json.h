@@ -13,5 +13,7 @@
 
 /* Appends to out, without a line end. On failure (-ENOMEM, -EMSGSIZE, -EINVAL) out has a part of it. */
 int lm_rpc_json(const ProtobufCMessage *message, struct lm_buf *out) MUST_CHECK;
+/* The same with a line end. */
+int lm_rpc_json_line(const ProtobufCMessage *message, struct lm_buf *out) MUST_CHECK;
 
 #endif

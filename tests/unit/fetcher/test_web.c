@@ -27,7 +27,7 @@ static void rig_open(struct rig *rig)
 	assert_ok(lm_cache_new(cache, &rig->cache, &err), &err);
 	assert_ok(lm_layers_new(&rig->layers, &err), &err);
 	rig->config = (struct lm_control_config){.cache = rig->cache, .layers = rig->layers};
-	rig->socket = lm_web_socket_beside(control);
+	rig->socket = lm_pages_socket_beside(control, "metrics");
 	assert_true(lm_str_ends(rig->socket, "/run/fetcher-metrics.sock"));
 	assert_ok(lm_web_new(rig->socket, "", &rig->config, &rig->web, &err), &err);
 }
