@@ -21,7 +21,7 @@
 #define LIST_BATCH_BYTES (4 << 20) /* unless they are large: labels can take LM_LABELS_MAX_BYTES each */
 #define FILTERS_MAX 64
 
-enum lane { FROM_MEMORY, LOCAL_DISK, MAKING };
+enum lane { RECORDS, LOCAL_DISK, MAKING };
 
 struct lm_service {
 	struct lm_snapshots *snapshots;
@@ -593,10 +593,10 @@ static const struct lm_rpc_method methods[] = {
 	METHOD("Commit", commit_snapshot_request, commit, LOCAL_DISK),
 	METHOD("Usage", usage_request, usage, LOCAL_DISK),
 	METHOD("Cleanup", cleanup_request, cleanup, LOCAL_DISK),
-	METHOD("Remove", remove_snapshot_request, remove_snapshot, FROM_MEMORY),
+	METHOD("Remove", remove_snapshot_request, remove_snapshot, RECORDS),
 	METHOD("Stat", stat_snapshot_request, stat_snapshot, LM_RPC_AT_ONCE),
-	METHOD("Update", update_snapshot_request, update, FROM_MEMORY),
-	METHOD("List", list_snapshots_request, list, FROM_MEMORY),
+	METHOD("Update", update_snapshot_request, update, RECORDS),
+	METHOD("List", list_snapshots_request, list, RECORDS),
 };
 
 /* What a process that was killed left behind; may take long, so nobody waits for it. */

@@ -1,10 +1,11 @@
 /*
  * The snapshots service: what containerd asks of a snapshotter, on a Unix socket.
  *
- * Methods that answer from memory, those that use the local disk and those that make snapshots have threads of their
- * own each (lanes of rpc.h), and of the last those that have to ask the fetcher have others: what is wanted of a layer
- * that it serves, or may serve. So Stat, Usage, List, Remove, Commit, Cleanup and ordinary snapshots never wait for a
- * network.
+ * Methods that need the records alone, of which they make a change durable at most, those that look into directories
+ * and those that make snapshots have threads of their own each (lanes of rpc.h), and of the last those that have to ask
+ * the fetcher have others: what is wanted of a layer that it serves, or may serve. Stat, and Mounts over ordinary
+ * layers, are answered from memory at once. So Stat, Usage, List, Remove, Commit, Cleanup and ordinary snapshots never
+ * wait for a network.
  *
  * A second socket tells those who watch what the service does (watch.h).
  *
