@@ -75,9 +75,11 @@ static int count_directory(struct count *count, int fd, unsigned depth, struct l
 	}
 	int r = 0;
 	struct dirent *entry;
-	while (r == 0 && (entry = readdir(dir)))
+	while (r == 0 && (errno = 0, entry = readdir(dir)))
 		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
 			r = count_entry(count, fd, entry->d_name, depth, err);
+	if (r == 0 && errno)
+		r = lm_err_sys(err, -errno, "list a directory");
 	closedir(dir);
 	return r;
 }
