@@ -67,12 +67,14 @@ bool lm_mapped_host(const struct lm_mapped_ranges *ranges, uint32_t inside, uint
 
 /* --- the user namespace that says how --- */
 
-/* In the child, which shares nothing but the program with us. */
-static void __attribute__((noreturn)) hold_namespace(void)
+/* In the child, which shares nothing but the program with us, and descriptors: a lock that is held would be its, too,
+ * if it outlived us. */
+static void __attribute__((noreturn)) hold_namespace(pid_t parent)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	for (;;)
+	while (getppid() == parent) /* else it died before that */
 		pause();
+	_exit(0);
 }
 
 static int write_map(pid_t pid, const char *file, const struct lm_mapped_ranges *ranges, struct lm_err *err)
@@ -114,11 +116,12 @@ static int open_namespace(
 static int make_namespace(const struct lm_mapped_ranges *uids, const struct lm_mapped_ranges *gids, struct lm_err *err)
 {
 	/* By itself, since what libraries do at a fork() is not for a process that only waits. */
+	pid_t parent = getpid();
 	pid_t pid = (pid_t)syscall(SYS_clone, (unsigned long)(CLONE_NEWUSER | SIGCHLD), NULL, NULL, NULL, NULL);
 	if (pid < 0)
 		return lm_err_sys(err, -errno, "make a user namespace");
 	if (pid == 0)
-		hold_namespace();
+		hold_namespace(parent);
 	int fd = open_namespace(pid, uids, gids, err);
 	kill(pid, SIGKILL);
 	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
