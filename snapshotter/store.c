@@ -55,8 +55,8 @@ static const char *const statement_text[STATEMENTS] = {
 		   " layer_digest, layer_path, layer_ref) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
 	[INSERT_LABEL] = "INSERT INTO labels(snapshot, key, value) VALUES(?1, ?2, ?3)",
 	[DELETE_LABELS] = "DELETE FROM labels WHERE snapshot = ?1",
-	[SET_COMMITTED] = "UPDATE snapshots SET key = ?2, kind = ?3, parent = ?4, created_ns = ?5, updated_ns = ?5,"
-			  " size_bytes = ?6, inodes = ?7 WHERE id = ?1",
+	[SET_COMMITTED] = "UPDATE snapshots SET key = ?2, kind = ?3, parent = ?4, created_ns = ?5, updated_ns = ?6,"
+			  " size_bytes = ?7, inodes = ?8 WHERE id = ?1",
 	[SET_UPDATED] = "UPDATE snapshots SET updated_ns = ?2 WHERE id = ?1",
 	[SET_LAYER_PATH] = "UPDATE snapshots SET layer_path = ?2 WHERE id = ?1",
 	[DELETE] = "DELETE FROM snapshots WHERE id = ?1",
@@ -366,8 +366,9 @@ static int write_committed(struct lm_store *store, const struct lm_snapshot *s, 
 	sqlite3_bind_int(update, 3, (int)s->kind);
 	bind_parent(update, 4, s->parent);
 	sqlite3_bind_int64(update, 5, s->created_ns);
-	sqlite3_bind_int64(update, 6, s->usage.size_bytes);
-	sqlite3_bind_int64(update, 7, s->usage.inodes);
+	sqlite3_bind_int64(update, 6, s->updated_ns);
+	sqlite3_bind_int64(update, 7, s->usage.size_bytes);
+	sqlite3_bind_int64(update, 8, s->usage.inodes);
 	int r = run(store, SET_COMMITTED, err);
 	return r < 0 ? r : rewrite_labels(store, s, err);
 }
