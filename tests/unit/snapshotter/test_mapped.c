@@ -175,10 +175,13 @@ static void test_refused(void **state)
 	if (!can_map(f))
 		skip();
 	/* Not every file system can; nothing of the attempt is left. */
+	assert_int_equal(lm_mapped_probe("/proc/self", &f->err), -EBUSY);
+	assert_non_null(strstr(f->err.msg, "the file system of /proc/self can't have its ids mapped"));
 	assert_int_equal(map(f, f->one, "/proc/self"), -EBUSY);
 	assert_non_null(strstr(f->err.msg, "/proc/self"));
 	snprintf(path, sizeof(path), "%s/mapped.0", f->snapshot);
 	assert_int_equal(access(path, F_OK), -1);
+	assert_int_equal(lm_mapped_probe("/nonexistent", &f->err), -ENOENT);
 	assert_int_equal(map(f, "/nonexistent", NULL), -ENOENT);
 	assert_int_equal(lm_mapped_parse("0:1:10,5:100:10", &f->uids, NULL), 0); /* they overlap */
 	assert_int_equal(map(f, f->one, NULL), -EINVAL);

@@ -8,10 +8,13 @@
 #include "snapshotter/service.h"
 #include "snapshotter/store.h"
 
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
@@ -28,6 +31,9 @@
 typedef V1(Info) wire_info;
 typedef V1(Info__LabelsEntry) wire_label;
 typedef V1(MountsResponse) wire_mounts;
+typedef Lamella__Snapshotter__V1__StatusResponse StatusResponse;
+typedef Lamella__Snapshotter__V1__Image Image;
+typedef Lamella__Snapshotter__V1__Layer Layer;
 
 struct fixture {
 	char dir[40], root[64], socket[64], status[64], metrics[64];
@@ -36,6 +42,7 @@ struct fixture {
 	struct lm_rpc_client *client;
 	enum lm_on_miss on_miss;
 	unsigned timeout_ms;
+	_Atomic(unsigned) refused; /* pulls */
 };
 
 static void start(struct fixture *f)
@@ -277,6 +284,20 @@ static enum lm_rpc_code list(struct fixture *f, const char *const *filters, stru
 	(void)!lm_rpc_invoke_stream(f->client, "/containerd.services.snapshots.v1.Snapshots/List", &request.base,
 		&V1_DESCRIPTOR(list_snapshots_response), 20000, take_list, ret, &code, NULL);
 	return code;
+}
+
+static StatusResponse *status_of(struct fixture *f)
+{
+	CLEANUP(lm_rpc_client_freep) struct lm_rpc_client *client = NULL;
+	Lamella__Snapshotter__V1__StatusRequest request = LAMELLA__SNAPSHOTTER__V1__STATUS_REQUEST__INIT;
+	ProtobufCMessage *answer = NULL;
+	struct lm_err err = LM_ERR_INIT;
+	request.images = true;
+	assert_int_equal(lm_rpc_client_new(f->status, &client, NULL), 0);
+	if (lm_rpc_invoke(client, "/lamella.snapshotter.v1.Snapshotter/Status", &request.base,
+		    &lamella__snapshotter__v1__status_response__descriptor, 20000, true, &answer, NULL, &err) < 0)
+		fail_msg("%s", lm_err_text(&err));
+	return (StatusResponse *)answer;
 }
 
 static unsigned directories(struct fixture *f)
@@ -664,6 +685,31 @@ static void root_attributes(void **state)
 	assert_int_equal(remove_key(f, "mapped"), LM_RPC_OK);
 	assert_int_equal(cleanup(f), LM_RPC_OK); /* what is mounted in its directory, too */
 	response_free(m);
+}
+
+/* Where owners can't be mapped, as on a ramfs, that is said at the start, and to whoever needs it; others are served.
+ */
+static void no_mapping(void **state)
+{
+	struct fixture *f = *state;
+	const char *const *map = LABELS(LM_LABEL_UIDMAP, "0:1000:10", LM_LABEL_GIDMAP, "0:1000:10");
+	if (geteuid() != 0 || unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) {
+		print_message("skipped: needs the right to mount\n");
+		skip();
+	}
+	stop(f);
+	assert_int_equal(mount("ramfs", f->root, "ramfs", 0, NULL), 0);
+	start(f);
+	committed(f, "c", "");
+	assert_int_equal(prepare(f, "plain", "c", NULL, NULL), LM_RPC_OK);
+	assert_int_equal(prepare(f, "mapped", "c", map, NULL), LM_RPC_FAILED_PRECONDITION);
+	assert_int_equal(directories(f), 2);
+	StatusResponse *status = status_of(f);
+	assert_non_null(strstr(status->no_mapping, "can't have its ids mapped"));
+	response_free(status);
+	stop(f);
+	assert_int_equal(umount(f->root), 0);
+	start(f);
 }
 
 /* count labels with that long values, as LABELS() has them. */
@@ -1134,6 +1180,47 @@ static void ordinary_beside(void **state)
 	}
 }
 
+static void *pull_and_count(void *arg)
+{
+	struct pull *p = arg;
+	pull_another(p);
+	if (p->code == LM_RPC_UNAVAILABLE)
+		atomic_fetch_add(&p->f->refused, 1);
+	return NULL;
+}
+
+/* Calls that wait for the fetcher are counted, and what is too many is refused at once: so the server has room for all
+ * others. */
+static void too_many_wait(void **state)
+{
+	struct fixture *f = *state;
+	enum { MANY = 300, MAX = 256 };
+	static struct pull pulls[MANY];
+	unsigned there = 0;
+	stop(f);
+	f->timeout_ms = 15000;
+	start(f);
+	committed(f, "base", "");
+	fake_set_mode(&f->fetcher, FAKE_STALLS);
+	for (unsigned i = 0; i < MANY; i++) {
+		pulls[i] = (struct pull){.f = f, .number = i};
+		assert_int_equal(pthread_create(&pulls[i].thread, NULL, pull_and_count, &pulls[i]), 0);
+	}
+	int64_t until_ms = lm_now_ms() + 10000;
+	while (atomic_load(&f->refused) < MANY - MAX && lm_now_ms() < until_ms)
+		usleep(1000);
+	assert_int_equal(stat_as(f, "lamella", "base", NULL), LM_RPC_OK);
+	assert_int_equal(prepare(f, "ordinary", "base", NULL, NULL), LM_RPC_OK);
+	assert_int_equal(atomic_load(&f->refused), MANY - MAX);
+	fake_set_mode(&f->fetcher, FAKE_RIGHT);
+	for (unsigned i = 0; i < MANY; i++) {
+		pthread_join(pulls[i].thread, NULL);
+		there += pulls[i].code == LM_RPC_ALREADY_EXISTS || pulls[i].code == LM_RPC_OK;
+	}
+	assert_int_equal(there, MAX);
+	assert_int_equal(offer(f, "again", "", 101, "again"), LM_RPC_ALREADY_EXISTS); /* there is room again */
+}
+
 /* A layer that is converted after it was pulled: used by whoever asks next, though the pulled one is still there. */
 static void appears_later(void **state)
 {
@@ -1152,24 +1239,6 @@ static void appears_later(void **state)
 }
 
 /* What those see who watch. */
-
-typedef Lamella__Snapshotter__V1__StatusResponse StatusResponse;
-typedef Lamella__Snapshotter__V1__Image Image;
-typedef Lamella__Snapshotter__V1__Layer Layer;
-
-static StatusResponse *status_of(struct fixture *f)
-{
-	CLEANUP(lm_rpc_client_freep) struct lm_rpc_client *client = NULL;
-	Lamella__Snapshotter__V1__StatusRequest request = LAMELLA__SNAPSHOTTER__V1__STATUS_REQUEST__INIT;
-	ProtobufCMessage *answer = NULL;
-	struct lm_err err = LM_ERR_INIT;
-	request.images = true;
-	assert_int_equal(lm_rpc_client_new(f->status, &client, NULL), 0);
-	if (lm_rpc_invoke(client, "/lamella.snapshotter.v1.Snapshotter/Status", &request.base,
-		    &lamella__snapshotter__v1__status_response__descriptor, 20000, true, &answer, NULL, &err) < 0)
-		fail_msg("%s", lm_err_text(&err));
-	return (StatusResponse *)answer;
-}
 
 static const Layer *layer_of(const StatusResponse *status, const char *chain)
 {
@@ -1525,6 +1594,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(lists, setup, teardown),
 		cmocka_unit_test_setup_teardown(many_layers, setup, teardown),
 		cmocka_unit_test_setup_teardown(root_attributes, setup, teardown),
+		cmocka_unit_test_setup_teardown(no_mapping, setup, teardown),
 		cmocka_unit_test_setup_teardown(strange_messages, setup, teardown),
 		cmocka_unit_test_setup_teardown(bounds, setup, teardown),
 		cmocka_unit_test_setup_teardown(hostile_names, setup, teardown),
@@ -1536,6 +1606,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(fetcher_away, setup, teardown),
 		cmocka_unit_test_setup_teardown(fetcher_stalls, setup, teardown),
 		cmocka_unit_test_setup_teardown(ordinary_beside, setup, teardown),
+		cmocka_unit_test_setup_teardown(too_many_wait, setup, teardown),
 		cmocka_unit_test_setup_teardown(appears_later, setup, teardown),
 		cmocka_unit_test_setup_teardown(watched_images, setup, teardown),
 		cmocka_unit_test_setup_teardown(watched_chain, setup, teardown),
