@@ -44,8 +44,6 @@ static const struct {
 	/* containerd compiles an expression when it meets the first text, and takes one that does not compile for one
 	 * that matches nothing. We refuse it, whether there is anything to compare it with or not. */
 	{"a bad expression", {INVALID, OK, OK}},
-	/* containerd's own knows nothing of layers that need no download. */
-	{"a layer that is served", {OK | EXISTS, OK | EXISTS, OK}},
 };
 
 static const struct {

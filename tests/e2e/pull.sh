@@ -155,21 +155,24 @@ wait_for 20 "everything to go" nothing_left
 # With kill -9 its lease stays, until it ends by itself; with TERM it takes the lease away. At one moment after another, by turns,
 # until both were seen twice.
 say "killed in the middle, nothing is left after its lease, and the next run works"
-leases() { "${CTR[@]}" leases ls -q; }
+leases() { "${CTR[@]}" leases ls -q | sort; }
+new_leases() { comm -13 <(echo "$before") <(leases); } # of an earlier one, a lease may still be there
 killed=0 ended=0
 for ((try = 0; try < 160 && (killed < 2 || ended < 2); try++)); do
 	signal=TERM
 	[ $((try % 2)) = 1 ] || [ $killed -gt 1 ] || signal=KILL
 	code=0
+	before=$(leases)
 	"$LAMELLA" pull "$MORE" --lease 4 >>"$WORK/log/pull.log" 2>&1 &
 	worker=$!
 	sleep "$(printf 0.%03d $((30 + try * 70 % 800)))"
 	kill -$signal $worker 2>/dev/null || true
 	wait $worker 2>/dev/null || code=$?
 	if [ $signal = KILL ]; then
-		[ -z "$(leases)" ] || killed=$((killed + 1))
+		[ -z "$(new_leases)" ] || killed=$((killed + 1))
 	else
 		[ $code = 0 ] || [ $code = 143 ] || fail "ended with code $code"
+		[ -z "$(new_leases)" ] || fail "ended, and left its lease: $(new_leases)"
 		[ $code = 0 ] || ended=$((ended + 1))
 	fi
 	"${CTR[@]}" images rm --sync "$MORE" >/dev/null 2>&1 || true
