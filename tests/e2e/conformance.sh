@@ -28,10 +28,9 @@ conformance() { # TARGET SOCKET SNAPSHOTTER [OPTION...]
 		{ cat "$log" && fail "$target: $(grep -c ^FAILED "$log" || true) cases: $(grep -m 3 ^FAILED "$log" || tail -n 1 "$log")"; }
 	tail -n 1 "$log"
 }
-directories() { find "$WORK/snapshotter/snapshots" -mindepth 1 -maxdepth 1 | grep -c . || true; }
 # A lease that is removed makes containerd collect its garbage at once, and waits for it.
 collected() {
-	ctr_ lamella leases create --id collect >/dev/null && ctr_ lamella leases rm --sync collect >/dev/null && [ "$(directories)" = 0 ]
+	ctr_ lamella leases create --id collect >/dev/null && ctr_ lamella leases rm --sync collect >/dev/null && [ "$(snapshot_directories)" = 0 ]
 }
 
 repo_of_files 1 3 1
@@ -50,7 +49,7 @@ stop containerd-overlayfs
 say "ours, as a proxy plugin"
 containerd_start lamella
 conformance proxy "$(containerd_socket lamella)" lamella
-wait_for 60 "containerd's garbage collection: $(directories) directories are left" collected
+wait_for 60 "containerd's garbage collection: $(snapshot_directories) directories are left" collected
 stop containerd-lamella
 
 say "ours, directly"

@@ -40,12 +40,7 @@ says() { # WORD COMMAND...: the last line of output
 	[ "$(tail -n 1 "$WORK/output")" = "$word" ] || fail "$* printed $(tail -n 5 "$WORK/output")"
 }
 
-records() { # in our store, whatever containerd thinks
-	python3 -c 'import sqlite3, sys
-print(sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True).execute("SELECT count(*) FROM snapshots").fetchone()[0])' \
-		"$WORK/snapshotter/store.db"
-}
-records_are() { [ "$(records)" = "$1" ]; }
+rows_are() { [ "$(store_rows)" = "$1" ]; }
 # A removal that waits for the collection of garbage.
 collect() {
 	ctr_ lamella leases create --id collect >/dev/null
@@ -53,7 +48,7 @@ collect() {
 }
 nothing_left() {
 	collect
-	records_are 0 && [ -z "$(ls "$WORK/snapshotter/snapshots")" ] && ! grep -qF " $WORK/snapshotter/" /proc/self/mountinfo
+	rows_are 0 && [ -z "$(ls "$WORK/snapshotter/snapshots")" ] && ! grep -qF " $WORK/snapshotter/" /proc/self/mountinfo
 }
 all_is_given_back() { # AFTER
 	cri lamella rmi "$REGISTRY/pause:latest" 2>/dev/null || true
@@ -212,7 +207,7 @@ test_removed_in_use() {
 	OPTIONS=(--rm)
 	in_other ctr_rmi
 	in_other says "still here" ctr_ lamella tasks exec --exec-id one survivor sh -c 'echo still here >/var/tmp/file; cat /var/tmp/file'
-	records_are 2 || fail "$(records) records for a layer and a container"
+	rows_are 2 || fail "$(store_rows) records for a layer and a container"
 	in_other ctr_ lamella tasks kill -s KILL survivor
 	wait_for 10 "the end of the task" in_other removed survivor
 	all_is_given_back "the container"
@@ -230,7 +225,7 @@ test_user_namespace() {
 	in_other ctr_run mapped "$SMALL" sleep 1000
 	OPTIONS=(--rm)
 	collect
-	records_are 2 || fail "$(records) records for a layer and a container: $(in_other ctr_ lamella snapshots --snapshotter lamella ls)"
+	rows_are 2 || fail "$(store_rows) records for a layer and a container: $(in_other ctr_ lamella snapshots --snapshotter lamella ls)"
 	in_other ctr_ lamella tasks kill -s KILL mapped
 	wait_for 10 "the end of the task" in_other removed mapped
 	in_other ctr_rmi
@@ -241,11 +236,11 @@ test_namespaces() {
 	local before
 	say "two namespaces with the same image"
 	cri lamella pull "$SMALL" >/dev/null
-	before=$(records)
+	before=$(store_rows)
 	in_other quietly "the pull in another namespace" ctr_pull
 	if [ "$SERIES" = 2 ]; then
 		[ -z "$REQUESTS" ] || fail "layers were pulled that are there already: $REQUESTS"
-		[ "$(records)" = "$before" ] || fail "$(records) records instead of $before: layers are there twice"
+		[ "$(store_rows)" = "$before" ] || fail "$(store_rows) records instead of $before: layers are there twice"
 	fi
 	says small ctr_run here "$SMALL" cat /word
 	in_other says small ctr_run there "$SMALL" cat /word
@@ -272,14 +267,14 @@ test_leases() {
 	mkdir "$dir"
 	ctr_ lamella snapshots --snapshotter lamella prepare kept >/dev/null
 	in_other ctr_ lamella leases rm --sync "$lease" >/dev/null
-	records_are 1 || fail "$(records) records, though all but one snapshot are unused"
+	rows_are 1 || fail "$(store_rows) records, though all but one snapshot are unused"
 	eval "$(ctr_ lamella snapshots --snapshotter lamella mounts "$dir" kept)"
 	touch "$dir/file"
 	umount "$dir"
 	ctr_ lamella snapshots --snapshotter lamella label kept containerd.io/gc.root= >/dev/null
 	all_is_given_back "the leases"
 }
-some_layers() { [ "$(records)" -ge 5 ]; }
+some_layers() { [ "$(store_rows)" -ge 5 ]; }
 
 # --- the transfer service ---------------------------------------------------------------------------------------------
 

@@ -12,27 +12,6 @@ isolate cycles
 
 CYCLES=60 WORKERS=8 KILL_EVERY=20 IMAGES=10 SERVED=7
 [ -z "$LM_ALL" ] || CYCLES=1000
-T=application/vnd.oci.image
-
-# A layout of these layers, the lowest first, with tag latest.
-make_layers() { # LAYOUT TAR...
-	local layout=$1 tar ids=() layers=() config
-	shift
-	mkdir -p "$layout"
-	for tar; do
-		ids+=("sha256:$(sha256sum "$tar" | cut -d' ' -f1)")
-		gzip -1 -n -c "$tar" >"$layout/tmp"
-		layers+=("$(blob "$layout" "$layout/tmp" $T.layer.v1.tar+gzip)")
-	done
-	jq -nc --arg arch "$(dpkg --print-architecture)" '{architecture: $arch, os: "linux",
-		config: {Env: ["PATH=/usr/bin:/bin"]}, rootfs: {type: "layers", diff_ids: $ARGS.positional}}' --args "${ids[@]}" >"$layout/tmp"
-	config=$(blob "$layout" "$layout/tmp" $T.config.v1+json)
-	printf '%s\n' "${layers[@]}" | jq -sc --argjson c "$config" --arg t $T.manifest.v1+json \
-		'{schemaVersion: 2, mediaType: $t, config: $c, layers: .}' >"$layout/tmp"
-	blob "$layout" "$layout/tmp" $T.manifest.v1+json |
-		jq -c '{schemaVersion: 2, manifests: [. + {annotations: {"org.opencontainers.image.ref.name": "latest"}}]}' >"$layout/index.json"
-	echo '{"imageLayoutVersion": "1.0.0"}' >"$layout/oci-layout"
-}
 
 # Every image has the programs, one of three layers above them, and its own.
 make_images() {
@@ -52,7 +31,8 @@ make_images() {
 	done
 	for i in base middle-{0..2} $(seq -f 'own-%g' 0 $((IMAGES - 1))); do tar -C "$d/$i" --owner=0 --group=0 -cf "$d/$i.tar" .; done
 	for ((i = 0; i < IMAGES; i++)); do
-		make_layers "$WORK/oci-$i" "$d/base.tar" "$d/middle-$((i % 3)).tar" "$d/own-$i.tar"
+		cp "$d/base.tar" "$d/middle-$((i % 3)).tar" "$WORK/tmp/"
+		LAYER_GZIP=1 make_layers "$WORK/oci-$i" "$WORK/tmp/base.tar" "$WORK/tmp/middle-$((i % 3)).tar" "$d/own-$i.tar" --
 		push "$WORK/oci-$i:latest" "image-$i:latest"
 		[ $i -ge $SERVED ] || convert "oci:$WORK/oci-$i"
 	done

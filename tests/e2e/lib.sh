@@ -228,25 +228,29 @@ blob() { # LAYOUT FILE TYPE: moves FILE to the blobs, prints its descriptor
 	mv "$2" "$1/blobs/sha256/$digest"
 }
 
-# A layout of one layer, the tar file given (which is used up), with tag latest. The layer is not compressed, or by gzip.
+# A layout of these layers, the lowest first, with tag latest. The tar files are used up. Layers are not compressed, or by gzip.
 LAYER_GZIP=''
-make_layout() { # LAYOUT TAR [COMMAND...]
-	local layout=$1 tar=$2 t=application/vnd.oci.image id layer config
-	shift 2
+make_layers() { # LAYOUT TAR... -- [COMMAND...]
+	local layout=$1 t=application/vnd.oci.image diff_ids=() descriptors=() config
+	shift
 	mkdir -p "$layout"
-	id=$(sha256sum "$tar" | cut -d' ' -f1)
-	[ -z "$LAYER_GZIP" ] || { gzip -1 -n "$tar" && mv "$tar.gz" "$tar"; }
-	layer=$(blob "$layout" "$tar" "$t.layer.v1.tar${LAYER_GZIP:++gzip}")
-	jq -nc --arg id "sha256:$id" --arg arch "$(dpkg --print-architecture)" '{architecture: $arch, os: "linux",
+	while [ "$1" != -- ]; do
+		diff_ids+=("sha256:$(sha256sum "$1" | cut -d' ' -f1)")
+		[ -z "$LAYER_GZIP" ] || { gzip -1 -n "$1" && mv "$1.gz" "$1"; }
+		descriptors+=("$(blob "$layout" "$1" "$t.layer.v1.tar${LAYER_GZIP:++gzip}")")
+		shift
+	done
+	jq -nc --arg ids "${diff_ids[*]}" --arg arch "$(dpkg --print-architecture)" '{architecture: $arch, os: "linux",
 		config: {Env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], Entrypoint: $ARGS.positional},
-		rootfs: {type: "layers", diff_ids: [$id]}}' --args "$@" >"$layout/tmp"
+		rootfs: {type: "layers", diff_ids: ($ids / " ")}}' --args "${@:2}" >"$layout/tmp"
 	config=$(blob "$layout" "$layout/tmp" $t.config.v1+json)
-	jq -nc --argjson c "$config" --argjson l "$layer" --arg t $t.manifest.v1+json \
-		'{schemaVersion: 2, mediaType: $t, config: $c, layers: [$l]}' >"$layout/tmp"
+	printf '%s\n' "${descriptors[@]}" | jq -sc --argjson c "$config" --arg t $t.manifest.v1+json \
+		'{schemaVersion: 2, mediaType: $t, config: $c, layers: .}' >"$layout/tmp"
 	blob "$layout" "$layout/tmp" $t.manifest.v1+json |
 		jq -c '{schemaVersion: 2, manifests: [. + {annotations: {"org.opencontainers.image.ref.name": "latest"}}]}' >"$layout/index.json"
 	echo '{"imageLayoutVersion": "1.0.0"}' >"$layout/oci-layout"
 }
+make_layout() { make_layers "$1" "$2" -- "${@:3}"; } # LAYOUT TAR [COMMAND...]
 
 # A tree in which these programs of this machine run.
 programs_tree() { # DIRECTORY COMMAND...

@@ -16,7 +16,7 @@ HOST_ID=100000 IDS=1000000 # edge has owners far up
 MAPS=(--uidmap "0:$HOST_ID:$IDS" --gidmap "0:$HOST_ID:$IDS" --remap-labels)
 edge=$REGISTRY/edge:latest tiny=$REGISTRY/tiny:latest
 mapped() { findmnt -rn -o TARGET | grep "^$WORK/snapshotter/snapshots/[0-9]*/mapped\." || true; }
-in_container() { # NAME IMAGE MAPPING... -- COMMAND...
+container() { # NAME IMAGE MAPPING... -- COMMAND...
 	local name=$1 image=$2 maps=()
 	shift 2
 	while [ "$1" != -- ]; do
@@ -71,11 +71,11 @@ for way in "merged trees" layers; do
 	fi
 	for image in "${images[@]}"; do
 		cri lamella pull "$image" >"$WORK/tmp/pull" || fail "pull of $image"
-		in_container plain "$image" -- sh -c "$LISTING" >"$WORK/tmp/plain"
-		in_container inside "$image" "${MAPS[@]}" -- sh -c "$LISTING" >"$WORK/tmp/inside"
+		container plain "$image" -- sh -c "$LISTING" >"$WORK/tmp/plain"
+		container inside "$image" "${MAPS[@]}" -- sh -c "$LISTING" >"$WORK/tmp/inside"
 		[ "$(wc -l <"$WORK/tmp/plain")" -gt 200 ] || fail "only $(wc -l <"$WORK/tmp/plain") names in $image"
 		diff "$WORK/tmp/plain" "$WORK/tmp/inside" >"$WORK/tmp/diff" || fail "$image in a user namespace: $(head -n 5 "$WORK/tmp/diff")"
-		in_container writes "$image" "${MAPS[@]}" -- sh -c "$USE" >"$WORK/tmp/use" || fail "$image: can't be used"
+		container writes "$image" "${MAPS[@]}" -- sh -c "$USE" >"$WORK/tmp/use" || fail "$image: can't be used"
 		grep -qE "^ +0 +$HOST_ID +$IDS$" "$WORK/tmp/use" || fail "not in that user namespace: $(cat "$WORK/tmp/use")"
 		say "  ${image##*/}: $(wc -l <"$WORK/tmp/inside") names, all with the owners they have without"
 	done
@@ -101,7 +101,7 @@ for way in "merged trees" layers; do
 	if [ "$way" = layers ]; then
 		say "  layers with attributes of their own can't be mapped, and it is said"
 		cri lamella pull "$edge" >"$WORK/tmp/pull" || fail "pull of $edge"
-		! in_container attributes "$edge" "${MAPS[@]}" -- true 2>"$WORK/tmp/refused" || fail "started, with whose owners?"
+		! container attributes "$edge" "${MAPS[@]}" -- true 2>"$WORK/tmp/refused" || fail "started, with whose owners?"
 		grep -q "can't have its ids mapped (of layers without a merged tree" "$WORK/tmp/refused" || fail "refused without a word: $(cat "$WORK/tmp/refused")"
 	fi
 

@@ -23,24 +23,14 @@ layer_tar() { # NAME: $WORK/tar/NAME, the same every time
 	tar -C "$WORK/tmp/$1" --owner=0 --group=0 --mtime=@1700000000 --sort=name -cf "$WORK/tar/$1" .
 }
 image() { # NAME LAYER...: pushed to the registry
-	local name=$1 layout=$WORK/oci-$1 t=application/vnd.oci.image ids=() layers=() l config
+	local name=$1 l tars=()
 	shift
-	mkdir -p "$layout"
 	for l; do
 		layer_tar "$l"
-		ids+=("sha256:$(sha256sum "$WORK/tar/$l" | cut -d' ' -f1)")
-		layers+=("$(blob "$layout" "$WORK/tar/$l" $t.layer.v1.tar)")
+		tars+=("$WORK/tar/$l")
 	done
-	jq -nc --arg arch "$(dpkg --print-architecture)" '{architecture: $arch, os: "linux",
-		config: {Env: ["PATH=/"], Entrypoint: ["/pause"]}, rootfs: {type: "layers", diff_ids: $ARGS.positional}}' \
-		--args "${ids[@]}" >"$layout/tmp"
-	config=$(blob "$layout" "$layout/tmp" $t.config.v1+json)
-	printf '%s\n' "${layers[@]}" | jq -sc --argjson c "$config" --arg t $t.manifest.v1+json \
-		'{schemaVersion: 2, mediaType: $t, config: $c, layers: .}' >"$layout/tmp"
-	blob "$layout" "$layout/tmp" $t.manifest.v1+json |
-		jq -c '{schemaVersion: 2, manifests: [. + {annotations: {"org.opencontainers.image.ref.name": "latest"}}]}' >"$layout/index.json"
-	echo '{"imageLayoutVersion": "1.0.0"}' >"$layout/oci-layout"
-	push "$layout:latest" "$name:latest"
+	make_layers "$WORK/oci-$name" "${tars[@]}" -- /pause
+	push "$WORK/oci-$name:latest" "$name:latest"
 }
 digest() { manifest "$WORK/oci-$1" latest | jq -r ".layers[$2].digest"; } # IMAGE INDEX
 ref() { echo "$REGISTRY/$1:latest"; }
