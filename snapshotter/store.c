@@ -1,66 +1,14 @@
 #include "snapshotter/store.h"
 
-#include "base/file.h"
 #include "base/lock.h"
 #include "base/str.h"
-#include "snapshotter/record.h"
+#include "snapshotter/rows.h"
 
 #include <inttypes.h>
 #include <search.h>
-#include <sqlite3.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
-
-#define SCHEMA_VERSION 1
-#define APPLICATION_ID 0x4c6d5373 /* "LmSs" */
-#define BUSY_TIMEOUT_MS 10000	  /* somebody may look into the database with sqlite3(1) */
-
-static const char schema[] = "CREATE TABLE snapshots("
-			     " id INTEGER PRIMARY KEY AUTOINCREMENT," /* an id is never used again */
-			     " plugin TEXT NOT NULL, key TEXT NOT NULL,"
-			     " kind INTEGER NOT NULL CHECK(kind IN (1, 2, 3)),"
-			     " parent INTEGER REFERENCES snapshots(id),"
-			     " created_ns INTEGER NOT NULL, updated_ns INTEGER NOT NULL,"
-			     " size_bytes INTEGER NOT NULL DEFAULT 0, inodes INTEGER NOT NULL DEFAULT 0,"
-			     " layer_digest TEXT, layer_path TEXT, layer_ref TEXT,"
-			     " UNIQUE(plugin, key));"
-			     "CREATE INDEX snapshots_parent ON snapshots(parent);"
-			     "CREATE UNIQUE INDEX snapshots_layer ON snapshots(plugin, layer_ref, ifnull(parent, 0)) "
-			     "WHERE layer_ref NOT NULL;"
-			     "CREATE TABLE labels("
-			     " snapshot INTEGER NOT NULL REFERENCES snapshots(id) ON DELETE CASCADE,"
-			     " key TEXT NOT NULL, value TEXT NOT NULL,"
-			     " PRIMARY KEY(snapshot, key)) WITHOUT ROWID;";
-
-enum statement {
-	BEGIN,
-	COMMIT,
-	ROLLBACK,
-	INSERT,
-	INSERT_LABEL,
-	DELETE_LABELS,
-	SET_COMMITTED,
-	SET_UPDATED,
-	SET_LAYER_PATH,
-	DELETE,
-	STATEMENTS
-};
-
-static const char *const statement_text[STATEMENTS] = {
-	[BEGIN] = "BEGIN IMMEDIATE",
-	[COMMIT] = "COMMIT",
-	[ROLLBACK] = "ROLLBACK",
-	[INSERT] = "INSERT INTO snapshots(id, plugin, key, kind, parent, created_ns, updated_ns, size_bytes, inodes,"
-		   " layer_digest, layer_path, layer_ref) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-	[INSERT_LABEL] = "INSERT INTO labels(snapshot, key, value) VALUES(?1, ?2, ?3)",
-	[DELETE_LABELS] = "DELETE FROM labels WHERE snapshot = ?1",
-	[SET_COMMITTED] = "UPDATE snapshots SET key = ?2, kind = ?3, parent = ?4, created_ns = ?5, updated_ns = ?6,"
-			  " size_bytes = ?7, inodes = ?8 WHERE id = ?1",
-	[SET_UPDATED] = "UPDATE snapshots SET updated_ns = ?2 WHERE id = ?1",
-	[SET_LAYER_PATH] = "UPDATE snapshots SET layer_path = ?2 WHERE id = ?1",
-	[DELETE] = "DELETE FROM snapshots WHERE id = ?1",
-};
 
 /* A place in the mirror. Changes put another record into it; a commit, which changes the key, makes a new place. */
 struct node {
@@ -72,8 +20,7 @@ struct node {
 struct lm_store {
 	/* under writer: the database, and the right to change the mirror */
 	struct lm_lock writer;
-	sqlite3 *db;
-	sqlite3_stmt *statements[STATEMENTS];
+	struct lm_rows *rows;
 	/* constant once there are threads; called under writer */
 	lm_store_note_fn *note;
 	void *note_arg;
@@ -274,226 +221,6 @@ static void node_freep(struct node **node)
 	node_free(*node);
 }
 
-/* The database. */
-
-static int db_error(struct lm_store *store, const char *doing, struct lm_err *err)
-{
-	int code = store->db ? sqlite3_errcode(store->db) : SQLITE_NOMEM;
-	int r = code == SQLITE_FULL				  ? -ENOSPC
-		: code == SQLITE_NOMEM				  ? -ENOMEM
-		: code == SQLITE_CORRUPT || code == SQLITE_NOTADB ? -EUCLEAN
-								  : -EIO;
-	return lm_err_set(err, r, "store: %s: %s", doing, store->db ? sqlite3_errmsg(store->db) : "out of memory");
-}
-
-static int run(struct lm_store *store, enum statement which, struct lm_err *err)
-{
-	sqlite3_stmt *statement = store->statements[which];
-	int rc = sqlite3_step(statement);
-	int r = rc == SQLITE_DONE || rc == SQLITE_ROW ? 0 : db_error(store, statement_text[which], err);
-	sqlite3_reset(statement);
-	sqlite3_clear_bindings(statement);
-	return r;
-}
-
-/* Numbers and text that stays where it is take no memory, so binding them to a parameter that exists can't fail. */
-static void bind_text(sqlite3_stmt *statement, int index, const char *text)
-{
-	sqlite3_bind_text(statement, index, text, -1, SQLITE_STATIC);
-}
-
-static void bind_parent(sqlite3_stmt *statement, int index, const struct lm_snapshot *parent)
-{
-	if (parent)
-		sqlite3_bind_int64(statement, index, parent->id);
-}
-
-static int exec(struct lm_store *store, const char *sql, struct lm_err *err)
-{
-	return sqlite3_exec(store->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : db_error(store, sql, err);
-}
-
-static int write_labels(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
-{
-	int r = 0;
-	for (size_t i = 0; i < s->labels.count && r == 0; i++) {
-		sqlite3_stmt *insert = store->statements[INSERT_LABEL];
-		sqlite3_bind_int64(insert, 1, s->id);
-		bind_text(insert, 2, s->labels.items[i].key);
-		bind_text(insert, 3, s->labels.items[i].value);
-		r = run(store, INSERT_LABEL, err);
-	}
-	return r;
-}
-
-static int rewrite_labels(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
-{
-	sqlite3_bind_int64(store->statements[DELETE_LABELS], 1, s->id);
-	int r = run(store, DELETE_LABELS, err);
-	return r < 0 ? r : write_labels(store, s, err);
-}
-
-static int insert_row(struct lm_store *store, const struct lm_snapshot *s, int64_t parent, struct lm_err *err)
-{
-	sqlite3_stmt *insert = store->statements[INSERT];
-	sqlite3_bind_int64(insert, 1, s->id);
-	bind_text(insert, 2, s->plugin);
-	bind_text(insert, 3, s->key);
-	sqlite3_bind_int(insert, 4, (int)s->kind);
-	if (parent)
-		sqlite3_bind_int64(insert, 5, parent);
-	sqlite3_bind_int64(insert, 6, s->created_ns);
-	sqlite3_bind_int64(insert, 7, s->updated_ns);
-	sqlite3_bind_int64(insert, 8, s->usage.size_bytes);
-	sqlite3_bind_int64(insert, 9, s->usage.inodes);
-	bind_text(insert, 10, s->layer_digest);
-	bind_text(insert, 11, s->layer_path);
-	bind_text(insert, 12, s->layer_ref);
-	int r = run(store, INSERT, err);
-	return r < 0 ? r : write_labels(store, s, err);
-}
-
-static int write_created(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
-{
-	return insert_row(store, s, parent_id(s), err);
-}
-
-static int write_committed(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
-{
-	sqlite3_stmt *update = store->statements[SET_COMMITTED];
-	sqlite3_bind_int64(update, 1, s->id);
-	bind_text(update, 2, s->key);
-	sqlite3_bind_int(update, 3, (int)s->kind);
-	bind_parent(update, 4, s->parent);
-	sqlite3_bind_int64(update, 5, s->created_ns);
-	sqlite3_bind_int64(update, 6, s->updated_ns);
-	sqlite3_bind_int64(update, 7, s->usage.size_bytes);
-	sqlite3_bind_int64(update, 8, s->usage.inodes);
-	int r = run(store, SET_COMMITTED, err);
-	return r < 0 ? r : rewrite_labels(store, s, err);
-}
-
-static int write_updated(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
-{
-	sqlite3_bind_int64(store->statements[SET_UPDATED], 1, s->id);
-	sqlite3_bind_int64(store->statements[SET_UPDATED], 2, s->updated_ns);
-	int r = run(store, SET_UPDATED, err);
-	return r < 0 ? r : rewrite_labels(store, s, err);
-}
-
-static int write_layer_path(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
-{
-	sqlite3_bind_int64(store->statements[SET_LAYER_PATH], 1, s->id);
-	bind_text(store->statements[SET_LAYER_PATH], 2, s->layer_path);
-	return run(store, SET_LAYER_PATH, err);
-}
-
-static int write_deleted(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err)
-{
-	sqlite3_bind_int64(store->statements[DELETE], 1, s->id);
-	return run(store, DELETE, err);
-}
-
-/* One durable change; writer held. After a failure the database is as before. */
-static int transact(struct lm_store *store,
-	int (*write)(struct lm_store *store, const struct lm_snapshot *s, struct lm_err *err),
-	const struct lm_snapshot *s, struct lm_err *err)
-{
-	lm_lock_assert(&store->writer);
-	int r = run(store, BEGIN, err);
-	if (r < 0)
-		return r;
-	r = write(store, s, err);
-	if (r == 0)
-		r = run(store, COMMIT, err);
-	if (r < 0 && !sqlite3_get_autocommit(store->db))
-		(void)run(store, ROLLBACK, NULL);
-	return r;
-}
-
-/* Opening. */
-
-static int read_number(struct lm_store *store, const char *pragma, int *ret, struct lm_err *err)
-{
-	sqlite3_stmt *query = NULL;
-	int rc = sqlite3_prepare_v2(store->db, pragma, -1, &query, NULL);
-	if (rc == SQLITE_OK)
-		rc = sqlite3_step(query);
-	if (rc == SQLITE_ROW)
-		*ret = sqlite3_column_int(query, 0);
-	int r = rc == SQLITE_ROW ? 0 : db_error(store, pragma, err);
-	sqlite3_finalize(query);
-	return r;
-}
-
-static int make_schema(struct lm_store *store, struct lm_err *err)
-{
-	CLEANUP(lm_freep)
-	char *sql = lm_str_printf("BEGIN IMMEDIATE; %s PRAGMA application_id = %d; PRAGMA user_version = %d;"
-				  " COMMIT;",
-		schema, APPLICATION_ID, SCHEMA_VERSION);
-	if (!sql)
-		return lm_err_oom(err);
-	return exec(store, sql, err);
-}
-
-/* SQLite's own look at every page and index: seconds for millions of rows, milliseconds for ours. */
-static int check_integrity(struct lm_store *store, struct lm_err *err)
-{
-	sqlite3_stmt *query = NULL;
-	if (sqlite3_prepare_v2(store->db, "PRAGMA integrity_check(1)", -1, &query, NULL) != SQLITE_OK)
-		return db_error(store, "check", err);
-	int r = 0;
-	int rc = sqlite3_step(query);
-	const char *verdict = rc == SQLITE_ROW ? (const char *)sqlite3_column_text(query, 0) : NULL;
-	if (rc != SQLITE_ROW)
-		r = db_error(store, "check", err);
-	else if (!verdict || strcmp(verdict, "ok") != 0)
-		r = lm_err_set(err, -EUCLEAN, "store: %s", verdict ? verdict : "out of memory");
-	sqlite3_finalize(query);
-	return r;
-}
-
-static int check_version(struct lm_store *store, const char *path, bool may_be_new, struct lm_err *err)
-{
-	int version = 0, application = 0;
-	int r = read_number(store, "PRAGMA user_version", &version, err);
-	if (r == 0)
-		r = read_number(store, "PRAGMA application_id", &application, err);
-	if (r < 0)
-		return r;
-	if (version == 0 && application == 0 && may_be_new)
-		return make_schema(store, err);
-	if (application != APPLICATION_ID || version <= 0)
-		return lm_err_set(err, -EUCLEAN, "store: %s is %s", path,
-			version == 0 && application == 0 ? "empty" : "not a store of snapshots");
-	return version > SCHEMA_VERSION ? lm_err_set(err, -EPROTO, "store: %s is of version %d, this program knows %d",
-						  path, version, SCHEMA_VERSION)
-					: check_integrity(store, err);
-}
-
-static int prepare_statements(struct lm_store *store, struct lm_err *err)
-{
-	for (unsigned i = 0; i < STATEMENTS; i++)
-		if (sqlite3_prepare_v3(store->db, statement_text[i], -1, SQLITE_PREPARE_PERSISTENT,
-			    &store->statements[i], NULL) != SQLITE_OK)
-			return db_error(store, statement_text[i], err);
-	return 0;
-}
-
-static int open_database(struct lm_store *store, const char *path, bool may_be_new, struct lm_err *err)
-{
-	/* Our lock keeps threads apart, so SQLite needs none of its own. */
-	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | (may_be_new ? SQLITE_OPEN_CREATE : 0);
-	if (sqlite3_open_v2(path, &store->db, flags, NULL) != SQLITE_OK)
-		return db_error(store, "open", err);
-	sqlite3_busy_timeout(store->db, BUSY_TIMEOUT_MS);
-	int r = exec(store, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON", err);
-	if (r == 0)
-		r = check_version(store, path, may_be_new, err);
-	return r < 0 ? r : prepare_statements(store, err);
-}
-
 /* Loading: all rows by id, then parents by looking ids up, then labels. */
 
 struct loading {
@@ -527,29 +254,13 @@ static int loading_grow(struct loading *loading)
 	return 0;
 }
 
-static int load_row(struct loading *loading, sqlite3_stmt *row, struct lm_err *err)
+static int load_row(void *arg, const struct lm_snapshot *row, int64_t parent, struct lm_err *err)
 {
-	struct lm_snapshot model = {
-		.id = sqlite3_column_int64(row, 0),
-		.plugin = (char *)sqlite3_column_text(row, 1),
-		.key = (char *)sqlite3_column_text(row, 2),
-		.kind = (enum lm_kind)sqlite3_column_int(row, 3),
-		.created_ns = sqlite3_column_int64(row, 5),
-		.updated_ns = sqlite3_column_int64(row, 6),
-		.usage = {sqlite3_column_int64(row, 7), sqlite3_column_int64(row, 8)},
-		.layer_digest = (char *)sqlite3_column_text(row, 9),
-		.layer_path = (char *)sqlite3_column_text(row, 10),
-		.layer_ref = (char *)sqlite3_column_text(row, 11),
-	};
-	bool remote = model.layer_digest && model.layer_path && model.layer_ref;
-	bool known = model.kind == LM_VIEW || model.kind == LM_ACTIVE || model.kind == LM_COMMITTED;
-	if (!model.plugin || !model.key || model.id <= 0 || !known ||
-		(!remote && (model.layer_digest || model.layer_path || model.layer_ref)))
-		return lm_err_set(err, -EUCLEAN, "store: record %" PRId64 " is incomplete", model.id);
+	struct loading *loading = arg;
 	CLEANUP(node_freep) struct node *node = calloc(1, sizeof(*node));
-	if (!node || loading_grow(loading) < 0 || !(node->record = snapshot_new(&model)))
+	if (!node || loading_grow(loading) < 0 || !(node->record = snapshot_new(row)))
 		return lm_err_oom(err);
-	loading->parents[loading->count] = sqlite3_column_int64(row, 4);
+	loading->parents[loading->count] = parent;
 	loading->nodes[loading->count++] = STEAL(node);
 	return 0;
 }
@@ -592,69 +303,28 @@ static int link_parents(struct loading *loading, struct lm_err *err)
 	return 0;
 }
 
-static int load_labels(struct lm_store *store, struct loading *loading, struct lm_err *err)
+static int load_label(void *arg, int64_t snapshot, const char *key, const char *value, struct lm_err *err)
 {
-	sqlite3_stmt *query = NULL;
-	int rc = sqlite3_prepare_v2(store->db, "SELECT snapshot, key, value FROM labels", -1, &query, NULL);
-	int r = 0;
-	while (r == 0 && rc <= SQLITE_ROW && (rc = sqlite3_step(query)) == SQLITE_ROW) {
-		struct node *node = loaded(loading, sqlite3_column_int64(query, 0));
-		const char *key = (const char *)sqlite3_column_text(query, 1);
-		const char *value = (const char *)sqlite3_column_text(query, 2);
-		if (!node || !key || !value)
-			r = lm_err_set(err, -EUCLEAN, "store: a label of nothing");
-		else if ((r = lm_labels_set(&node->record->labels, key, value)) < 0)
-			r = lm_err_sys(err, r == -EMSGSIZE ? -EUCLEAN : r, "store: labels of record %" PRId64,
-				node->record->id);
-	}
-	if (r == 0 && rc != SQLITE_DONE)
-		r = db_error(store, "read labels", err);
-	sqlite3_finalize(query);
-	return r;
-}
-
-static int load_rows(struct lm_store *store, struct loading *loading, struct lm_err *err)
-{
-	sqlite3_stmt *query = NULL;
-	int rc = sqlite3_prepare_v2(store->db,
-		"SELECT id, plugin, key, kind, parent, created_ns, updated_ns, size_bytes, inodes, layer_digest, "
-		"layer_path,"
-		" layer_ref FROM snapshots ORDER BY id",
-		-1, &query, NULL);
-	int r = rc == SQLITE_OK ? 0 : db_error(store, "read", err);
-	while (r == 0 && (rc = sqlite3_step(query)) == SQLITE_ROW)
-		r = load_row(loading, query, err);
-	if (r == 0 && rc != SQLITE_DONE)
-		r = db_error(store, "read", err);
-	sqlite3_finalize(query);
-	return r;
-}
-
-/* The highest id ever given out is SQLite's own note of it. */
-static int load_next_id(struct lm_store *store, struct lm_err *err)
-{
-	sqlite3_stmt *query = NULL;
-	int rc = sqlite3_prepare_v2(store->db,
-		"SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'snapshots'", -1, &query, NULL);
-	if (rc == SQLITE_OK)
-		rc = sqlite3_step(query);
-	int r = rc == SQLITE_ROW ? 0 : db_error(store, "read the last id", err);
-	if (r == 0)
-		lm_store_reserve_from(store, sqlite3_column_int64(query, 0) + 1);
-	sqlite3_finalize(query);
-	return r;
+	struct node *node = loaded(arg, snapshot);
+	if (!node)
+		return lm_err_set(err, -EUCLEAN, "store: a label of nothing");
+	int r = lm_labels_set(&node->record->labels, key, value);
+	return r < 0 ? lm_err_sys(err, r == -EMSGSIZE ? -EUCLEAN : r, "store: labels of record %" PRId64, snapshot) : 0;
 }
 
 static int load(struct lm_store *store, struct lm_err *err)
 {
 	CLEANUP(loading_done) struct loading loading = {0};
-	int r = load_next_id(store, err);
+	int64_t last_id = 0;
+	int r = lm_rows_last_id(store->rows, &last_id, err);
 	if (r == 0)
-		r = load_rows(store, &loading, err);
+		r = lm_rows_each(store->rows, load_row, &loading, err);
 	if (r == 0)
 		r = link_parents(&loading, err);
 	if (r == 0)
-		r = load_labels(store, &loading, err);
+		r = lm_rows_each_label(store->rows, load_label, &loading, err);
+	if (r == 0)
+		lm_store_reserve_from(store, last_id + 1);
 	/* From the end, so that what is not yet in the mirror stays loading's. */
 	while (r == 0 && loading.count > 0) {
 		if (mirror_insert(store, loading.nodes[loading.count - 1]) < 0)
@@ -677,35 +347,19 @@ static int store_new(struct lm_store **ret, struct lm_err *err)
 	return 0;
 }
 
-/* Also a file of SQLite's without our tables, or with others by their names. */
-static int damaged_if_meaningless(struct lm_store *store, int r)
-{
-	return r == -EIO && store->db && sqlite3_errcode(store->db) == SQLITE_ERROR ? -EUCLEAN : r;
-}
-
 int lm_store_open(const char *path, bool may_be_new, struct lm_store **ret, struct lm_err *err)
 {
 	CLEANUP(lm_store_closep) struct lm_store *store = NULL;
 	int r = store_new(&store, err);
 	if (r < 0)
 		return r;
-	r = open_database(store, path, may_be_new, err);
+	r = lm_rows_open(path, may_be_new, &store->rows, err);
 	if (r == 0)
 		r = load(store, err);
 	if (r < 0)
-		return damaged_if_meaningless(store, r);
+		return r;
 	*ret = STEAL(store);
 	return 0;
-}
-
-/* Parents may come after their children. */
-static int insert_records(
-	struct lm_store *store, const struct lm_record *const *records, size_t count, struct lm_err *err)
-{
-	int r = exec(store, "BEGIN IMMEDIATE; PRAGMA defer_foreign_keys = ON", err);
-	for (size_t i = 0; i < count && r == 0; i++)
-		r = insert_row(store, &records[i]->snapshot, records[i]->parent, err);
-	return r < 0 ? r : run(store, COMMIT, err);
 }
 
 int lm_store_make(const char *path, const struct lm_record *const *records, size_t count, struct lm_err *err)
@@ -713,13 +367,12 @@ int lm_store_make(const char *path, const struct lm_record *const *records, size
 	CLEANUP(lm_store_closep) struct lm_store *store = NULL;
 	int r = store_new(&store, err);
 	if (r == 0)
-		r = open_database(store, path, true, err);
+		r = lm_rows_open(path, true, &store->rows, err);
 	if (r == 0)
-		r = insert_records(store, records, count, err);
+		r = lm_rows_insert_all(store->rows, records, count, err);
 	if (r == 0)
 		r = load(store, err); /* what this finds wrong, it would find at each start */
-	/* Not one of WAL: that would leave a second file, which the first is nothing without. */
-	return r < 0 ? r : exec(store, "PRAGMA journal_mode = DELETE", err);
+	return r < 0 ? r : lm_rows_to_one_file(store->rows, err);
 }
 
 static int free_name(const char *path, char **ret, struct lm_err *err)
@@ -776,9 +429,7 @@ void lm_store_close(struct lm_store *store)
 {
 	if (!store)
 		return;
-	for (unsigned i = 0; i < STATEMENTS; i++)
-		sqlite3_finalize(store->statements[i]);
-	sqlite3_close(store->db);
+	lm_rows_close(store->rows);
 	tdestroy(store->by_layer, node_keep);
 	tdestroy(store->by_key, node_free);
 	lm_lock_done(&store->mirror);
@@ -933,7 +584,8 @@ static int find_parent(struct lm_store *store, const char *plugin, const char *k
 /* writer held. Durable first; then without memory for the mirror it has to go again. */
 static int insert_record(struct lm_store *store, struct node *node, struct lm_err *err)
 {
-	int r = transact(store, write_created, node->record, err);
+	lm_lock_assert(&store->writer);
+	int r = lm_rows_insert(store->rows, node->record, err);
 	if (r < 0)
 		return r;
 	lm_lock_take(&store->mirror);
@@ -941,7 +593,7 @@ static int insert_record(struct lm_store *store, struct node *node, struct lm_er
 	lm_lock_release(&store->mirror);
 	if (r == 0)
 		return 0;
-	(void)transact(store, write_deleted, node->record, NULL);
+	(void)!lm_rows_delete(store->rows, node->record, NULL);
 	return lm_err_oom(err);
 }
 
@@ -1048,11 +700,11 @@ int lm_store_commit(struct lm_store *store, const struct lm_store_commit *commit
 	if (!new->record)
 		return lm_err_oom(err);
 	/* An active snapshot has no children, so nothing points at the old place. */
-	r = transact(store, write_committed, new->record, err);
+	r = lm_rows_commit(store->rows, new->record, err);
 	if (r < 0)
 		return r;
 	if (move_record(store, old, new) < 0) {
-		(void)transact(store, write_committed, old->record, NULL);
+		(void)!lm_rows_commit(store->rows, old->record, NULL);
 		return lm_err_oom(err);
 	}
 	note(store, new->record);
@@ -1074,7 +726,7 @@ int lm_store_update(struct lm_store *store, const char *plugin, const char *key,
 	record->updated_ns = change_ns(node->record);
 	int r = edit(&node->record->labels, arg, &record->labels, err);
 	if (r == 0)
-		r = transact(store, write_updated, record, err);
+		r = lm_rows_update(store->rows, record, err);
 	if (r < 0)
 		return r;
 	note(store, record);
@@ -1095,7 +747,7 @@ int lm_store_set_layer_path(
 	CLEANUP(snapshot_freep) struct lm_snapshot *record = snapshot_new_labelled(&model, &node->record->labels);
 	if (!record)
 		return lm_err_oom(err);
-	int r = transact(store, write_layer_path, record, err);
+	int r = lm_rows_set_layer_path(store->rows, record, err);
 	if (r < 0)
 		return r;
 	note(store, record);
@@ -1111,7 +763,7 @@ int lm_store_remove(struct lm_store *store, const char *plugin, const char *key,
 		return lm_err_set(err, -ENOENT, "snapshot %s does not exist", key);
 	if (node->children > 0)
 		return lm_err_set(err, -EBUSY, "snapshot %s has %u children", key, node->children);
-	int r = transact(store, write_deleted, node->record, err);
+	int r = lm_rows_delete(store->rows, node->record, err);
 	if (r < 0)
 		return r;
 	lm_lock_take(&store->mirror);

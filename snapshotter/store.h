@@ -1,5 +1,5 @@
 /*
- * The snapshots that exist: a durable table (SQLite) with a mirror in memory.
+ * The snapshots that exist: a durable table (rows.h) with a mirror in memory.
  *
  * Whoever reads, reads the mirror and never waits for the disk. A change is made durable first and shows in the mirror
  * after that, one change at a time. A record is immutable and shared by reference: what a reader holds stays as it was,
