@@ -1,17 +1,17 @@
 #include "sync/metrics.h"
 
+#include "net/exposition.h"
+
 #include <inttypes.h>
 #include <string.h>
 
-/* What a metric is about: the struct its value stands in, and its labels. */
-enum scope { INFO, PROCESS, NOTIFY, REPO, IMAGE, SCOPES };
-static const char *const scope_labels[SCOPES] = {
-	[INFO] = "version", [PROCESS] = "", [NOTIFY] = "", [REPO] = "repository", [IMAGE] = "repository, image"};
+#define PREFIX "lamella_sync"
 
 struct metric {
 	const char *name;
-	enum type { COUNTER, GAUGE } type;
-	enum scope scope;
+	enum type { COUNTER = LM_COUNTER, GAUGE = LM_GAUGE } type;
+	/* What it is about: the struct its value stands in, and its labels. */
+	enum scope { INFO, PROCESS, NOTIFY, REPO, IMAGE } scope;
 	const char *help;
 	enum form { ONE, NUMBER, FLAG, MS, FAILING, UNWISHED } form;
 	size_t offset;
@@ -89,21 +89,6 @@ static const struct metric metrics[] = {
 		offsetof(struct lm_sync_image, published_s)},
 };
 
-/* A label's value: backslashes, quotes and line ends are escaped. */
-static int put_label(struct lm_buf *out, const char *name, const char *value, const char *after)
-{
-	int r = lm_buf_printf(out, "%s=\"", name);
-	for (; *value && r == 0; value++) {
-		if (*value == '\\' || *value == '"')
-			r = lm_buf_printf(out, "\\%c", *value);
-		else if (*value == '\n')
-			r = lm_buf_str(out, "\\n");
-		else
-			r = lm_buf_append(out, value, 1);
-	}
-	return r < 0 ? r : lm_buf_printf(out, "\"%s", after);
-}
-
 static int put_value(const struct metric *metric, const void *from, struct lm_buf *out)
 {
 	const char *at = (const char *)from + metric->offset;
@@ -122,14 +107,10 @@ static int put_value(const struct metric *metric, const void *from, struct lm_bu
 	return lm_buf_printf(out, " %" PRIu64 "\n", value);
 }
 
-/* NAME VALUE, or NAME{LABELS} VALUE. */
-static int put(const struct metric *metric, const void *from, const char *repo, const char *image, struct lm_buf *out)
+static int put(const struct metric *metric, const void *from, const char *label, const char *value, const char *image,
+	struct lm_buf *out)
 {
-	int r = lm_buf_printf(out, "lamella_sync_%s%s", metric->name, repo ? "{" : "");
-	if (r == 0 && repo)
-		r = put_label(out, metric->scope == INFO ? "version" : "repository", repo, image ? "," : "}");
-	if (r == 0 && image)
-		r = put_label(out, "image", image, "}");
+	int r = lm_exposition_name(out, PREFIX, metric->name, label, value, image ? "image" : NULL, image);
 	return r < 0 ? r : put_value(metric, from, out);
 }
 
@@ -139,32 +120,25 @@ static int put_all(const struct metric *metric, const struct lm_sync_counters *c
 	int r = 0;
 	switch (metric->scope) {
 	case INFO:
-		return put(metric, counters, LM_VERSION, NULL, out);
+		return put(metric, counters, "version", LM_VERSION, NULL, out);
 	case PROCESS:
-		return put(metric, counters, NULL, NULL, out);
+		return put(metric, counters, NULL, NULL, NULL, out);
 	case NOTIFY:
-		return put(metric, notify, NULL, NULL, out);
+		return put(metric, notify, NULL, NULL, NULL, out);
 	case REPO:
 		for (size_t i = 0; r == 0 && i < lm_sync_repo_count(state); i++) {
 			const struct lm_sync_repo *repo = lm_sync_repo_at(state, i);
-			r = put(metric, repo, repo->name, NULL, out);
+			r = put(metric, repo, "repository", repo->name, NULL, out);
 		}
 		return r;
 	case IMAGE:
 		for (size_t i = 0; r == 0 && i < lm_sync_count(state); i++) {
 			const struct lm_sync_image *image = lm_sync_at(state, i);
-			r = put(metric, image, image->repo, image->name, out);
+			r = put(metric, image, "repository", image->repo, image->name, out);
 		}
 		return r;
-	case SCOPES:
-		break;
 	}
 	return -EINVAL;
-}
-
-static const char *type_name(const struct metric *metric)
-{
-	return metric->type == COUNTER ? "counter" : "gauge";
 }
 
 int lm_sync_metrics(const struct lm_sync_counters *counters, const struct lm_notify_counters *notify,
@@ -173,19 +147,9 @@ int lm_sync_metrics(const struct lm_sync_counters *counters, const struct lm_not
 	int r = 0;
 	for (size_t i = 0; r == 0 && i < ARRAY_LEN(metrics); i++) {
 		const struct metric *metric = &metrics[i];
-		r = lm_buf_printf(out, "# HELP lamella_sync_%s %s\n# TYPE lamella_sync_%s %s\n", metric->name,
-			metric->help, metric->name, type_name(metric));
+		r = lm_exposition_head(out, PREFIX, metric->name, (enum lm_exposition_kind)metric->type, metric->help);
 		if (r == 0)
 			r = put_all(metric, counters, notify, state, out);
 	}
 	return r;
-}
-
-const struct lm_sync_metric_info *lm_sync_metrics_info(size_t index, struct lm_sync_metric_info *ret)
-{
-	if (index >= ARRAY_LEN(metrics))
-		return NULL;
-	const struct metric *metric = &metrics[index];
-	*ret = (struct lm_sync_metric_info){metric->name, type_name(metric), scope_labels[metric->scope], metric->help};
-	return ret;
 }

@@ -1,6 +1,6 @@
 /*
- * The metrics of `lamella sync`, in Prometheus' text format 0.0.4: one table says name, type, help and where the value
- * stands.
+ * The metrics of `lamella sync`, in Prometheus' text format (net/exposition.h): one table says name, type, help and
+ * where the value stands.
  *
  * Names are lamella_sync_WHAT[_UNIT][_total]. Labels name repositories and images of the wish list, and nothing that
  * strangers can choose.
@@ -10,7 +10,6 @@
 
 #include "sync/syncer.h"
 
-#define LM_SYNC_METRICS_TYPE "text/plain; version=0.0.4; charset=utf-8"
 #define LM_SYNC_METRICS_MAX ((size_t)512 << 20)
 
 /* Counted by the web server. */
@@ -21,11 +20,5 @@ struct lm_notify_counters {
 /* Appends all of them; the caller holds the lock that guards state and counters. -ENOMEM, -EMSGSIZE. */
 int lm_sync_metrics(const struct lm_sync_counters *counters, const struct lm_notify_counters *notify,
 	const struct lm_sync_state *state, struct lm_buf *out) MUST_CHECK;
-
-/* The table, for manuals and tests; NULL at its end. */
-struct lm_sync_metric_info {
-	const char *name, *type, *labels, *help;
-};
-const struct lm_sync_metric_info *lm_sync_metrics_info(size_t index, struct lm_sync_metric_info *ret);
 
 #endif

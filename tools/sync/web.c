@@ -6,6 +6,7 @@
 #include "base/str.h"
 #include "common.h"
 #include "net/answer.h"
+#include "net/exposition.h"
 #include "oci/digest.h"
 #include "oci/secret.h"
 #include "sync/events.h"
@@ -145,7 +146,7 @@ static const struct page {
 	const char *path, *type;
 	int (*fill)(struct lm_sync_web *web, struct lm_buf *body, unsigned *ret_code);
 } pages[] = {
-	{"/metrics", LM_SYNC_METRICS_TYPE, metrics_page},
+	{"/metrics", LM_EXPOSITION_TYPE, metrics_page},
 	{"/healthz", "application/json", health_page},
 };
 
