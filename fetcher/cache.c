@@ -256,19 +256,13 @@ void lm_cache_free(struct lm_cache *cache)
 	free(cache);
 }
 
-static void closedirp(DIR **dir)
-{
-	if (*dir)
-		closedir(*dir);
-}
-
 static int walk_folder(struct lm_cache *cache, const struct cache_walk *walk, uint8_t folder)
 {
 	char name[64];
 	snprintf(name, sizeof(name), "%02x", folder);
 	int fd = openat(cache->objects_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	int code = fd < 0 ? -errno : 0;
-	CLEANUP(closedirp) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	CLEANUP(lm_closedirp) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	if (!dir && code != -ENOENT) { /* without the folder there is nothing in it */
 		code = code ? code : -errno;
 		lm_closep(&fd);

@@ -278,12 +278,6 @@ int lm_layout_relink_lean(struct lm_layout *layout, int64_t id, const char *targ
 	return r > 0 ? 0 : r;
 }
 
-static void close_dir(DIR **dir)
-{
-	if (*dir)
-		closedir(*dir);
-}
-
 static int copy_whiteouts(int from, int to, unsigned depth, struct lm_err *err);
 
 static int copy_directory(int from, int to, const char *name, unsigned depth, struct lm_err *err)
@@ -316,7 +310,7 @@ static int copy_entry(int from, int to, const char *name, unsigned depth, struct
 static int copy_whiteouts(int from, int to, unsigned depth, struct lm_err *err)
 {
 	CLEANUP(lm_closep) int fd = fcntl(from, F_DUPFD_CLOEXEC, 0);
-	CLEANUP(close_dir) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	CLEANUP(lm_closedirp) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	if (!dir)
 		return lm_err_sys(err, -errno, "list a directory");
 	fd = -1;
@@ -399,7 +393,7 @@ int lm_layout_open_fs(struct lm_layout *layout, int64_t id, struct lm_err *err)
 static int is_empty(struct lm_layout *layout, const char *name)
 {
 	CLEANUP(lm_closep) int fd = openat(layout->fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	CLEANUP(close_dir) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	CLEANUP(lm_closedirp) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	if (!dir)
 		return -errno;
 	fd = -1;
@@ -454,7 +448,7 @@ static void ids_done(struct ids *ids)
 int lm_layout_ids(struct lm_layout *layout, int64_t **ret, size_t *ret_count, struct lm_err *err)
 {
 	CLEANUP(lm_closep) int fd = openat(layout->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	CLEANUP(close_dir) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	CLEANUP(lm_closedirp) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	if (!dir)
 		return lm_err_sys(err, -errno, "open %s", layout->prefix);
 	fd = -1;

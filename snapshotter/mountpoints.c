@@ -9,12 +9,6 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 
-static void close_dir(DIR **dir)
-{
-	if (*dir)
-		closedir(*dir);
-}
-
 int lm_mountpoints_open(const char *dir, struct lm_err *err)
 {
 	CLEANUP(lm_closep) int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -44,7 +38,7 @@ static int detach(int fd, const char *dir, const char *name, struct lm_err *err)
 int lm_mountpoints_detach(int fd, const char *dir, const char *prefix, struct lm_err *err)
 {
 	CLEANUP(lm_closep) int listed = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	CLEANUP(close_dir) DIR *names = listed < 0 ? NULL : fdopendir(listed);
+	CLEANUP(lm_closedirp) DIR *names = listed < 0 ? NULL : fdopendir(listed);
 	if (!names)
 		return lm_err_sys(err, -errno, "list %s", dir);
 	listed = -1;

@@ -199,10 +199,11 @@ int lm_mkdir_above(int dirfd, const char *path, mode_t mode, struct lm_err *err)
 	return lm_mkdir_p(dirfd, parent, mode, err);
 }
 
-static void closedirp(DIR **dir)
+void lm_closedirp(DIR **dir)
 {
 	if (*dir)
 		closedir(*dir);
+	*dir = NULL;
 }
 
 /*
@@ -222,7 +223,7 @@ static int remove_entry(struct removal *removal, int fd, const char *name, unsig
 /* Removes the content of the directory open as fd (which is consumed). */
 static int remove_content(struct removal *removal, int fd, const char *path, unsigned depth, struct lm_err *err)
 {
-	CLEANUP(closedirp) DIR *dir = fdopendir(fd);
+	CLEANUP(lm_closedirp) DIR *dir = fdopendir(fd);
 	if (!dir) {
 		int r = -errno;
 		close(fd);

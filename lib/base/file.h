@@ -9,6 +9,7 @@
 
 #include "base/buf.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/types.h>
 
@@ -49,6 +50,9 @@ int lm_file_tmp(int dirfd, const char *dir, struct lm_err *err) MUST_CHECK; /* r
 
 /* Names an lm_file_tmp() file; replace: over an existing name, else -EEXIST. */
 int lm_file_link(int fd, int dirfd, const char *path, bool replace, struct lm_err *err) MUST_CHECK;
+
+/* For CLEANUP; NULL is none. */
+void lm_closedirp(DIR **dir);
 
 /* fsync of a directory, so that renames in it survive a power loss. */
 int lm_dir_sync(int dirfd, const char *path, struct lm_err *err) MUST_CHECK;

@@ -159,17 +159,11 @@ static bool is_leftover(int dirfd, const char *name, int64_t now_s, struct stat 
 	       ret->st_mtime < now_s - LEFTOVER_AGE_S;
 }
 
-static void closedirp(DIR **dir)
-{
-	if (*dir)
-		closedir(*dir);
-}
-
 static int sweep_leftovers(struct sweep *sweep)
 {
 	struct lm_storage *storage = sweep->gc->txn->storage;
 	const char *path = storage->ops->scratch(storage);
-	CLEANUP(closedirp) DIR *dir = opendir(path);
+	CLEANUP(lm_closedirp) DIR *dir = opendir(path);
 	if (!dir)
 		return lm_err_sys(sweep->err, -errno, "%s", path);
 	int64_t now_s = lm_wall_s();

@@ -302,12 +302,6 @@ static int dir_put_file(struct lm_storage *storage, const char *path, int fd, st
 	return store(of(storage), path, &(struct source){.fd = fd}, err);
 }
 
-static void closedirp(DIR **dir)
-{
-	if (*dir)
-		closedir(*dir);
-}
-
 /* NULL with errno. */
 static DIR *open_list(int dirfd, const char *path)
 {
@@ -331,7 +325,7 @@ static int list_entry(DIR *dir, const char *name, lm_storage_list_fn *fn, void *
 
 static int list_dir(int dirfd, const char *path, lm_storage_list_fn *fn, void *arg, struct lm_err *err)
 {
-	CLEANUP(closedirp) DIR *dir = open_list(dirfd, path);
+	CLEANUP(lm_closedirp) DIR *dir = open_list(dirfd, path);
 	if (!dir)
 		return errno == ENOENT ? 0 : lm_err_sys(err, -errno, "list %s", path);
 	for (;;) {

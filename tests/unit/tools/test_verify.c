@@ -181,12 +181,12 @@ struct change {
 	void (*patch)(struct tm_header *entries);
 };
 
-enum { DIR, FILE_A, LINK_A, SYM, DEV, FIFO, GONE, FILE_B, LINK_B, COUNT };
+enum { TOP, FILE_A, LINK_A, SYM, DEV, FIFO, GONE, FILE_B, LINK_B, COUNT };
 
 static void base(struct tm_header ret[COUNT])
 {
 	static const struct tm_header entries[COUNT] = {
-		[DIR] = {.name = "dir", .type = '5', .mode = 0755, .mtime = 5},
+		[TOP] = {.name = "dir", .type = '5', .mode = 0755, .mtime = 5},
 		[FILE_A] = {.name = "dir/a", .mode = 0644, .uid = 1, .gid = 2, .mtime = 7},
 		[LINK_A] = {.name = "link", .type = '1', .link = "dir/a", .uid = 1, .gid = 2, .mtime = 7},
 		[SYM] = {.name = "sym", .type = '2', .link = "$(X)/a"},
@@ -216,11 +216,11 @@ static void add_entries(struct fixture *f, const struct tm_header *entries)
 	{                                     \
 		statement;                    \
 	}
-PATCH(mode, e[DIR].mode = 0700)
+PATCH(mode, e[TOP].mode = 0700)
 PATCH(set_uid, e[FIFO].mode = 04644)
 PATCH(owner, e[SYM].uid = 5)
 PATCH(group, e[DEV].gid = 6)
-PATCH(time_of_dir, e[DIR].mtime = 6)
+PATCH(time_of_dir, e[TOP].mtime = 6)
 PATCH(target, e[SYM].link = "$(Y)/a")
 PATCH(device, e[DEV].minor = 4)
 PATCH(type, e[FIFO].type = '2'; e[FIFO].link = "x")
