@@ -135,6 +135,8 @@ static int read_settings(struct options *o, struct lm_err *err)
 	r = lm_conf_u64(conf, "LAMELLA_RESOLVE_TIMEOUT", DEFAULT_TIMEOUT_S, TIMEOUT_MAX_S, &timeout_s, err);
 	if (r < 0)
 		return r;
+	if (timeout_s == 0)
+		return lm_err_set(err, -EINVAL, "LAMELLA_RESOLVE_TIMEOUT is 0: nothing could be served in no time");
 	o->service.resolve_timeout_ms = (unsigned)timeout_s * 1000;
 	const char *address = lm_conf_get(conf, "LAMELLA_SNAPSHOTTER_METRICS");
 	if (address && !(o->metrics_address = strdup(address)))

@@ -92,6 +92,17 @@ code=0
 [ $code = 1 ] || fail "it started, or ended with code $code: $(cat "$WORK/tmp/out")"
 grep -q "another process is using this directory" "$WORK/tmp/out" || fail "$(cat "$WORK/tmp/out")"
 
+say "settings that make no sense are refused"
+refused() { # SETTING
+	echo "$1" >"$WORK/tmp/refused.conf"
+	code=0
+	"$LM_BUILD/snapshotter/lamella-snapshotter" --root "$WORK/tmp/refused" --address "$WORK/tmp/refused.sock" \
+		--config "$WORK/tmp/refused.conf" >"$WORK/tmp/out" 2>&1 || code=$?
+	[ $code = 1 ] || fail "$1: it started, or ended with code $code: $(cat "$WORK/tmp/out")"
+	grep -q "not started.*${1%%=*}" "$WORK/tmp/out" || fail "$1: not said: $(cat "$WORK/tmp/out")"
+}
+for setting in LAMELLA_RESOLVE_TIMEOUT=0 LAMELLA_RESOLVE_TIMEOUT=601 LAMELLA_RESOLVE_TIMEOUT=x LAMELLA_TREES=perhaps LAMELLA_ON_MISS=cry; do refused $setting; done
+
 say "everything is removed"
 cri lamella rm "$witness"
 cri lamella rmi "$TINY" >/dev/null
