@@ -343,7 +343,7 @@ static int invoke_resolve(struct lm_policy *policy, const Lamella__Fetcher__V1__
 }
 
 static int try_fetcher(struct lm_policy *policy, const struct names *const *names, size_t count, bool tree,
-	unsigned timeout_ms, Lamella__Fetcher__V1__ResolveResponse **ret, struct lm_err *err)
+	Lamella__Fetcher__V1__ResolveResponse **ret, struct lm_err *err)
 {
 	CLEANUP(lm_freep) Lamella__Fetcher__V1__LayerQuery *queries = calloc(count, sizeof(*queries));
 	CLEANUP(lm_freep) Lamella__Fetcher__V1__LayerQuery **pointers = calloc(count, sizeof(*pointers));
@@ -360,8 +360,8 @@ static int try_fetcher(struct lm_policy *policy, const struct names *const *name
 	request.layers = pointers;
 	request.n_layers = count;
 	request.tree = tree;
-	int64_t until_ms = lm_now_ms() + timeout_ms;
-	int r = invoke_resolve(policy, &request, timeout_ms, false, ret, err);
+	int64_t until_ms = lm_now_ms() + policy->timeout_ms;
+	int r = invoke_resolve(policy, &request, policy->timeout_ms, false, ret, err);
 	int64_t left_ms = until_ms - lm_now_ms();
 	if (r != -EAGAIN || left_ms <= 0)
 		return r;
@@ -426,13 +426,13 @@ static void see(struct lm_policy *policy, int r, const struct lm_err *err)
 }
 
 static int call_fetcher(struct lm_policy *policy, const struct names *const *names, size_t count, bool tree,
-	unsigned timeout_ms, Lamella__Fetcher__V1__ResolveResponse **ret, struct lm_err *err)
+	Lamella__Fetcher__V1__ResolveResponse **ret, struct lm_err *err)
 {
 	int64_t began_ms = lm_now_ms();
 	lm_lock_take(&policy->lock);
 	policy->seen.waiting++;
 	lm_lock_release(&policy->lock);
-	int r = try_fetcher(policy, names, count, tree, timeout_ms, ret, err);
+	int r = try_fetcher(policy, names, count, tree, ret, err);
 	if (r == 0 && (*ret)->n_layers != count) {
 		r = lm_err_set(err, -EPROTO, "%zu answers to %zu questions", (*ret)->n_layers, count);
 		lamella__fetcher__v1__resolve_response__free_unpacked(STEAL(*ret), NULL);
@@ -470,15 +470,18 @@ static void share_answer(struct lm_policy *policy, const struct known *from)
 	entry->pins--;
 }
 
-/* The entries are ours to ask for (pinned, asking). Each has an answer afterwards, if only that there is none. */
-static void ask(struct lm_policy *policy, struct known **entries, size_t count, unsigned timeout_ms)
+/*
+ * The entries are ours to ask for (pinned, asking). Each has an answer afterwards, if only that there is none. All hear
+ * it, so how long our own caller has left does not matter: a fetcher that did not answer in that time is not silent.
+ */
+static void ask(struct lm_policy *policy, struct known **entries, size_t count)
 {
 	struct lm_err err = LM_ERR_INIT;
 	Lamella__Fetcher__V1__ResolveResponse *response = NULL;
 	CLEANUP(lm_freep) const struct names **names = calloc(count, sizeof(*names));
 	for (size_t i = 0; i < count && names; i++)
 		names[i] = &entries[i]->names;
-	int r = names ? call_fetcher(policy, names, count, false, timeout_ms, &response, &err) : lm_err_oom(&err);
+	int r = names ? call_fetcher(policy, names, count, false, &response, &err) : lm_err_oom(&err);
 	lm_lock_take(&policy->lock);
 	policy->silent_ms = r < 0 ? lm_now_ms() : 0;
 	if (r < 0) {
@@ -577,15 +580,14 @@ static int read_answer(const struct known *entry, struct lm_layer *ret, struct l
 static int resolve(struct lm_policy *policy, const struct questions *questions, size_t wanted,
 	const struct freshness *fresh, unsigned timeout_ms, struct lm_layer *ret, struct lm_err *err)
 {
-	timeout_ms = LM_MIN(timeout_ms, policy->timeout_ms);
 	CLEANUP(resolution_done) struct resolution resolution = {0};
 	int r = resolution_begin(&resolution, policy, questions, fresh, err);
 	if (r < 0)
 		return r;
 	if (resolution.n_to_ask > 0)
-		ask(policy, resolution.to_ask, resolution.n_to_ask, timeout_ms);
+		ask(policy, resolution.to_ask, resolution.n_to_ask);
 	resolution.n_to_ask = 0; /* answered: who asks for them from now on is somebody else */
-	wait_for_others(policy, resolution.entries, wanted, timeout_ms);
+	wait_for_others(policy, resolution.entries, wanted, LM_MIN(timeout_ms, policy->timeout_ms));
 	LM_LOCKED(&policy->lock);
 	for (size_t i = 0; i < wanted && r == 0; i++) {
 		r = read_answer(resolution.entries[i], &ret[i], err);
@@ -735,8 +737,8 @@ static int take_tree(const Lamella__Fetcher__V1__TreeAnswer *answer, struct lm_c
 	return 0;
 }
 
-int lm_policy_tree(struct lm_policy *policy, const char *const *digests, size_t count, unsigned timeout_ms,
-	struct lm_chain_tree *ret, struct lm_err *err)
+int lm_policy_tree(struct lm_policy *policy, const char *const *digests, size_t count, struct lm_chain_tree *ret,
+	struct lm_err *err)
 {
 	struct lm_err why = LM_ERR_INIT;
 	Lamella__Fetcher__V1__ResolveResponse *response = NULL;
@@ -748,8 +750,7 @@ int lm_policy_tree(struct lm_policy *policy, const char *const *digests, size_t 
 		snprintf(names[i].digest, sizeof(names[i].digest), "%s", digests[i]);
 		pointers[i] = &names[i];
 	}
-	timeout_ms = LM_MIN(timeout_ms, policy->timeout_ms);
-	int r = call_fetcher(policy, pointers, count, true, timeout_ms, &response, &why);
+	int r = call_fetcher(policy, pointers, count, true, &response, &why);
 	if (r < 0)
 		return lm_err_set(err, -EAGAIN, "%s", lm_err_text(&why));
 	r = take_tree(response->tree, ret, err);

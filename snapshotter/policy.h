@@ -64,8 +64,8 @@ void lm_layer_done(struct lm_layer *layer);
 /*
  * Finds the layer that the labels name, by all that they say of it. err says why not: -ENOENT absent, and of which
  * revisions that is said; can't be said or served now: -EAGAIN by the fetcher's word, -ECONNREFUSED since nobody
- * listens at its socket, -ETIMEDOUT since it did not answer in time. Takes at most timeout_ms, or the policy's own
- * limit if that is less.
+ * listens at its socket, -ETIMEDOUT since it did not answer in time. timeout_ms: of the caller, who waits no longer
+ * for what others have asked; what it asks itself is everybody's question, and has the policy's time.
  */
 int lm_policy_find(struct lm_policy *policy, const struct lm_labels *labels, unsigned timeout_ms, struct lm_layer *ret,
 	struct lm_err *err) MUST_CHECK;
@@ -106,7 +106,7 @@ void lm_chain_tree_done(struct lm_chain_tree *tree);
 
 /* The merged tree of a whole chain of layers, the lowest first (at most LM_POLICY_ASK_MAX). Asks each time. -ENOENT:
  * there is none; -EAGAIN: can't be said. */
-int lm_policy_tree(struct lm_policy *policy, const char *const *digests, size_t count, unsigned timeout_ms,
-	struct lm_chain_tree *ret, struct lm_err *err) MUST_CHECK;
+int lm_policy_tree(struct lm_policy *policy, const char *const *digests, size_t count, struct lm_chain_tree *ret,
+	struct lm_err *err) MUST_CHECK;
 
 #endif

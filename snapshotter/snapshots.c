@@ -377,8 +377,7 @@ static int collect_chain(const struct lm_snapshot *top, const char **digests, si
 }
 
 /* 0; -ENOENT: the chain has no tree. */
-static int mount_tree(struct lm_snapshots *s, const struct lm_snapshot *top, unsigned timeout_ms, struct below *ret,
-	struct lm_err *err)
+static int mount_tree(struct lm_snapshots *s, const struct lm_snapshot *top, struct below *ret, struct lm_err *err)
 {
 	const char *digests[LM_POLICY_ASK_MAX];
 	size_t count = 0;
@@ -388,7 +387,7 @@ static int mount_tree(struct lm_snapshots *s, const struct lm_snapshot *top, uns
 	CLEANUP(lm_freep) char *dir = lm_layout_directory(s->layout, top->id);
 	if (!dir)
 		return lm_err_oom(err);
-	r = lm_policy_tree(s->policy, digests, count, timeout_ms, &ret->chain, err);
+	r = lm_policy_tree(s->policy, digests, count, &ret->chain, err);
 	if (r < 0)
 		return r;
 	r = lm_trees_note(dir, ret->chain.image, digests, count, err);
@@ -408,13 +407,13 @@ static void note_tree_failure(struct lm_snapshots *s, const struct lm_snapshot *
 }
 
 /* Where that fails, the layers themselves will do. */
-static void use_tree(struct lm_snapshots *s, const struct lm_snapshot *top, unsigned timeout_ms, struct below *below)
+static void use_tree(struct lm_snapshots *s, const struct lm_snapshot *top, struct below *below)
 {
 	if (s->no_trees.code) {
 		(void)lm_err_set(&below->no_tree, -ENOTSUP, "%s", lm_err_text(&s->no_trees));
 		return;
 	}
-	int r = mount_tree(s, top, timeout_ms, below, &below->no_tree);
+	int r = mount_tree(s, top, below, &below->no_tree);
 	if (r == 0) {
 		count(s, LM_COUNT_TREES_USED);
 		below->lower = (struct lm_lower){.tree = below->mountpoint, .data = below->chain.data};
@@ -453,7 +452,7 @@ static int check_served(struct lm_snapshots *s, const struct lm_snapshot *top, u
 	if (r == 0) {
 		r = follow_moves(s, top, layers, err);
 		if (r == 0 && below->fresh)
-			use_tree(s, top, timeout_ms, below);
+			use_tree(s, top, below);
 		bool lean = below->fresh && !below->lower.tree && all_lean(layers);
 		return r == 0 && lean ? link_lean(s, top, layers, &below->lower.lean, err) : r;
 	}

@@ -134,12 +134,12 @@ static void trees(void **state)
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
 		CLEANUP(lm_chain_tree_done) struct lm_chain_tree tree = {0};
 		fake_set_tree(&f->fetcher, cases[i].state, cases[i].image, cases[i].data);
-		assert_int_equal(lm_policy_tree(f->policy, digests, 2, 3000, &tree, NULL), cases[i].expected);
+		assert_int_equal(lm_policy_tree(f->policy, digests, 2, &tree, NULL), cases[i].expected);
 		assert_int_equal(tree.image != NULL, cases[i].expected == 0);
 	}
 	fake_stop(&f->fetcher);
 	CLEANUP(lm_chain_tree_done) struct lm_chain_tree tree = {0};
-	assert_int_equal(lm_policy_tree(f->policy, digests, 2, 200, &tree, NULL), -EAGAIN);
+	assert_int_equal(lm_policy_tree(f->policy, digests, 2, &tree, NULL), -EAGAIN);
 }
 
 /* One question for a whole image; broken entries of the list are passed over. */
@@ -410,6 +410,36 @@ static void checks(void **state)
 	assert_int_equal(lm_policy_check(f->policy, foreign, 1, 5000, layers, &err), -EAGAIN);
 }
 
+/* For everybody the fetcher is asked as long as it may take: one caller without time does not make it a silent one. */
+static void *ask_in_a_hurry(void *arg)
+{
+	struct asker *asker = arg;
+	CLEANUP(lm_labels_done) struct lm_labels labels = {0};
+	struct lm_layer layer = {0};
+	assert_int_equal(lm_labels_set(&labels, LM_LABEL_CRI_LAYER, fake_digest(106)), 0);
+	asker->result = lm_policy_find(asker->f->policy, &labels, 50, &layer, NULL);
+	lm_layer_done(&layer);
+	return NULL;
+}
+
+static void in_a_hurry(void **state)
+{
+	struct fixture *f = *state;
+	struct asker asker = {.f = f, .result = -1};
+	struct lm_layer layer;
+	fake_hold(&f->fetcher, 106, 0);
+	assert_int_equal(pthread_create(&asker.thread, NULL, ask_in_a_hurry, &asker), 0);
+	while (fake_waiting(&f->fetcher) == 0)
+		usleep(1000);
+	usleep(200000);
+	fake_hold(&f->fetcher, 0, 0);
+	pthread_join(asker.thread, NULL);
+	assert_int_equal(asker.result, 0);
+	assert_int_equal(lm_policy_seen(f->policy).state, LM_FETCHER_ANSWERS);
+	assert_int_equal(find(f, 106, NULL, &layer, NULL), 0);
+	lm_layer_done(&layer);
+}
+
 struct checker {
 	struct fixture *f;
 	unsigned numbers[2];
@@ -502,6 +532,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(away, setup, teardown),
 		cmocka_unit_test_setup_teardown(shared_question, setup, teardown),
 		cmocka_unit_test_setup_teardown(checks, setup, teardown),
+		cmocka_unit_test_setup_teardown(in_a_hurry, setup, teardown),
 		cmocka_unit_test_setup_teardown(asked_again, setup, teardown),
 		cmocka_unit_test_setup_teardown(bounded, setup, teardown),
 	};
