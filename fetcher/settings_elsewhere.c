@@ -13,6 +13,7 @@ const struct lm_setting_elsewhere lm_settings_elsewhere[] = {
 	{"LAMELLA_ON_MISS", "read by lamella-snapshotter"},
 	{"LAMELLA_RESOLVE_TIMEOUT", "read by lamella-snapshotter"},
 	{"LAMELLA_SNAPSHOTTER_METRICS", "read by lamella-snapshotter"},
+	{"LAMELLA_SOURCE", "read by lamella-snapshotter"},
 	{"LAMELLA_TREES", "read by lamella-snapshotter"},
 
 	{"CVMFS_BASE_ENV", "used by configuration files only"},

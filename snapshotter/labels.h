@@ -19,6 +19,8 @@
 #define LM_LABEL_REASON "containerd.io/snapshot/lamella.reason"
 /* The kind of reason an ordinary one has: "unnamed", "absent", "unavailable", "unreachable", "timed-out", "local". */
 #define LM_LABEL_CAUSE "containerd.io/snapshot/lamella.cause"
+/* Of a lazy one: the repository it comes from, or the directory of a mount of others (places.h). */
+#define LM_LABEL_SOURCE "containerd.io/snapshot/lamella.source"
 /* And to containers' roots above such layers: "used", or "not used: " and why not. Of Prepare; a later mount may
  * differ. */
 #define LM_LABEL_TREE "containerd.io/snapshot/lamella.tree"

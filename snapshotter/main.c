@@ -3,6 +3,8 @@
 #include "base/log.h"
 #include "base/notify.h"
 #include "net/pages.h"
+#include "snapshotter/looker_process.h"
+#include "snapshotter/places.h"
 #include "snapshotter/service.h"
 
 #include <getopt.h>
@@ -29,10 +31,14 @@ static const char usage_text[] =
 	"  --on-miss ACTION    a layer that can't be served: pull (download it; default), warn (and say so\n"
 	"                      loudly), fail (refuse the image)\n"
 	"  --log-level LEVEL   error, warn, info (default) or debug\n"
+	"  --look SOURCE       serve no snapshots, but look for layers in the directories of SOURCE, a "
+	"LAMELLA_SOURCE:\n"
+	"                      asked at --address, until standard input ends; it starts one such itself\n"
 	"  --version, --help\n"
 	"\n"
 	"Settings: LAMELLA_ON_MISS, LAMELLA_RESOLVE_TIMEOUT (seconds for the fetcher's answer, default 10), "
-	"LAMELLA_TREES\n"
+	"LAMELLA_SOURCE\n"
+	"(fetcher, the default, or path:DIR[,path:DIR]...: mounts that are there already, in order), LAMELLA_TREES\n"
 	"(yes, the default: use the merged trees of images that have them, where the kernel can; or no),\n"
 	"LAMELLA_SNAPSHOTTER_METRICS (ADDRESS:PORT where metrics are served, beside their socket).\n"
 	"Signals: TERM and INT stop, USR1 logs the counters.\n";
@@ -41,6 +47,8 @@ struct options {
 	struct lm_service_options service;
 	const char *config;
 	const char *on_miss;			  /* of the command line, which goes before the configuration */
+	const char *look;			  /* instead of serving */
+	char *source, *looker;			  /* LAMELLA_SOURCE, where it is not the fetcher; who looks into it */
 	char *status, *metrics, *metrics_address; /* where they are not the command line's */
 	enum lm_log_level log_level;
 	bool done; /* --help, --version */
@@ -54,6 +62,7 @@ enum {
 	OPT_CONFIG,
 	OPT_ON_MISS,
 	OPT_LOG_LEVEL,
+	OPT_LOOK,
 	OPT_VERSION,
 	OPT_HELP
 };
@@ -66,6 +75,7 @@ static const struct option long_options[] = {
 	{"config", required_argument, NULL, OPT_CONFIG},
 	{"on-miss", required_argument, NULL, OPT_ON_MISS},
 	{"log-level", required_argument, NULL, OPT_LOG_LEVEL},
+	{"look", required_argument, NULL, OPT_LOOK},
 	{"version", no_argument, NULL, OPT_VERSION},
 	{"help", no_argument, NULL, OPT_HELP},
 	{NULL, 0, NULL, 0},
@@ -97,6 +107,9 @@ static int parse_option(int option, struct options *o)
 			return 0;
 		fprintf(stderr, "lamella-snapshotter: unknown log level %s\n", optarg);
 		return -EINVAL;
+	case OPT_LOOK:
+		o->look = optarg;
+		return 0;
 	case OPT_VERSION:
 		printf("lamella-snapshotter %s\n", LM_VERSION);
 		o->done = true;
@@ -122,6 +135,19 @@ static int parse_options(int argc, char **argv, struct options *o)
 	return r;
 }
 
+static int read_source(struct options *o, const struct lm_conf *conf, struct lm_err *err)
+{
+	CLEANUP(lm_places_done) struct lm_places places = {0};
+	const char *source = lm_conf_get(conf, "LAMELLA_SOURCE");
+	int r = source && *source ? lm_places_parse(source, &places, err) : 0;
+	if (r < 0)
+		return lm_err_prefix(err, r, "LAMELLA_SOURCE");
+	if (places.count > 0 && !(o->source = strdup(source)))
+		return lm_err_oom(err);
+	o->service.source = o->source;
+	return 0;
+}
+
 static int read_settings(struct options *o, struct lm_err *err)
 {
 	CLEANUP(lm_conf_freep) struct lm_conf *conf = NULL;
@@ -143,6 +169,8 @@ static int read_settings(struct options *o, struct lm_err *err)
 		return lm_err_oom(err);
 	o->service.metrics_address = o->metrics_address;
 	r = lm_conf_bool(conf, "LAMELLA_TREES", true, &o->service.trees, err);
+	if (r == 0)
+		r = read_source(o, conf, err);
 	if (r < 0)
 		return r;
 	const char *on_miss = o->on_miss ? o->on_miss : lm_conf_get(conf, "LAMELLA_ON_MISS");
@@ -151,13 +179,16 @@ static int read_settings(struct options *o, struct lm_err *err)
 	return 0;
 }
 
-/* The sockets for those who watch lie beside that of the service. */
+/* The sockets of the service's own lie beside that of containerd. */
 static int name_sockets(struct options *o, struct lm_err *err)
 {
 	o->status = lm_pages_socket_beside(o->service.address, "status");
 	o->metrics = lm_pages_socket_beside(o->service.address, "metrics");
-	if (!o->status || !o->metrics)
+	o->looker = lm_pages_socket_beside(o->service.address, "looker");
+	if (!o->status || !o->metrics || !o->looker)
 		return lm_err_oom(err);
+	if (o->source)
+		o->service.fetcher = o->looker;
 	o->service.metrics = o->metrics;
 	if (!o->service.status)
 		o->service.status = o->status;
@@ -207,18 +238,23 @@ static int serve(struct options *o)
 	pthread_sigmask(SIG_BLOCK, &signals, NULL);
 	raise_descriptor_limit();
 	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_looker_process_stopp) struct lm_looker_process *looker = NULL; /* ends after the service */
 	CLEANUP(lm_service_stopp) struct lm_service *service = NULL;
 	int r = read_settings(o, &err);
 	if (r == 0)
 		r = name_sockets(o, &err);
 	if (r == 0)
 		r = lm_service_start(&o->service, &service, &err);
+	/* Now that the socket's name is known to be ours. */
+	if (r == 0 && o->source)
+		r = lm_looker_process_start(o->looker, o->source, o->log_level, &looker, &err);
 	if (r < 0) {
 		lm_log(LM_LOG_ERROR, "not started", LM_KV("reason", "%s", lm_err_text(&err)));
 		return 1;
 	}
 	lm_log(LM_LOG_INFO, "serving", LM_KV("version", "%s", LM_VERSION), LM_KV("address", "%s", o->service.address),
-		LM_KV("root", "%s", o->service.root), LM_KV("fetcher", "%s", o->service.fetcher));
+		LM_KV("root", "%s", o->service.root), LM_KV("source", "%s", o->source ? o->source : "fetcher"),
+		LM_KV("fetcher", "%s", o->service.fetcher));
 	notify("READY=1");
 	wait_for_end(service, &signals);
 	notify("STOPPING=1");
@@ -242,7 +278,9 @@ int main(int argc, char **argv)
 	if (options.done)
 		return 0;
 	lm_log_init("lamella-snapshotter", options.log_level);
-	int code = serve(&options);
+	int code = options.look ? lm_looker_process_run(options.service.address, options.look) : serve(&options);
+	free(options.source);
+	free(options.looker);
 	free(options.status);
 	free(options.metrics);
 	free(options.metrics_address);

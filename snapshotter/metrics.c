@@ -17,7 +17,15 @@ struct metric {
 	const char *name;
 	enum lm_exposition_kind kind;
 	const char *help;
-	enum form { NUMBER, VERSION, FETCHER_NUMBER, FETCHER_ANSWERS, TREES_USED, LAYERS } form; /* of the value */
+	enum form {
+		NUMBER,
+		VERSION,
+		FETCHER_NUMBER,
+		FETCHER_ANSWERS,
+		TREES_USED,
+		LAYERS,
+		SOURCES
+	} form; /* of the value */
 	size_t offset;
 };
 
@@ -30,6 +38,9 @@ static const struct metric metrics[] = {
 		"Layers on this node by state: lazy, lossy (lazy, but owners or attributes are missing), fallen_back "
 		"(pulled, since they could not be served), ordinary (pulled, since nobody asked).",
 		LAYERS, 0},
+	{"layers_served", LM_GAUGE,
+		"Layers that are served, by source: the repository, or the directory of a mount of others.", SOURCES,
+		0},
 	{"containers", LM_GAUGE, "Snapshots of containers.", NUMBER, AT(StatusResponse, containers)},
 	{"snapshots", LM_GAUGE, "Snapshots of all kinds.", NUMBER, AT(StatusResponse, snapshots)},
 	{"layers_bytes", LM_GAUGE, "Bytes of disk that unpacked layers take; those that are served take none.", NUMBER,
@@ -66,6 +77,14 @@ static int put_layers(const struct metric *metric, const StatusResponse *report,
 	return r;
 }
 
+static int put_sources(const struct metric *metric, const StatusResponse *report, struct lm_buf *out)
+{
+	int r = 0;
+	for (size_t i = 0; i < report->n_sources && r == 0; i++)
+		r = put_sample(out, metric->name, "source", report->sources[i]->name, report->sources[i]->layers);
+	return r;
+}
+
 static int put(const struct metric *metric, const StatusResponse *report, struct lm_buf *out)
 {
 	const char *name = metric->name;
@@ -76,6 +95,8 @@ static int put(const struct metric *metric, const StatusResponse *report, struct
 		return put_sample(out, name, "version", report->version, 1);
 	case LAYERS:
 		return put_layers(metric, report, out);
+	case SOURCES:
+		return put_sources(metric, report, out);
 	case TREES_USED:
 		return put_sample(out, name, NULL, NULL, report->trees->used);
 	case FETCHER_ANSWERS:

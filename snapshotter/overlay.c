@@ -122,6 +122,8 @@ static int add_lower(const char *prefix, const struct lm_snapshot *snapshot, con
 	if (r < 0)
 		return r;
 	r = print_lowers(&list, prefix, snapshot, &lowers, lower->mapped);
+	if (r == 0 && lower->padded && snapshot->kind == LM_VIEW)
+		r = lm_buf_printf(&list, ":%s/%" PRId64 "/fs", prefix, snapshot->id);
 	if (r == 0 && lower->tree)
 		r = lm_buf_printf(&list, "::%s", lower->data);
 	return r < 0 ? lm_err_sys(err, r, "list of lower directories")

@@ -36,7 +36,9 @@ struct lm_lower {
 	bool lean; /* every remote layer of an overlay from its lean link (layout.h), with what belongs below it */
 	const char *tree; /* or instead of all of them their merged tree (trees.h), mounted there; else NULL */
 	const char *data; /* for it: the data-only layer */
-	bool mapped;	  /* and instead of those their clones with mapped owners, in the same order (mapped.h) */
+	bool padded; /* below all of a view's its own directory, which is empty: stock clients say that names have no
+			length, and an overlay without a directory of another file system believes it */
+	bool mapped; /* and instead of those their clones with mapped owners, in the same order (mapped.h) */
 };
 
 struct lm_lowers {

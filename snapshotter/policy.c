@@ -38,7 +38,7 @@ struct known {
 	unsigned pins;
 	int64_t answered_ms;
 	int code; /* why it is UNAVAILABLE */
-	char *path, *lean, *opaque, *note, *reason;
+	char *path, *lean, *opaque, *note, *source, *reason;
 };
 
 struct lm_policy {
@@ -46,6 +46,7 @@ struct lm_policy {
 	struct lm_rpc_client *client;
 	unsigned timeout_ms;
 	char *socket;
+	const char *who;
 	/* under lock */
 	struct lm_lock lock;
 	struct lm_fetcher_seen seen;
@@ -192,6 +193,7 @@ static void entry_free(void *p)
 	free(entry->lean);
 	free(entry->opaque);
 	free(entry->note);
+	free(entry->source);
 	free(entry->reason);
 	free(entry);
 }
@@ -270,10 +272,12 @@ static void set_answer(struct known *entry, enum state state, const char *path, 
 	free(entry->lean);
 	free(entry->opaque);
 	free(entry->note);
+	free(entry->source);
 	free(entry->reason);
 	entry->path = path ? strdup(path) : NULL;
 	entry->lean = NULL;
 	entry->opaque = NULL;
+	entry->source = NULL;
 	entry->note = note && *note ? lm_str_printf("%.*s", REASON_MAX, note) : NULL;
 	entry->reason = reason && *reason ? lm_str_printf("%.*s", REASON_MAX, reason) : NULL;
 	entry->state = state == SERVED && !entry->path ? UNAVAILABLE : state;
@@ -300,7 +304,16 @@ static void take_lean(struct known *entry, const Lamella__Fetcher__V1__LayerAnsw
 }
 
 /* lock held */
-static void take_answer(struct known *entry, const Lamella__Fetcher__V1__LayerAnswer *answer)
+static void set_refusal(const struct lm_policy *policy, struct known *entry, const char *what)
+{
+	struct lm_err why = LM_ERR_INIT;
+	(void)lm_err_set(&why, -EAGAIN, "%s %s", policy->who, what);
+	set_answer(entry, UNAVAILABLE, NULL, NULL, lm_err_text(&why));
+}
+
+/* lock held */
+static void take_answer(
+	const struct lm_policy *policy, struct known *entry, const Lamella__Fetcher__V1__LayerAnswer *answer)
 {
 	bool served = answer->state == LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_FAITHFUL ||
 		      answer->state == LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_LOSSY;
@@ -308,7 +321,7 @@ static void take_answer(struct known *entry, const Lamella__Fetcher__V1__LayerAn
 	bool other = strcmp(answer->digest, entry->names.digest) != 0;
 	bool may_be_other = served && !only_digest(&entry->names) && is_digest(answer->digest, strlen(answer->digest));
 	if (other && !may_be_other) {
-		set_answer(entry, UNAVAILABLE, NULL, NULL, "the fetcher answered for another layer");
+		set_refusal(policy, entry, "answered for another layer");
 		return;
 	}
 	if (served)
@@ -317,13 +330,15 @@ static void take_answer(struct known *entry, const Lamella__Fetcher__V1__LayerAn
 	case LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_FAITHFUL:
 	case LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_LOSSY:
 		if (!is_usable(answer->path))
-			set_answer(entry, UNAVAILABLE, NULL, NULL, "the fetcher named no usable path");
+			set_refusal(policy, entry, "named no usable path");
 		else if (answer->state == LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_FAITHFUL)
 			set_answer(entry, SERVED, answer->path, NULL, NULL);
 		else
 			set_answer(entry, SERVED, answer->path, *answer->reason ? answer->reason : "lossy", NULL);
-		if (entry->state == SERVED)
+		if (entry->state == SERVED) {
 			take_lean(entry, answer);
+			entry->source = lm_str_printf("%.*s", REASON_MAX, answer->repository);
+		}
 		break;
 	case LAMELLA__FETCHER__V1__LAYER_STATE__LAYER_ABSENT:
 		set_answer(entry, ABSENT, NULL, NULL, *answer->reason ? answer->reason : "in no configured repository");
@@ -395,10 +410,10 @@ static int explain(struct lm_policy *policy, int r, int64_t took_ms, struct lm_e
 		return r;
 	struct lm_err why = LM_ERR_INIT;
 	if (lm_policy_listens(policy, &why) == -ECONNREFUSED)
-		return lm_err_set(err, -ECONNREFUSED, "the fetcher does not answer: %s", lm_err_text(&why));
+		return lm_err_set(err, -ECONNREFUSED, "%s does not answer: %s", policy->who, lm_err_text(&why));
 	if (r == -EAGAIN && took_ms < RESTART_MS)
 		return r;
-	return lm_err_set(err, -ETIMEDOUT, "the fetcher does not answer: nothing came from %s in %lld.%03lld s",
+	return lm_err_set(err, -ETIMEDOUT, "%s does not answer: nothing came from %s in %lld.%03lld s", policy->who,
 		policy->socket, (long long)took_ms / 1000, (long long)took_ms % 1000);
 }
 
@@ -440,8 +455,12 @@ static int call_fetcher(struct lm_policy *policy, const struct names *const *nam
 	if (r < 0)
 		r = explain(policy, r, lm_now_ms() - began_ms, err);
 	if (r < 0 && r != -ECONNREFUSED && r != -ETIMEDOUT)
-		(void)lm_err_prefix(err, r, "the fetcher does not answer");
-	see(policy, r, err);
+		(void)lm_err_prefix(err, r, "%s does not answer", policy->who);
+	struct lm_err problem = LM_ERR_INIT;
+	if (r == 0 && *(*ret)->problem)
+		see(policy, lm_err_set(&problem, -EIO, "%s", (*ret)->problem), &problem);
+	else
+		see(policy, r, err);
 	return r;
 }
 
@@ -466,6 +485,7 @@ static void share_answer(struct lm_policy *policy, const struct known *from)
 		memcpy(entry->digest, from->digest, sizeof(entry->digest));
 		entry->opaque = from->opaque ? strdup(from->opaque) : NULL;
 		entry->lean = from->lean && (!from->opaque || entry->opaque) ? strdup(from->lean) : NULL;
+		entry->source = from->source ? strdup(from->source) : NULL;
 	}
 	entry->pins--;
 }
@@ -493,7 +513,7 @@ static void ask(struct lm_policy *policy, struct known **entries, size_t count)
 			set_answer(entries[i], UNAVAILABLE, NULL, NULL, lm_err_text(&err));
 			entries[i]->code = policy->silence.code;
 		} else {
-			take_answer(entries[i], response->layers[i]);
+			take_answer(policy, entries[i], response->layers[i]);
 			share_answer(policy, entries[i]);
 		}
 	}
@@ -559,17 +579,19 @@ static void wait_for_others(struct lm_policy *policy, struct known **entries, si
 }
 
 /* lock held */
-static int read_answer(const struct known *entry, struct lm_layer *ret, struct lm_err *err)
+static int read_answer(
+	const struct lm_policy *policy, const struct known *entry, struct lm_layer *ret, struct lm_err *err)
 {
 	if (entry->asking || entry->state == NONE)
 		return lm_err_set(err, -ETIMEDOUT,
-			"the fetcher does not answer: it was asked by another call, and nothing came in time");
+			"%s does not answer: it was asked by another call, and nothing came in time", policy->who);
 	if (entry->state == SERVED) {
 		memcpy(ret->digest, entry->digest, sizeof(entry->digest));
 		ret->path = strdup(entry->path);
 		ret->opaque = entry->opaque ? strdup(entry->opaque) : NULL;
 		ret->lean = entry->lean && (ret->opaque || !entry->opaque) ? strdup(entry->lean) : NULL;
 		ret->note = entry->note ? strdup(entry->note) : NULL;
+		ret->source = entry->source ? strdup(entry->source) : NULL;
 		return ret->path && (ret->note || !entry->note) ? 0 : lm_err_oom(err);
 	}
 	return lm_err_set(err, entry->state == ABSENT ? -ENOENT : entry->code, "%s",
@@ -590,7 +612,7 @@ static int resolve(struct lm_policy *policy, const struct questions *questions, 
 	wait_for_others(policy, resolution.entries, wanted, LM_MIN(timeout_ms, policy->timeout_ms));
 	LM_LOCKED(&policy->lock);
 	for (size_t i = 0; i < wanted && r == 0; i++) {
-		r = read_answer(resolution.entries[i], &ret[i], err);
+		r = read_answer(policy, resolution.entries[i], &ret[i], err);
 		if (r < 0 && wanted > 1)
 			(void)lm_err_prefix(err, r, "%s", name_of(&resolution.entries[i]->names));
 	}
@@ -605,6 +627,7 @@ void lm_layer_done(struct lm_layer *layer)
 	free(layer->lean);
 	free(layer->opaque);
 	free(layer->note);
+	free(layer->source);
 	*layer = (struct lm_layer){0};
 }
 
@@ -675,7 +698,7 @@ int lm_policy_check(struct lm_policy *policy, const char *const *digests, size_t
 	return r == -ENOENT || r == -ECONNREFUSED || r == -ETIMEDOUT ? -EAGAIN : r;
 }
 
-int lm_policy_new(const char *fetcher_socket, unsigned timeout_ms, struct lm_policy **ret, struct lm_err *err)
+int lm_policy_new(const char *socket, const char *who, unsigned timeout_ms, struct lm_policy **ret, struct lm_err *err)
 {
 	CLEANUP(lm_policy_freep) struct lm_policy *policy = calloc(1, sizeof(*policy));
 	if (!policy)
@@ -684,10 +707,11 @@ int lm_policy_new(const char *fetcher_socket, unsigned timeout_ms, struct lm_pol
 	lm_cond_init(&policy->answered);
 	policy->timeout_ms = timeout_ms;
 	policy->seen.since_ms = lm_now_ms();
-	policy->socket = strdup(fetcher_socket);
+	policy->who = who;
+	policy->socket = strdup(socket);
 	if (!policy->socket)
 		return lm_err_oom(err);
-	int r = lm_rpc_client_new(fetcher_socket, &policy->client, err);
+	int r = lm_rpc_client_new(socket, &policy->client, err);
 	if (r < 0)
 		return r;
 	*ret = STEAL(policy);

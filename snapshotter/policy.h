@@ -40,8 +40,9 @@ const char *lm_on_miss_name(enum lm_on_miss on_miss);
 
 struct lm_policy;
 
-int lm_policy_new(
-	const char *fetcher_socket, unsigned timeout_ms, struct lm_policy **ret, struct lm_err *err) MUST_CHECK;
+/* who: what listens at the socket, as messages call it; must outlive the policy. */
+int lm_policy_new(const char *socket, const char *who, unsigned timeout_ms, struct lm_policy **ret,
+	struct lm_err *err) MUST_CHECK;
 void lm_policy_free(struct lm_policy *policy);
 LM_DEFINE_CLEANUP(struct lm_policy, lm_policy_free, lm_policy_freep)
 
@@ -58,6 +59,7 @@ struct lm_layer {
 			 one; or NULL */
 	char *opaque; /* what belongs right below `lean`, where opaque directories have no attributes; or NULL */
 	char *note;   /* what the publisher lost; NULL for a faithful layer */
+	char *source; /* the repository that it is of, or the directory of a mount of others */
 };
 void lm_layer_done(struct lm_layer *layer);
 
@@ -83,7 +85,7 @@ enum lm_fetcher_state {
 	LM_FETCHER_ANSWERS,
 	LM_FETCHER_UNREACHABLE, /* nobody listens at its socket */
 	LM_FETCHER_SILENT,	/* it did not answer in time */
-	LM_FETCHER_FAILS,	/* it answered with an error, or not to the question */
+	LM_FETCHER_FAILS,	/* it answered with an error, or not to the question, or of mounts that do not work */
 };
 struct lm_fetcher_seen {
 	enum lm_fetcher_state state;

@@ -13,6 +13,7 @@ typedef Lamella__Snapshotter__V1__Count Count;
 typedef Lamella__Snapshotter__V1__Layer Layer;
 typedef Lamella__Snapshotter__V1__Image Image;
 typedef Lamella__Snapshotter__V1__Problem Problem;
+typedef Lamella__Snapshotter__V1__Source Source;
 #define TYPE(name) (&lamella__snapshotter__v1__##name##__descriptor)
 #define LAYER(name) LAMELLA__SNAPSHOTTER__V1__LAYER_STATE__LAYER_##name
 #define FETCHER(name) LAMELLA__SNAPSHOTTER__V1__FETCHER_STATE__FETCHER_##name
@@ -159,6 +160,13 @@ static uint64_t age_ms(int64_t since_ms)
 	return (uint64_t)LM_MAX(lm_now_ms() - since_ms, 0);
 }
 
+/* NULL: not served; "" of those that an earlier version has made. */
+static const char *source_of(const struct lm_snapshot *s)
+{
+	const char *source = s->layer_digest ? lm_labels_get(&s->labels, LM_LABEL_SOURCE) : NULL;
+	return s->layer_digest && !source ? "" : source;
+}
+
 static void put_layer(struct lm_message_builder *b, const struct layer *layer, StatusResponse *report)
 {
 	const struct lm_snapshot *s = layer->snapshot;
@@ -178,6 +186,7 @@ static void put_layer(struct lm_message_builder *b, const struct layer *layer, S
 	lm_message_text(b, &m->image, lm_labels_get(&s->labels, LM_LABEL_CRI_IMAGE));
 	lm_message_text(b, &m->reason, lm_labels_get(&s->labels, LM_LABEL_REASON));
 	lm_message_text(b, &m->cause, lm_labels_get(&s->labels, LM_LABEL_CAUSE));
+	lm_message_text(b, &m->source, source_of(s));
 }
 
 static bool is_image(const struct layer *layer)
@@ -300,6 +309,28 @@ static void put_sums(const struct gathered *g, StatusResponse *report)
 	}
 }
 
+static int compare_sources(const void *a, const void *b)
+{
+	return strcmp((*(const Source *const *)a)->name, (*(const Source *const *)b)->name);
+}
+
+/* Few: a repository or a mount each. */
+static void put_sources(struct lm_message_builder *b, const struct gathered *g, StatusResponse *report)
+{
+	for (size_t i = 0; i < g->layer_count; i++) {
+		const char *name = source_of(g->layers[i].snapshot);
+		Source *m = NULL;
+		for (size_t k = 0; k < report->n_sources && name && !m; k++)
+			m = strcmp(report->sources[k]->name, name) == 0 ? report->sources[k] : NULL;
+		if (name && !m && (m = lm_message_add(b, TYPE(source), &report->sources, &report->n_sources)))
+			lm_message_text(b, &m->name, name);
+		if (m)
+			m->layers++;
+	}
+	if (report->n_sources > 0)
+		qsort(report->sources, report->n_sources, sizeof(*report->sources), compare_sources);
+}
+
 static void put_fetcher(struct lm_message_builder *b, const struct lm_report_source *source, StatusResponse *report)
 {
 	static const Lamella__Snapshotter__V1__FetcherState states[] = {[LM_FETCHER_UNASKED] = FETCHER(UNASKED),
@@ -398,6 +429,7 @@ StatusResponse *lm_report_new(const struct lm_report_source *source, bool images
 	report->started_s = (uint64_t)source->started_s;
 	lm_message_text(&b, &report->root, source->root);
 	lm_message_text(&b, &report->address, source->address);
+	lm_message_text(&b, &report->source, source->from ? source->from : "fetcher");
 	lm_message_text(&b, &report->on_miss, lm_on_miss_name(state.on_miss));
 	lm_message_text(&b, &report->no_mapping, state.no_mapping.code ? lm_err_text(&state.no_mapping) : "");
 	put_trees(&b, &state, report);
@@ -405,6 +437,7 @@ StatusResponse *lm_report_new(const struct lm_report_source *source, bool images
 	put_fetcher(&b, source, report);
 	put_counters(&b, source, report);
 	put_sums(&g, report);
+	put_sources(&b, &g, report);
 	if (images)
 		put_images(&b, &g, report);
 	if (!b.failed)

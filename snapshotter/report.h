@@ -19,6 +19,7 @@
 struct lm_report_source { /* strings are the caller's */
 	struct lm_snapshots *snapshots;
 	const char *root, *address, *fetcher;
+	const char *from; /* LAMELLA_SOURCE; NULL: the fetcher */
 	unsigned timeout_ms;
 	int64_t started_ms, started_s; /* by lm_now_ms(), and by the clock */
 };

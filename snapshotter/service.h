@@ -24,7 +24,8 @@ struct lm_service;
 struct lm_service_options {
 	const char *root;
 	const char *address; /* socket to listen on; its directory is made (0700) where missing, also of those below */
-	const char *fetcher; /* socket of the fetcher */
+	const char *fetcher; /* socket of the fetcher, or of what is asked instead (looker_process.h) */
+	const char *source;  /* as LAMELLA_SOURCE (places.h) says what that looks into; NULL: it is the fetcher */
 	enum lm_on_miss on_miss;
 	unsigned resolve_timeout_ms;
 	const char *status;	     /* socket of the status service (watch.h); NULL: none */

@@ -26,6 +26,7 @@ struct lm_snapshots {
 	struct lm_work *changes; /* to records */
 	struct lm_mount_options mount_options;
 	enum lm_on_miss on_miss;
+	bool mounts;		  /* layers come from mounts of others (places.h) */
 	struct lm_err no_trees;	  /* code not 0: why merged trees are not used at all */
 	struct lm_err no_mapping; /* code not 0: why owners can't be mapped */
 	/* held while directories are deleted: two clean-ups would trip over each other */
@@ -172,6 +173,7 @@ static void probe_trees(struct lm_snapshots *s, const struct lm_service_options 
 {
 	struct lm_err *why = &s->no_trees;
 	int r = !options->trees		      ? lm_err_set(why, -ENOTSUP, "turned off by LAMELLA_TREES")
+		: s->mounts		      ? lm_err_set(why, -ENOTSUP, "layers come from mounts of others")
 		: s->mount_options.user_xattr ? lm_err_set(why, -ENOTSUP, "not the host's user namespace")
 					      : lm_trees_probe(options->root, why);
 	if (r < 0)
@@ -219,6 +221,7 @@ int lm_snapshots_open(const struct lm_service_options *options, struct lm_snapsh
 	lm_lock_init(&s->lock);
 	s->lock_fd = -1;
 	s->on_miss = options->on_miss;
+	s->mounts = options->source != NULL;
 	s->mount_options = lm_overlay_probe();
 	int r = lm_layout_open(options->root, &s->layout, err);
 	if (r == 0)
@@ -232,7 +235,8 @@ int lm_snapshots_open(const struct lm_service_options *options, struct lm_snapsh
 		probe_mapping(s, options);
 	}
 	if (r == 0)
-		r = lm_policy_new(options->fetcher, options->resolve_timeout_ms, &s->policy, err);
+		r = lm_policy_new(options->fetcher, s->mounts ? "the process that looks into mounts" : "the fetcher",
+			options->resolve_timeout_ms, &s->policy, err);
 	if (r < 0)
 		return r;
 	*ret = STEAL(s);
@@ -251,6 +255,27 @@ void lm_snapshots_close(struct lm_snapshots *s)
 	lm_lock_done(&s->cleaning);
 	lm_lock_done(&s->lock);
 	free(s);
+}
+
+/* Labels of ours. */
+
+static int add_label(struct lm_labels *labels, const char *key, const char *value, struct lm_err *err)
+{
+	int r = lm_labels_set(labels, key, value);
+	return r < 0 ? lm_err_sys(err, r, "label %s", key) : 0;
+}
+
+/* Text of the fetcher's and ours, cut wherever it was too long. A label that is not UTF-8 would break a Go client's
+ * List. */
+static int add_text_label(struct lm_labels *labels, const char *key, const char *text, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *plain = strdup(text);
+	if (!plain)
+		return lm_err_oom(err);
+	for (char *c = plain; *c; c++)
+		if (*c < ' ' || *c > '~')
+			*c = '?';
+	return add_label(labels, key, plain, err);
 }
 
 /* Mounts. */
@@ -289,6 +314,12 @@ static int collect_remote(const struct lm_snapshot *top, struct remote_layers *l
 	return 0;
 }
 
+static int set_source(const struct lm_labels *old, void *arg, struct lm_labels *ret, struct lm_err *err)
+{
+	int r = lm_labels_copy(old, ret);
+	return r < 0 ? lm_err_sys(err, r, "labels") : add_text_label(ret, LM_LABEL_SOURCE, arg, err);
+}
+
 /*
  * Follows layers that are served from another directory than before; mounts that exist keep the old one. The link is
  * looked at each time: two calls that follow at once may leave it where the record does not say.
@@ -301,12 +332,15 @@ static int follow_moves(
 			continue;
 		CLEANUP(lm_snapshot_unrefp) const struct lm_snapshot *now = lm_store_get(s->store, at->plugin, at->key);
 		const char *path = layers->found[index_of(layers, at->layer_digest)].path;
+		char *source = layers->found[index_of(layers, at->layer_digest)].source;
 		if (!now || now->id != at->id)
 			continue;
 		bool moved = strcmp(now->layer_path, path) != 0;
 		int r = moved ? lm_store_set_layer_path(s->store, at, path, err) : 0;
 		if (r == 0)
 			r = of_disk(lm_layout_relink(s->layout, at->id, path, err));
+		if (r == 0 && moved && source)
+			r = lm_store_update(s->store, at->plugin, at->key, set_source, source, NULL, err);
 		if (r < 0)
 			return r;
 		if (moved)
@@ -451,6 +485,7 @@ static int check_served(struct lm_snapshots *s, const struct lm_snapshot *top, u
 	r = lm_policy_check(s->policy, layers->digests, layers->count, timeout_ms, layers->found, &reason);
 	if (r == 0) {
 		r = follow_moves(s, top, layers, err);
+		below->lower.padded = s->mounts;
 		if (r == 0 && below->fresh)
 			use_tree(s, top, below);
 		bool lean = below->fresh && !below->lower.tree && all_lean(layers);
@@ -493,6 +528,9 @@ static int map_lowers(struct lm_snapshots *s, const struct lm_snapshot *snapshot
 {
 	if (s->no_mapping.code)
 		return lm_err_set(err, -EBUSY, "user namespaces: %s", lm_err_text(&s->no_mapping));
+	/* Here and now they would be looked at, and might hang. */
+	if (s->mounts && has_remote_layers(snapshot->parent))
+		return lm_err_set(err, -EBUSY, "user namespaces: owners in mounts of others can't be mapped");
 	CLEANUP(lm_lowers_done) struct lm_lowers lowers = {0};
 	CLEANUP(lm_freep) char *dir = lm_layout_directory(s->layout, snapshot->id);
 	int r = dir ? lm_overlay_lowers(lm_layout_prefix(s->layout), snapshot, lower, &lowers, err) : lm_err_oom(err);
@@ -637,25 +675,6 @@ static int make_ordinary(struct lm_snapshots *s, const struct lm_make_request *r
 
 /* Remote layers. */
 
-static int add_label(struct lm_labels *labels, const char *key, const char *value, struct lm_err *err)
-{
-	int r = lm_labels_set(labels, key, value);
-	return r < 0 ? lm_err_sys(err, r, "label %s", key) : 0;
-}
-
-/* Text of the fetcher's and ours, cut wherever it was too long. A label that is not UTF-8 would break a Go client's
- * List. */
-static int add_text_label(struct lm_labels *labels, const char *key, const char *text, struct lm_err *err)
-{
-	CLEANUP(lm_freep) char *plain = strdup(text);
-	if (!plain)
-		return lm_err_oom(err);
-	for (char *c = plain; *c; c++)
-		if (*c < ' ' || *c > '~')
-			*c = '?';
-	return add_label(labels, key, plain, err);
-}
-
 static int add_reason(struct lm_labels *labels, const char *text, struct lm_err *err)
 {
 	return add_text_label(labels, LM_LABEL_REASON, text, err);
@@ -683,6 +702,8 @@ static int record_layer(struct lm_snapshots *s, const struct lm_make_request *re
 	if (r < 0)
 		return lm_err_sys(err, r, "labels");
 	r = add_label(&labels, LM_LABEL_LAYER, "lazy", err);
+	if (r == 0 && layer->source)
+		r = add_text_label(&labels, LM_LABEL_SOURCE, layer->source, err);
 	if (r == 0 && layer->note)
 		r = add_reason(&labels, layer->note, err);
 	if (r == 0)
@@ -740,6 +761,7 @@ static int provided(struct lm_snapshots *s, const struct lm_make_request *reques
 	lm_log(layer && layer->note ? LM_LOG_WARN : LM_LOG_INFO, "layer served lazily",
 		LM_KV("layer", "%s", layer ? layer->digest : named),
 		LM_KV("chain", "%s", lm_labels_get(request->labels, LM_LABEL_REF)),
+		LM_KV("source", "%s", layer && layer->source ? layer->source : "known"),
 		LM_KV("lost", "%s", layer && layer->note ? layer->note : "nothing"));
 	*ret_provided = true;
 	return lm_err_set(err, -EEXIST, "layer %s is there already", lm_labels_get(request->labels, LM_LABEL_REF));

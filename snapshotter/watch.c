@@ -92,6 +92,7 @@ int lm_watch_new(const struct lm_service_options *options, struct lm_snapshots *
 		.root = options->root,
 		.address = options->address,
 		.fetcher = options->fetcher,
+		.from = options->source,
 		.timeout_ms = options->resolve_timeout_ms,
 		.started_ms = lm_now_ms(),
 		.started_s = time(NULL)};

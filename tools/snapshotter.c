@@ -89,6 +89,7 @@ static void print_layer(const Layer *layer)
 	printf("    %-*.*s  %-11s  %9s", DIGEST_SHOWN, DIGEST_SHOWN, digest, state_name(layer->state),
 		lm_cli_size(layer->bytes).s);
 	printf("  %10" PRIu64 "  %s", layer->containers, lm_cli_time((int64_t)layer->created_s).s);
+	printf("%s%s", *layer->source ? "  from " : "", layer->source);
 	printf("%s%s%s%s\n", *layer->cause ? "  " : "", layer->cause, *layer->reason ? ": " : "", layer->reason);
 }
 
@@ -132,16 +133,22 @@ int lm_snapshotter_images(const char *socket, bool layers, bool json)
 
 /* --- status --- */
 
-static void print_fetcher(const Fetcher *f)
+bool lm_snapshotter_has_mounts(const StatusResponse *status)
 {
+	return *status->source && strcmp(status->source, "fetcher") != 0; /* "": of an earlier version */
+}
+
+static void print_fetcher(const StatusResponse *status)
+{
+	const Fetcher *f = status->fetcher;
 	const char *state = f->state == FETCHER(UNASKED)       ? "was not asked yet"
 			    : f->state == FETCHER(ANSWERS)     ? "answers"
 			    : f->state == FETCHER(UNREACHABLE) ? "was not there when it was asked last"
 			    : f->state == FETCHER(SILENT)      ? "did not answer when it was asked last"
 			    : f->state == FETCHER(FAILS)       ? "failed when it was asked last"
 							       : "?";
-	printf("  fetcher   %s, for %s; %" PRIu64 " questions", state, lm_fetcher_duration(f->state_age_ms).s,
-		f->questions);
+	printf("  %-9s %s, for %s; %" PRIu64 " questions", lm_snapshotter_has_mounts(status) ? "mounts" : "fetcher",
+		state, lm_fetcher_duration(f->state_age_ms).s, f->questions);
 	if (f->failed_questions)
 		printf(", %" PRIu64 " failed", f->failed_questions);
 	if (f->waiting_questions)
@@ -178,8 +185,10 @@ void lm_snapshotter_print(const StatusResponse *status)
 		lm_cli_size(status->bytes).s, status->containers);
 	printf("  on miss   %s; fallen back since the start:", status->on_miss);
 	print_counts(status, "fallback_");
+	if (lm_snapshotter_has_mounts(status))
+		printf("  source    %s\n", status->source);
 	if (status->fetcher)
-		print_fetcher(status->fetcher);
+		print_fetcher(status);
 	if (status->trees)
 		printf("  trees     %s%s\n", status->trees->used ? "used" : "not used: ", status->trees->reason);
 	printf("  overlays ");

@@ -25,6 +25,9 @@ static inline void lm_snapshotter_status_freep(Lamella__Snapshotter__V1__StatusR
  * the exit code. */
 int lm_snapshotter_images(const char *socket, bool layers, bool json);
 
+/* Layers come from mounts of others: there may be no fetcher. */
+bool lm_snapshotter_has_mounts(const Lamella__Snapshotter__V1__StatusResponse *status);
+
 /* Some lines on standard output, for `lamella status`. */
 void lm_snapshotter_print(const Lamella__Snapshotter__V1__StatusResponse *status);
 

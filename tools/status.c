@@ -312,7 +312,7 @@ static int show(const struct options *o)
 	bool away = ask_fetcher(o, &found) < 0;
 	bool alone = !o->name && lm_snapshotter_status(o->snapshotter, false, &found.snapshotter,
 					 &found.no_snapshotter) == 0; /* of no use to one repository */
-	if (away)
+	if (away && !(alone && lm_snapshotter_has_mounts(found.snapshotter)))
 		code = lm_cli_fail(&found.no_fetcher);
 	if (away && !alone)
 		return code;

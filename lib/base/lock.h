@@ -3,7 +3,7 @@
  *
  * Lock order (take from top to bottom; a thread never holds two of one line):
  *
- *   snapshotter: service, store          fetcher: mount, catalogs (table of open ones), catalog (one of them),
+ *   snapshotter: service, store, looker  fetcher: mount, catalogs (table of open ones), catalog (one of them),
  *                                        fetch table, cache index
  *   net: stream, origin                  converter: inflate ring, store
  *   net: engine queue                    base: work queue, log

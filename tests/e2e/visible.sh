@@ -102,6 +102,7 @@ say "lazy"
 fetcher_start CVMFS_REPOSITORIES=$FQRN,$OTHER "CVMFS_PUBLIC_KEY=$WORK/keys/$FQRN.pub:$WORK/keys/$OTHER.pub"
 pull two
 [ "$(label_of two layer)" = lazy ] || fail "two: $(label_of two layer)"
+[ "$(label_of two source)" = "$FQRN" ] || fail "two: from $(label_of two source)"
 image_is two '.lazy == 2 and .fallen_back + .ordinary + .lossy == 0 and .bytes == 0 and .reason == "" and .containers == 0'
 node_is '.fetcher.state == "answers" and .problems == []'
 [ "$(health)" = 200 ] || fail "health with a fetcher"

@@ -53,6 +53,8 @@ static void shapes(void **state)
 		"lowerdir=/r/snapshots/2/fs:/r/snapshots/1/fs");
 	s.kind = LM_VIEW;
 	EXPECT(&plain, &s, "overlay overlay lowerdir=/r/snapshots/2/fs:/r/snapshots/1/fs");
+	EXPECT_OF(&plain, &s, (struct lm_lower){.padded = true},
+		"overlay overlay lowerdir=/r/snapshots/2/fs:/r/snapshots/1/fs:/r/snapshots/9/fs");
 	s.parent = &one;
 	EXPECT(&plain, &s, "bind /r/snapshots/1/fs ro rbind");
 	s.parent = NULL;

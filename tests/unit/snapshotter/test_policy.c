@@ -25,7 +25,7 @@ static int setup(void **state)
 	strcpy(f->dir, "/tmp/lm-policy.XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	fake_init(&f->fetcher, f->dir);
-	assert_int_equal(lm_policy_new(f->fetcher.socket, 3000, &f->policy, NULL), 0);
+	assert_int_equal(lm_policy_new(f->fetcher.socket, "the fetcher", 3000, &f->policy, NULL), 0);
 	*state = f;
 	return 0;
 }
@@ -275,7 +275,7 @@ static void stalls(void **state)
 	char list[300];
 	fake_set_mode(&f->fetcher, FAKE_STALLS);
 	lm_policy_free(STEAL(f->policy));
-	assert_int_equal(lm_policy_new(f->fetcher.socket, 500, &f->policy, NULL), 0);
+	assert_int_equal(lm_policy_new(f->fetcher.socket, "the fetcher", 500, &f->policy, NULL), 0);
 	snprintf(list, sizeof(list), "%s,%s", fake_digest(101), fake_digest(102));
 	int64_t start_ms = lm_now_ms();
 	assert_int_equal(find(f, 101, list, &layer, NULL), -ETIMEDOUT);
@@ -293,7 +293,7 @@ static void stalls_by_chain(void **state)
 	struct lm_err err = LM_ERR_INIT;
 	fake_set_mode(&f->fetcher, FAKE_STALLS);
 	lm_policy_free(STEAL(f->policy));
-	assert_int_equal(lm_policy_new(f->fetcher.socket, 500, &f->policy, NULL), 0);
+	assert_int_equal(lm_policy_new(f->fetcher.socket, "the fetcher", 500, &f->policy, NULL), 0);
 	int64_t start_ms = lm_now_ms();
 	for (unsigned i = 0; i < 20; i++)
 		assert_int_equal(find_by_chain(f, 0, 101 + i, NULL, &layer, &err), -ETIMEDOUT);
@@ -317,7 +317,7 @@ static void silent(void **state)
 	fake_stop(&f->fetcher);
 	assert_int_equal(lm_listen_unix(f->fetcher.socket, &deaf, &err), 0);
 	lm_policy_free(STEAL(f->policy));
-	assert_int_equal(lm_policy_new(f->fetcher.socket, 500, &f->policy, NULL), 0);
+	assert_int_equal(lm_policy_new(f->fetcher.socket, "the fetcher", 500, &f->policy, NULL), 0);
 	assert_int_equal(lm_policy_listens(f->policy, &err), 0);
 	assert_int_equal(lm_policy_seen(f->policy).state, LM_FETCHER_UNASKED);
 	int64_t start_ms = lm_now_ms();
