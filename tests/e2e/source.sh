@@ -21,13 +21,14 @@ mkdir -p "$A" "$B" "$C" "$WORK/views"
 # Layers: base has a shell, gone deletes what "first" has, any other a file of its name.
 layer_tar() { # NAME: $WORK/tar/NAME, the same every time
 	local dir=$WORK/tmp/layer-$1
+	[ ! -e "$WORK/tar/$1" ] || return 0
 	mkdir -p "$WORK/tar" "$dir"
 	case $1 in
 	base) programs_tree "$dir" sh cat ls sleep ;;
 	gone) mkdir -p "$dir/data/opaque" && echo gone >"$dir/data/gone" && touch "$dir/data/.wh.first" "$dir/data/opaque/.wh..wh..opq" ;;
 	*) mkdir -p "$dir/data/opaque" && echo "$1" >"$dir/data/$1" && echo "$1" >"$dir/data/opaque/$1" && chown 1234:5678 "$dir/data/$1" ;;
 	esac
-	[ -e "$WORK/tar/$1" ] || tar -C "$dir" --numeric-owner --mtime=@1700000000 --sort=name -cf "$WORK/tar/$1" .
+	tar -C "$dir" --numeric-owner --mtime=@1700000000 --sort=name -cf "$WORK/tar/$1" .
 }
 image() { # NAME LAYER...: pushed to the registry
 	local name=$1 layout=$WORK/oci-$1 t=application/vnd.oci.image ids=() layers=() l config
@@ -161,12 +162,28 @@ grep -qF "lamella_snapshotter_layers_served{source=\"$A\"} " "$WORK/metrics" || 
 [ "$(health)" = 200 ] || fail "health: $(page /healthz)"
 node | jq -e '.trees.used == false and (.trees.reason | contains("mounts of others"))' >/dev/null || fail "trees: $(node | jq .trees)"
 
+say "who looks is killed, and the snapshotter"
+looking() { pgrep -f -- '--look path:'; }
+looks_anew() { [ "$(looking)" != "$before" ] && looking >/dev/null; }
+[ "$(looking | wc -l)" = 1 ] || fail "not one process that looks: $(looking)"
+say "  it takes $(awk '/^VmRSS/ { print $2 }' "/proc/$(looking)/status") KiB, the snapshotter $(peak_kib lamella-snapshot | head -n 1)"
+before=$(looking)
+kill -KILL "$before"
+wait_for 10 "another process that looks" looks_anew
+says first one cat /data/first
+before=$(looking)
+stop snapshotter KILL
+is_gone() { [ ! -e "/proc/$before" ]; }
+wait_for 10 "its end with the snapshotter's" is_gone
+snapshotter_start "${settings[@]}"
+says first one cat /data/first
+
 say "as after an ordinary pull"
 containerd_start overlayfs
 cri overlayfs pull "$(ref two)" >/dev/null
 chain=$(chain_id "$WORK/oci-two" latest)
 for s in lamella overlayfs; do mount_view $s "$chain" "$WORK/views/$s"; done
-"$TREEDIFF" "$WORK/views/overlayfs" "$WORK/views/lamella" >"$WORK/output" || fail "another tree: $(head -n 20 "$WORK/output")"
+"$TREEDIFF" --ignore /:mtime "$WORK/views/overlayfs" "$WORK/views/lamella" >"$WORK/output" || fail "another tree: $(head -n 20 "$WORK/output")"
 for s in lamella overlayfs; do unmount_view $s "$WORK/views/$s"; done
 stop containerd-overlayfs
 
@@ -195,7 +212,7 @@ mount_at "$FQRN" "$A" replaced
 cri lamella rm "$id"
 says first one cat /data/first
 lazily later
-sources_are later "$A $A $A"
+[ "$(label_of later source)" = "$A" ] || fail "later is from $(label_of later source)"
 lazily own
 
 say "the first mount is frozen"
@@ -230,7 +247,8 @@ say "its process is dead"
 mapfile -t frozen < <(mounted_by "$A")
 kill -KILL "${frozen[@]}"
 wait_for 10 "the end of the mount" is_dead "$A"
-fell_back never4 unavailable "$A: "
+fell_back never4 unavailable "$A: Transport endpoint is not connected"
+sleep 3 # for which a start believes what the last one saw
 within $((TIMEOUT_S + 3)) "a container over it is refused" refused dead
 
 say "it is gone"
@@ -238,7 +256,8 @@ umount -l "$A"
 fell_back never5 unavailable "$A has no .layers: no repository with images is there"
 [ "$(health)" = 503 ] || fail "health: $(page /healthz)"
 says own own cat /data/own
-sources_are own "$B $B"
+[ "$(node | jq -r --arg d "$(digests own | head -n 1)" '.layers[] | select(.digest == $d).source')" = "$B" ] ||
+	fail "the layer that both have: $(node | jq -c .layers)"
 
 say "layers that stock tools wrote"
 stock_layer() { # NAME
