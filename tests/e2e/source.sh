@@ -86,7 +86,7 @@ refused() { # KEY: a snapshot over the image one
 	! ctr_ lamella snapshots --snapshotter lamella prepare "$1" "$top" >"$WORK/output" 2>&1 &&
 		grep -q 'a layer is not being served' "$WORK/output"
 }
-list_and_stat() { ctr_ lamella snapshots --snapshotter lamella ls >/dev/null && label_of one layer >/dev/null; }
+list_and_stat() { ctr_ lamella snapshots --snapshotter lamella ls >/dev/null 2>&1 && [ "$(label_of one layer 2>/dev/null)" = lazy ]; }
 usage() { ctr_ lamella snapshots --snapshotter lamella usage >/dev/null; }
 is_dead() { ! ls "$1" >/dev/null 2>&1; }
 within() { # SECONDS WHAT COMMAND...
@@ -165,8 +165,9 @@ node | jq -e '.trees.used == false and (.trees.reason | contains("mounts of othe
 say "who looks is killed, and the snapshotter"
 looking() { pgrep -f -- '--look path:'; }
 looks_anew() { [ "$(looking)" != "$before" ] && looking >/dev/null; }
+resident() { awk '/^VmRSS/ { print $2 }' "/proc/$1/status"; } # PID
 [ "$(looking | wc -l)" = 1 ] || fail "not one process that looks: $(looking)"
-say "  it takes $(awk '/^VmRSS/ { print $2 }' "/proc/$(looking)/status") KiB, the snapshotter $(peak_kib lamella-snapshot | head -n 1)"
+say "  it takes $(resident "$(looking)") KiB, the snapshotter $(resident "$(pid_of snapshotter)")"
 before=$(looking)
 kill -KILL "$before"
 wait_for 10 "another process that looks" looks_anew
@@ -176,6 +177,7 @@ stop snapshotter KILL
 is_gone() { [ ! -e "/proc/$before" ]; }
 wait_for 10 "its end with the snapshotter's" is_gone
 snapshotter_start "${settings[@]}"
+wait_for 30 "containerd to connect again" list_and_stat
 says first one cat /data/first
 
 say "as after an ordinary pull"
