@@ -64,6 +64,33 @@ opaque=$(cd "$M/.lamella-layers" && find . -type d -exec getfattr -n trusted.ove
 [[ $(ls -a "$M") != *lamella* ]] || fail "the view of layers is listed"
 "$LISTING" "$M" | diff "$(last_listing $FQRN)" - >"$WORK/diff" || fail "the plain mount: $(head "$WORK/diff")"
 
+say "the same where layers come from mounts that are there already"
+looks_into() { # DIR: what is said of the layers there, in $WORK/out
+	rm -f "$WORK/tmp/life"
+	mkfifo "$WORK/tmp/life"
+	# shellcheck disable=SC2016 # of that shell
+	start look bash -c 'exec "$1" --look "path:$2" --address /run/lamella/look.sock <"$3"' - "$LM_BUILD/snapshotter/lamella-snapshotter" "$1" "$WORK/tmp/life"
+	exec 9>"$WORK/tmp/life"
+	wait_for 20 "who looks into $1" started look socket_open /run/lamella/look.sock
+	"$CONTROL" /run/lamella/look.sock resolve "${digests[@]/#/sha256:}" >"$WORK/out" || fail "resolve: $(cat "$WORK/out")"
+	exec 9>&-
+	wait_for 10 "its end" ended look
+}
+looks_into "$M"
+[ "$(grep -c "LAYER_LOSSY $M/.lamella-layers/.*/layerfs .*owners" "$WORK/out")" = ${#digests[@]} ] || fail "resolve: $(cat "$WORK/out")"
+mkdir -p "$WORK/plain/.layers" # as the stock client shows it, which has no other view
+mount --bind "$M/.layers" "$WORK/plain/.layers"
+looks_into "$WORK/plain"
+for digest in "${digests[@]}"; do
+	dir=$(cd "$M/.layers" && echo ??/"$digest")/layerfs
+	marks=$(find "$M/.layers/$dir" -name '.wh.*' ! -type d | wc -l)
+	expected="LAYER_LOSSY $WORK/plain/.layers/$dir "
+	[ "$marks" = 0 ] || expected='LAYER_ABSENT - .*marks deletions by names'
+	grep -q "$digest $expected" "$WORK/out" || fail "$digest with $marks marks: $(cat "$WORK/out")"
+	say "  $digest: $marks marks"
+done
+umount "$WORK/plain/.layers"
+
 say "a container's writable layer above them"
 lower=''
 while read -r digest; do lower=$(ls -d "$M"/.lamella-layers/??/"$digest")/layerfs${lower:+:$lower}; done < <(
