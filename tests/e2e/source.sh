@@ -225,14 +225,15 @@ within $((TIMEOUT_S + 5)) "an ordinary image" fell_back never2 unavailable "$A d
 [ "$(health)" = 503 ] || fail "health: $(page /healthz)"
 page /healthz | grep -qF "$A did not answer" || fail "health: $(page /healthz)"
 ! "$LAMELLA" status >"$WORK/output" 2>&1 || fail "all well?"
+top=$(chain_id "$WORK/oci-one" latest)
+within $((TIMEOUT_S + 5)) "a container over what the kernel knows of it is refused" refused known
 sleep $PATIENCE_S
 within 5 "another" fell_back never3 unavailable "$A does not answer: nothing has come"
 grep -q 'mount does not answer' "$WORK/log/snapshotter.log" || fail "not in the log"
-top=$(chain_id "$WORK/oci-one" latest)
 within $((TIMEOUT_S + 3)) "a container over it is refused" refused hanging
-within 3 "a list, and stat" list_and_stat
-within 3 "usage of all" usage
-within 3 "an ordinary snapshot" ctr_ lamella snapshots --snapshotter lamella prepare ordinary "$(chain_id "$WORK/oci-never2" latest)" >/dev/null
+within $TIMEOUT_S "a list, and stat" list_and_stat
+within $TIMEOUT_S "usage of all" usage
+within $TIMEOUT_S "an ordinary snapshot" ctr_ lamella snapshots --snapshotter lamella prepare ordinary "$(chain_id "$WORK/oci-never2" latest)" >/dev/null
 ctr_ lamella snapshots --snapshotter lamella rm ordinary
 rmi own
 within $((TIMEOUT_S + 5)) "an image that the second has" lazily own
