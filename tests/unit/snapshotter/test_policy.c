@@ -475,7 +475,7 @@ static void asked_again(void **state)
 	struct fixture *f = *state;
 	struct checker slow, waiting, again, with_it;
 	lm_policy_free(STEAL(f->policy));
-	assert_int_equal(lm_policy_new(f->fetcher.socket, 1500, &f->policy, NULL), 0);
+	assert_int_equal(lm_policy_new(f->fetcher.socket, "the fetcher", 1500, &f->policy, NULL), 0);
 	fake_hold(&f->fetcher, 177, 0);
 	start_check(&slow, f, 177, 0);
 	wait_for_calls(f, 1);
