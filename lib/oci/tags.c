@@ -3,10 +3,11 @@
 #include "base/str.h"
 #include "oci/endpoint.h"
 #include "oci/json.h"
+#include "oci/reference.h"
 
 #include <string.h>
 
-enum { PAGES_MAX = 10000, TAG_MAX = 128 };
+enum { PAGES_MAX = 10000 };
 
 struct lm_tags {
 	struct lm_endpoint **endpoints; /* mirrors, then the registry itself; constant after open */
@@ -51,14 +52,6 @@ int lm_tags_open(const char *registry, const char *repository, const struct lm_a
 
 /* --- lists --- */
 
-void lm_tag_list_done(struct lm_tag_list *list)
-{
-	for (size_t i = 0; i < list->count; i++)
-		free(list->items[i]);
-	free(list->items);
-	*list = (struct lm_tag_list){0};
-}
-
 bool lm_tag_matches(const char *pattern, const char *tag)
 {
 	const char *star = NULL, *retry = NULL;
@@ -80,33 +73,15 @@ bool lm_tag_matches(const char *pattern, const char *tag)
 	return pattern[strspn(pattern, "*")] == '\0';
 }
 
-static bool is_tag(const char *text)
-{
-	static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
-	size_t len = strspn(text, letters);
-	return len > 0 && len <= TAG_MAX && text[len] == '\0' && text[0] != '.' && text[0] != '-';
-}
-
-static int add_tag(struct lm_tag_list *list, const char *tag, struct lm_err *err)
+static int add_tag(struct lm_texts *list, const char *tag, struct lm_err *err)
 {
 	if (list->count == LM_TAGS_MAX)
 		return lm_err_set(err, -EPROTO, "more than %d tags", LM_TAGS_MAX);
-	/* A power of two is when the room is used up. */
-	if ((list->count & (list->count - 1)) == 0) {
-		char **items = realloc(list->items, LM_MAX(2 * list->count, 1) * sizeof(*items));
-		if (!items)
-			return lm_err_oom(err);
-		list->items = items;
-	}
-	char *copy = strdup(tag);
-	if (!copy)
-		return lm_err_oom(err);
-	list->items[list->count++] = copy;
-	return 0;
+	return lm_texts_add(list, tag) < 0 ? lm_err_oom(err) : 0;
 }
 
-int lm_tags_parse(const char *json, size_t len, const char *pattern, struct lm_tag_list *list, size_t *ret_count,
-	struct lm_err *err)
+int lm_tags_parse(
+	const char *json, size_t len, const char *pattern, struct lm_texts *list, size_t *ret_count, struct lm_err *err)
 {
 	CLEANUP(lm_json_freep) json_t *page = NULL;
 	json_t *tags = NULL;
@@ -118,7 +93,7 @@ int lm_tags_parse(const char *json, size_t len, const char *pattern, struct lm_t
 		const char *tag = json_string_value(json_array_get(tags, i));
 		if (!tag)
 			r = lm_err_set(err, -EPROTO, "list of tags: a tag is no text");
-		else if (is_tag(tag) && lm_tag_matches(pattern, tag))
+		else if (lm_tag_valid(tag) && lm_tag_matches(pattern, tag))
 			r = add_tag(list, tag, err);
 	}
 	if (r == 0)
@@ -126,27 +101,8 @@ int lm_tags_parse(const char *json, size_t len, const char *pattern, struct lm_t
 	return r;
 }
 
-static int compare(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static void sort(struct lm_tag_list *list)
-{
-	size_t kept = 0;
-	if (list->count > 1)
-		qsort(list->items, list->count, sizeof(*list->items), compare);
-	for (size_t i = 0; i < list->count; i++) {
-		if (kept > 0 && strcmp(list->items[kept - 1], list->items[i]) == 0)
-			free(list->items[i]);
-		else
-			list->items[kept++] = list->items[i];
-	}
-	list->count = kept;
-}
-
 /* A server that sends the same pages for ever is stopped by their number, whatever they hold. */
-static int list_at(struct lm_endpoint *e, const char *pattern, struct lm_tag_list *list, struct lm_err *err)
+static int list_at(struct lm_endpoint *e, const char *pattern, struct lm_texts *list, struct lm_err *err)
 {
 	CLEANUP(lm_freep) char *page = NULL;
 	size_t seen = 0;
@@ -169,19 +125,19 @@ static int list_at(struct lm_endpoint *e, const char *pattern, struct lm_tag_lis
 		PAGES_MAX);
 }
 
-int lm_tags_list(struct lm_tags *tags, const char *pattern, struct lm_tag_list *ret, struct lm_err *err)
+int lm_tags_list(struct lm_tags *tags, const char *pattern, struct lm_texts *ret, struct lm_err *err)
 {
-	CLEANUP(lm_tag_list_done) struct lm_tag_list list = {0};
+	CLEANUP(lm_texts_done) struct lm_texts list = {0};
 	int r = -ENOENT;
 	for (size_t i = 0; r < 0 && i < tags->count; i++) {
-		lm_tag_list_done(&list);
+		lm_texts_done(&list);
 		r = list_at(tags->endpoints[i], pattern, &list, err);
 	}
 	if (r < 0)
 		return r;
-	sort(&list);
+	lm_texts_sort(&list);
 	*ret = list;
-	list = (struct lm_tag_list){0};
+	list = (struct lm_texts){0};
 	return 0;
 }
 

@@ -43,7 +43,7 @@ struct job {
 
 void lm_check_done(struct lm_check *check)
 {
-	lm_tag_list_done(&check->tags);
+	lm_texts_done(&check->tags);
 	free(check->error);
 	*check = (struct lm_check){0};
 }

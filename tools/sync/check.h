@@ -13,7 +13,7 @@ struct lm_check {
 
 	/* the answer */
 	char digest[LM_DIGEST_MAX]; /* of the tag */
-	struct lm_tag_list tags;
+	struct lm_texts tags;
 	int code;	/* 0, or why there is none */
 	char *error;	/* in words; NULL: memory was short */
 	bool transient; /* may go better soon, and is not this image's fault */

@@ -9,7 +9,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	CLEANUP(lm_tag_list_done) struct lm_tag_list list = {0};
+	CLEANUP(lm_texts_done) struct lm_texts list = {0};
 	struct lm_err err = LM_ERR_INIT;
 	const uint8_t *line_end = memchr(data, '\n', size);
 	size_t len = line_end ? (size_t)(line_end - data) : 0, count = 0;
