@@ -280,11 +280,6 @@ static int read_config(
 	return r;
 }
 
-static int append(const char *data, size_t len, void *arg)
-{
-	return lm_buf_append(arg, data, len) < 0 ? -1 : 0;
-}
-
 static int make_manifest(struct docker_archive *a, const json_t *image, struct lm_buf *ret, struct lm_err *err)
 {
 	CLEANUP(lm_json_freep) json_t *config = NULL, *layers = json_array();
@@ -308,7 +303,7 @@ static int make_manifest(struct docker_archive *a, const json_t *image, struct l
 		"application/vnd.docker.distribution.manifest.v2+json", "config", "mediaType",
 		"application/vnd.docker.container.image.v1+json", "size", (json_int_t)e->size, "digest", e->digest,
 		"layers", layers);
-	return manifest && json_dump_callback(manifest, append, ret, JSON_COMPACT) == 0 ? 0 : lm_err_oom(err);
+	return lm_json_write(manifest, JSON_COMPACT, ret) < 0 ? lm_err_oom(err) : 0;
 }
 
 /* manifest.json is a list; what reads JSON here wants an object. */

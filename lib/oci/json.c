@@ -116,3 +116,13 @@ int lm_json_u64(const char *what, const json_t *object, const char *key, uint64_
 	*ret = (uint64_t)json_integer_value(value);
 	return 0;
 }
+
+static int append(const char *text, size_t len, void *arg)
+{
+	return lm_buf_append(arg, text, len) < 0 ? -1 : 0;
+}
+
+int lm_json_write(const json_t *json, size_t flags, struct lm_buf *ret)
+{
+	return json && json_dump_callback(json, append, ret, flags) == 0 ? 0 : -ENOMEM;
+}

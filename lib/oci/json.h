@@ -1,12 +1,13 @@
 /*
- * Reading foreign JSON: bounded before it is parsed, duplicate keys refused, every look-up checked for its type.
+ * Foreign JSON is read: bounded before it is parsed, duplicate keys refused, every look-up checked for its type. Our
+ * own is written.
  *
- * In all of these `what` names the document for messages. -EPROTO says what is wrong.
+ * For reading, `what` names the document for messages. -EPROTO says what is wrong.
  */
 #ifndef LM_OCI_JSON_H
 #define LM_OCI_JSON_H
 
-#include "base/err.h"
+#include "base/buf.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -27,5 +28,8 @@ int lm_json_object(const char *what, const json_t *object, const char *key, enum
 	struct lm_err *err) MUST_CHECK;
 /* A whole number that is not negative; required. */
 int lm_json_u64(const char *what, const json_t *object, const char *key, uint64_t *ret, struct lm_err *err) MUST_CHECK;
+
+/* Appends the document. flags: jansson's. -ENOMEM, also for a document that is NULL since there was none for it. */
+int lm_json_write(const json_t *json, size_t flags, struct lm_buf *ret) MUST_CHECK;
 
 #endif

@@ -1,21 +1,16 @@
 #include "convert/image_json.h"
 
+#include "oci/json.h"
 #include "oci/reference.h" /* lm_digest_valid() */
 
-#include <jansson.h>
 #include <string.h>
-
-static int append(const char *data, size_t len, void *arg)
-{
-	return lm_buf_append(arg, data, len) < 0 ? -1 : 0;
-}
 
 /* json NULL: could not be made. */
 static int dump(const json_t *json, size_t flags, struct lm_buf *ret, struct lm_err *err)
 {
 	if (!json)
 		return lm_err_set(err, -EPROTO, "text that JSON can't hold");
-	return json_dump_callback(json, append, ret, flags) < 0 ? lm_err_oom(err) : 0;
+	return lm_json_write(json, flags, ret) < 0 ? lm_err_oom(err) : 0;
 }
 
 static const char *hex_of(const char *digest)

@@ -4,6 +4,8 @@
 #include "base/str.h"
 #include "convert/flat.h"
 #include "convert/layer.h"
+#include "oci/json.h"
+#include "oci/shelf.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -205,11 +207,6 @@ static int link_machines(struct lm_txn *txn, const struct lm_image *images, size
 	return r;
 }
 
-static int append(const char *data, size_t len, void *arg)
-{
-	return lm_buf_append(arg, data, len) < 0 ? -1 : 0;
-}
-
 static int put_platforms(struct lm_txn *txn, char *const *names, size_t count, const char *name, struct lm_err *err)
 {
 	CLEANUP(lm_freep) char *dir = lm_str_printf("/.metadata/%s", name);
@@ -218,7 +215,7 @@ static int put_platforms(struct lm_txn *txn, char *const *names, size_t count, c
 	for (size_t i = 0; i < count; i++)
 		if (json_array_append_new(list, json_string(names[i])) < 0)
 			return lm_err_oom(err);
-	if (!dir || json_dump_callback(list, append, &text, JSON_COMPACT) < 0)
+	if (!dir || lm_json_write(list, JSON_COMPACT, &text) < 0)
 		return lm_err_oom(err);
 	int r = lm_txn_mkdirs(txn, dir, false, err);
 	return r < 0 ? r : put_file(txn, dir, "platforms.json", &text, err);

@@ -116,17 +116,12 @@ int lm_schedule_date(struct lm_schedule *schedule, int64_t after_s, struct lm_er
 	return r;
 }
 
-static int append(const char *data, size_t len, void *arg)
-{
-	return lm_buf_append(arg, data, len) < 0 ? -1 : 0;
-}
-
 int lm_schedule_write(struct lm_schedule *schedule, struct lm_txn *txn, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(SCHEDULE_MAX);
 	if (!schedule->changed)
 		return 0;
-	if (json_dump_callback(schedule->list, append, &text, JSON_COMPACT) < 0)
+	if (lm_json_write(schedule->list, JSON_COMPACT, &text) < 0)
 		return lm_err_oom(err);
 	int r = lm_txn_mkdirs(txn, "/.metadata", false, err);
 	if (r == 0)

@@ -8,8 +8,9 @@
 #include "convert/layer_catalog.h"
 #include "convert/layer_tar.h"
 #include "convert/verify_internal.h"
+#include "oci/json.h"
+#include "oci/shelf.h"
 
-#include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -193,17 +194,12 @@ static int compare_origin(struct lm_comparison *c, struct lm_published *publishe
 	return 0;
 }
 
-static void json_freep(json_t **json)
-{
-	json_decref(*json);
-}
-
 /* What depends on the layer alone; when it was created is by the image that came first. */
 static bool same_layers_json(const struct lm_buf *published, const struct lm_buf *wanted)
 {
 	static const char *const keys[] = {"id", "compressed-diff-digest", "diff-digest", "diff-size"};
-	CLEANUP(json_freep) json_t *theirs = json_loadb(lm_buf_cstr(published), published->len, 0, NULL);
-	CLEANUP(json_freep) json_t *ours = json_loadb(lm_buf_cstr(wanted), wanted->len, 0, NULL);
+	CLEANUP(lm_json_freep) json_t *theirs = json_loadb(lm_buf_cstr(published), published->len, 0, NULL);
+	CLEANUP(lm_json_freep) json_t *ours = json_loadb(lm_buf_cstr(wanted), wanted->len, 0, NULL);
 	bool same = json_array_size(theirs) == 1;
 	for (size_t i = 0; same && i < ARRAY_LEN(keys); i++)
 		same = json_equal(json_object_get(json_array_get(theirs, 0), keys[i]),

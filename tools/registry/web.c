@@ -31,18 +31,13 @@ static const char *header_of(const struct asked *asked, const char *name)
 	return MHD_lookup_connection_value(asked->connection, MHD_HEADER_KIND, name);
 }
 
-static int append(const char *text, size_t len, void *arg)
-{
-	return lm_buf_append(arg, text, len) < 0 ? -1 : 0;
-}
-
 /* Takes the object; NULL: there was no memory for it. */
 static enum MHD_Result answer_json(
 	struct MHD_Connection *connection, unsigned status, json_t *object, struct lm_answer_header header)
 {
 	CLEANUP(lm_buf_done) struct lm_buf body = LM_BUF(LIST_MAX);
 	CLEANUP(lm_json_freep) json_t *json = object;
-	if (!json || json_dump_callback(json, append, &body, JSON_COMPACT) < 0 || lm_buf_str(&body, "\n") < 0)
+	if (lm_json_write(json, JSON_COMPACT, &body) < 0 || lm_buf_str(&body, "\n") < 0)
 		return lm_answer_plain(connection, MHD_HTTP_INTERNAL_SERVER_ERROR, no_header);
 	return lm_answer(connection, status, "application/json", &body, header);
 }

@@ -528,11 +528,6 @@ static int put_image(json_t *images, const struct lm_sync_image *image)
 	return r < 0 ? r : put_time(object, "unwished", image->unwished_s);
 }
 
-static int append(const char *text, size_t len, void *arg)
-{
-	return lm_buf_append(arg, text, len) < 0 ? -1 : 0;
-}
-
 static int put_repo(json_t *repos, const struct lm_sync_repo *repo)
 {
 	json_t *object = json_object();
@@ -562,9 +557,9 @@ int lm_sync_format(const struct lm_sync_state *state, struct lm_buf *ret, struct
 	for (size_t i = 0; r == 0 && i < state->count; i++)
 		r = put_image(images, state->images[i]);
 	if (r == 0)
-		r = json_dump_callback(root, append, ret, JSON_INDENT(1));
+		r = lm_json_write(root, JSON_INDENT(1), ret);
 	if (r == 0)
-		r = append("\n", 1, ret);
+		r = lm_buf_str(ret, "\n");
 	return r < 0 ? lm_err_oom(err) : 0;
 }
 

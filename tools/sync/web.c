@@ -9,6 +9,7 @@
 #include "net/exposition.h"
 #include "oci/digest.h"
 #include "oci/secret.h"
+#include "oci/json.h"
 #include "sync/events.h"
 #include "sync/metrics.h"
 
@@ -123,11 +124,6 @@ static json_t *problems_json(struct lm_sync_web *web, size_t *ret_failing)
 	return problems;
 }
 
-static int append(const char *text, size_t len, void *arg)
-{
-	return lm_buf_append(arg, text, len) < 0 ? -1 : 0;
-}
-
 static int health_page(struct lm_sync_web *web, struct lm_buf *body, unsigned *ret_code)
 {
 	size_t failing = 0;
@@ -135,7 +131,9 @@ static int health_page(struct lm_sync_web *web, struct lm_buf *body, unsigned *r
 	bool healthy = json_array_size(problems) == 0;
 	json_t *page = json_pack(
 		"{s:b, s:o, s:I}", "healthy", healthy, "problems", problems, "images_failing", (json_int_t)failing);
-	int r = page && json_dump_callback(page, append, body, JSON_COMPACT) == 0 ? lm_buf_str(body, "\n") : -ENOMEM;
+	int r = lm_json_write(page, JSON_COMPACT, body);
+	if (r == 0)
+		r = lm_buf_str(body, "\n");
 	json_decref(page);
 	if (!healthy)
 		*ret_code = MHD_HTTP_SERVICE_UNAVAILABLE;
