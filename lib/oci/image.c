@@ -239,6 +239,17 @@ static int no_platform(const struct lm_index *index, const struct lm_platform *p
 		p->variant ? "/" : "", p->variant ? p->variant : "", list.len ? lm_buf_cstr(&list) : "none");
 }
 
+bool lm_index_names(const char *json, size_t len, const char *digest)
+{
+	CLEANUP(lm_index_done) struct lm_index index = {0};
+	if (lm_index_parse(json, len, &index, NULL) < 0)
+		return false;
+	for (size_t i = 0; i < index.count; i++)
+		if (strcmp(index.items[i].digest, digest) == 0)
+			return true;
+	return false;
+}
+
 int lm_index_type(const char *json, size_t len, char **ret, struct lm_err *err)
 {
 	CLEANUP(lm_json_freep) json_t *root = NULL;

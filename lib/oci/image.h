@@ -78,6 +78,8 @@ void lm_index_done(struct lm_index *index);
 int lm_manifest_kind(
 	const char *json, size_t len, const char *media_type, bool *ret_is_index, struct lm_err *err) MUST_CHECK;
 int lm_index_parse(const char *json, size_t len, struct lm_index *ret, struct lm_err *err) MUST_CHECK;
+/* Whether it is an index, and names that manifest (or index) itself. */
+bool lm_index_names(const char *json, size_t len, const char *digest);
 /* The media type that an index calls itself, else OCI's. The caller frees *ret. */
 int lm_index_type(const char *json, size_t len, char **ret, struct lm_err *err) MUST_CHECK;
 /* The descriptor that fits the platform best (lm_platform_rank), of equals the first. -ENOENT names the platforms there

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
-#define METADATA ".metadata"
+#define METADATA LM_SHELF_METADATA
 enum { HINTS = 1024, PLACES_MAX = 1024, DEPTH_MAX = 64 };
 
 static const char *const hub_names[] = {
@@ -123,6 +123,15 @@ static int open_dir(int root_fd, const char *path, DIR **ret)
 	return r == -ENOTDIR || r == -ENAMETOOLONG ? -ENOENT : r;
 }
 
+/* NULL: the end, or *ret_failed says why it can't be told what follows. */
+static struct dirent *next_entry(DIR *dir, int *ret_failed)
+{
+	errno = 0;
+	struct dirent *entry = readdir(dir);
+	*ret_failed = entry ? 0 : -errno;
+	return entry;
+}
+
 /* The words say what is missing here; "no such file" would not. */
 static int absent(const struct lm_shelf_name *name, const char *what, struct lm_err *err)
 {
@@ -209,11 +218,12 @@ static int in_all_registries(struct search *s, int root_fd, size_t repository)
 	if (opened < 0)
 		return note(&s->failed, opened == -ENOENT ? opened : lm_err_sys(&why, opened, METADATA), &why);
 	size_t seen = 0;
-	for (struct dirent *entry; r == -ENOENT && seen < PLACES_MAX && (entry = readdir(dir)); seen++)
+	int failed = 0;
+	for (struct dirent *entry; r == -ENOENT && seen < PLACES_MAX && (entry = next_entry(dir, &failed)); seen++)
 		if (entry->d_name[0] != '.')
 			r = in_registry(s, root_fd, repository, entry->d_name);
 	closedir(dir);
-	return r;
+	return failed < 0 ? note(&s->failed, lm_err_sys(&why, failed, METADATA), &why) : r;
 }
 
 static bool is_hub(const char *registry)
@@ -301,18 +311,6 @@ static void take(struct lm_buf *text, const char *digest, struct lm_shelf_item *
 	snprintf(ret->digest, sizeof(ret->digest), "%s", digest);
 }
 
-/* Whether the index names that digest: one that an older converter left behind does not. */
-static bool index_names(const struct lm_buf *text, const char *digest)
-{
-	CLEANUP(lm_index_done) struct lm_index index = {0};
-	if (lm_index_parse(lm_buf_cstr(text), text->len, &index, NULL) < 0)
-		return false;
-	for (size_t i = 0; i < index.count; i++)
-		if (strcmp(index.items[i].digest, digest) == 0)
-			return true;
-	return false;
-}
-
 /* The first of the files that has the digest. */
 static int read_by_digest(int root_fd, const char *dir, const char *const *files, const char *digest,
 	struct lm_shelf_item *ret, struct lm_err *err)
@@ -337,8 +335,8 @@ static int read_by_digest(int root_fd, const char *dir, const char *const *files
 
 /* --- looking --- */
 
-static const char *const manifests[] = {"manifest.raw", "index.raw", NULL};
-static const char *const configs[] = {"config.raw", NULL};
+static const char *const manifests[] = {LM_SHELF_MANIFEST, LM_SHELF_INDEX, NULL};
+static const char *const configs[] = {LM_SHELF_CONFIG, NULL};
 
 struct look {
 	struct lm_shelf *shelf;
@@ -353,14 +351,15 @@ static int read_tagged(struct look *look, int root_fd, size_t repository, const 
 	CLEANUP(lm_buf_done)
 	struct lm_buf manifest = LM_BUF(LM_MANIFEST_JSON_MAX), index = LM_BUF(LM_MANIFEST_JSON_MAX);
 	char digest[LM_DIGEST_MAX], of_index[LM_DIGEST_MAX];
-	int r = read_file(root_fd, dir, "manifest.raw", &manifest, err);
+	int r = read_file(root_fd, dir, LM_SHELF_MANIFEST, &manifest, err);
 	if (r == 0)
 		r = lm_digest_data(manifest.data, manifest.len, digest, err);
 	if (r < 0)
 		return r;
 	remember_manifest(look->shelf, &manifest, digest, repository, dir);
-	r = read_file(root_fd, dir, "index.raw", &index, err);
-	if (r == -ENOENT || (r == 0 && !index_names(&index, digest))) {
+	r = read_file(root_fd, dir, LM_SHELF_INDEX, &index, err);
+	/* One that an older converter left behind names other images. */
+	if (r == -ENOENT || (r == 0 && !lm_index_names(lm_buf_cstr(&index), index.len, digest))) {
 		take(&manifest, digest, look->ret);
 		return 0;
 	}
@@ -386,17 +385,16 @@ static int look_by_tag(void *arg, int root_fd, size_t repository, const char *pl
 /* PLACE (an image without a tag) and PLACE:TAG for every tag, as for places. */
 static int each_tag(int root_fd, size_t repository, const char *place, place_fn *fn, void *arg, struct lm_err *err)
 {
-	struct lm_err why = LM_ERR_INIT;
-	struct lm_err failed = LM_ERR_INIT;
+	struct lm_err why = LM_ERR_INIT, failed = LM_ERR_INIT;
 	const char *name = strrchr(place, '/') + 1;
 	CLEANUP(lm_freep) char *parent = lm_str_ndup(place, (size_t)(name - 1 - place));
 	DIR *dir = NULL;
 	size_t tags = 0;
-	int r = parent ? open_dir(root_fd, parent, &dir) : -ENOMEM;
+	int unread = 0, r = parent ? open_dir(root_fd, parent, &dir) : -ENOMEM;
 	if (r < 0)
 		return r == -ENOENT ? r : lm_err_sys(err, r, "%s", place);
 	r = note(&failed, fn(arg, root_fd, repository, place, &why), &why);
-	for (struct dirent *entry; r == -ENOENT && (entry = readdir(dir));) {
+	for (struct dirent *entry; r == -ENOENT && (entry = next_entry(dir, &unread));) {
 		if (!lm_str_starts(entry->d_name, name) || entry->d_name[strlen(name)] != ':')
 			continue;
 		if (++tags > LM_SHELF_TAGS_MAX) {
@@ -408,6 +406,8 @@ static int each_tag(int root_fd, size_t repository, const char *place, place_fn 
 		r = note(&failed, path ? fn(arg, root_fd, repository, path, &why) : lm_err_oom(&why), &why);
 	}
 	closedir(dir);
+	if (unread < 0)
+		(void)note(&failed, lm_err_sys(&why, unread, "%s", parent), &why);
 	return r == -ENOENT ? not_found(&failed, err) : r;
 }
 
@@ -520,55 +520,16 @@ bool lm_shelf_has_layer(struct lm_shelf *shelf, const char *digest)
 
 /* --- lists --- */
 
-void lm_shelf_list_done(struct lm_shelf_list *list)
-{
-	for (size_t i = 0; i < list->count; i++)
-		free(list->items[i]);
-	free(list->items);
-	*list = (struct lm_shelf_list){0};
-}
-
-static int list_add(struct lm_shelf_list *list, size_t max, const char *text, size_t len, struct lm_err *err)
+static int add(struct lm_texts *list, size_t max, const char *text, struct lm_err *err)
 {
 	if (list->count == max)
-		return lm_err_set(err, -E2BIG, "more than %zu", max);
-	if (list->count == list->room) {
-		size_t room = LM_MAX(2 * list->room, (size_t)64);
-		char **grown = reallocarray(list->items, room, sizeof(*grown));
-		if (!grown)
-			return lm_err_oom(err);
-		list->items = grown;
-		list->room = room;
-	}
-	char *copy = lm_str_ndup(text, len);
-	if (!copy)
-		return lm_err_oom(err);
-	list->items[list->count++] = copy;
-	return 0;
-}
-
-static int cmp_text(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static void list_sort(struct lm_shelf_list *list)
-{
-	size_t kept = 0;
-	if (list->count > 0)
-		qsort(list->items, list->count, sizeof(*list->items), cmp_text);
-	for (size_t i = 0; i < list->count; i++) {
-		if (kept > 0 && strcmp(list->items[kept - 1], list->items[i]) == 0)
-			free(list->items[i]);
-		else
-			list->items[kept++] = list->items[i];
-	}
-	list->count = kept;
+		return lm_err_set(err, -E2BIG, "more than %zu in one list", max);
+	return lm_texts_add(list, text) < 0 ? lm_err_oom(err) : 0;
 }
 
 static int is_image(int root_fd, const char *dir)
 {
-	CLEANUP(lm_freep) char *path = lm_str_printf("%s/manifest.raw", dir);
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/" LM_SHELF_MANIFEST, dir);
 	CLEANUP(lm_closep) int fd = path ? lm_open_beneath(root_fd, path, O_PATH) : -ENOMEM;
 	return fd >= 0 ? 1 : fd == -ENOMEM ? fd : 0;
 }
@@ -578,7 +539,7 @@ static int add_tag(void *arg, int root_fd, size_t repository, const char *dir, s
 	const char *colon = strrchr(dir, ':'), *slash = strrchr(dir, '/');
 	int r = colon && slash && colon > slash ? is_image(root_fd, dir) : 0;
 	if (r > 0 && lm_tag_valid(colon + 1))
-		r = list_add(arg, LM_SHELF_TAGS_MAX, colon + 1, strlen(colon + 1), err);
+		r = add(arg, LM_SHELF_TAGS_MAX, colon + 1, err);
 	return r < 0 ? r : -ENOENT; /* the next one */
 }
 
@@ -587,62 +548,76 @@ static int add_tags(void *arg, int root_fd, size_t repository, const char *place
 	return each_tag(root_fd, repository, place, add_tag, arg, err);
 }
 
-int lm_shelf_tags(
-	struct lm_shelf *shelf, const struct lm_shelf_name *name, struct lm_shelf_list *ret, struct lm_err *err)
+/* What failed while the list was made: the list is what could be read, unless that is nothing. */
+static int give_list(struct lm_texts *list, const struct lm_err *failed, struct lm_texts *ret, struct lm_err *err)
 {
-	CLEANUP(lm_shelf_list_done) struct lm_shelf_list list = {0};
-	int r = search(shelf, name, add_tags, &list, err);
-	if (list.count == 0)
-		return r < 0 && r != -ENOENT ? r : absent(name, "any tag", err);
-	if (r == -ENOMEM || r == -E2BIG)
-		return r;
-	list_sort(&list);
-	*ret = list;
-	list = (struct lm_shelf_list){0};
+	if (failed->code && (list->count == 0 || failed->code == -ENOMEM || failed->code == -E2BIG))
+		return lm_err_set(err, failed->code, "%s", failed->msg);
+	lm_texts_sort(list);
+	*ret = *list;
+	*list = (struct lm_texts){0};
 	return 0;
 }
+
+int lm_shelf_tags(struct lm_shelf *shelf, const struct lm_shelf_name *name, struct lm_texts *ret, struct lm_err *err)
+{
+	CLEANUP(lm_texts_done) struct lm_texts list = {0};
+	struct lm_err failed = LM_ERR_INIT;
+	(void)!search(shelf, name, add_tags, &list, &failed); /* add_tag() never has enough */
+	return list.count == 0 && !failed.code ? absent(name, "any tag", err) : give_list(&list, &failed, ret, err);
+}
+
+/* REGISTRY/REPOSITORY as clients may ask for it: the directory's name may be anything. */
+static bool is_name(char *text)
+{
+	char *slash = strchr(text, '/');
+	*slash = '\0';
+	bool valid = lm_registry_valid(text) && lm_repository_valid(slash + 1);
+	*slash = '/';
+	return valid;
+}
+
+/* A directory below path. */
+static int walk_name(int root_fd, const char *path, const struct dirent *entry, unsigned depth, struct lm_texts *list,
+	struct lm_err *err);
 
 /* Directories below .metadata: those with a colon behind the registry's name are images, and have none below. */
-static int walk_names(int root_fd, const char *path, unsigned depth, struct lm_shelf_list *list, struct lm_err *err)
+static int walk_names(int root_fd, const char *path, unsigned depth, struct lm_texts *list, struct lm_err *err)
 {
 	DIR *dir = NULL;
-	int r = open_dir(root_fd, path, &dir);
+	int failed = 0, r = open_dir(root_fd, path, &dir);
 	if (r < 0)
 		return r == -ENOENT ? 0 : lm_err_sys(err, r, "%s", path);
-	for (struct dirent *entry; r == 0 && (entry = readdir(dir));) {
-		CLEANUP(lm_freep) char *child = lm_str_printf("%s/%s", path, entry->d_name);
-		const char *colon = depth > 0 && child ? strrchr(entry->d_name, ':') : NULL;
-		const char *name = child ? child + strlen(METADATA "/") : NULL;
-		if (!child)
-			r = lm_err_oom(err);
-		else if (entry->d_name[0] == '.' || (entry->d_type != DT_DIR && entry->d_type != DT_UNKNOWN))
-			continue;
-		else if (colon)
-			r = list_add(list, LM_SHELF_NAMES_MAX, name, strlen(name) - strlen(colon), err);
-		else if (depth < DEPTH_MAX)
-			r = walk_names(root_fd, child, depth + 1, list, err);
-	}
+	for (struct dirent *entry; r == 0 && (entry = next_entry(dir, &failed));)
+		if (entry->d_name[0] != '.' && (entry->d_type == DT_DIR || entry->d_type == DT_UNKNOWN))
+			r = walk_name(root_fd, path, entry, depth, list, err);
 	closedir(dir);
-	return r;
+	return failed < 0 ? lm_err_sys(err, failed, "%s", path) : r;
 }
 
-int lm_shelf_names(struct lm_shelf *shelf, struct lm_shelf_list *ret, struct lm_err *err)
+static int walk_name(int root_fd, const char *path, const struct dirent *entry, unsigned depth, struct lm_texts *list,
+	struct lm_err *err)
 {
-	CLEANUP(lm_shelf_list_done) struct lm_shelf_list list = {0};
-	int failed = 0;
+	CLEANUP(lm_freep) char *child = lm_str_printf("%s/%s", path, entry->d_name);
+	if (!child)
+		return lm_err_oom(err);
+	if (depth == 0 || !strchr(entry->d_name, ':'))
+		return depth < DEPTH_MAX ? walk_names(root_fd, child, depth + 1, list, err) : 0;
+	*strrchr(child, ':') = '\0';
+	char *name = child + strlen(METADATA "/");
+	return is_name(name) ? add(list, LM_SHELF_NAMES_MAX, name, err) : 0;
+}
+
+int lm_shelf_names(struct lm_shelf *shelf, struct lm_texts *ret, struct lm_err *err)
+{
+	CLEANUP(lm_texts_done) struct lm_texts list = {0};
+	struct lm_err failed = LM_ERR_INIT;
 	for (size_t i = 0; i < shelf->count; i++) {
-		CLEANUP(lm_closep) int root_fd = open_repository(shelf, i, err);
-		int r = root_fd < 0 ? root_fd : walk_names(root_fd, METADATA, 0, &list, err);
-		if (r == -ENOMEM || r == -E2BIG)
-			return r;
-		failed = failed < 0 ? failed : r;
+		struct lm_err why = LM_ERR_INIT;
+		CLEANUP(lm_closep) int root_fd = open_repository(shelf, i, &why);
+		(void)note(&failed, root_fd < 0 ? root_fd : walk_names(root_fd, METADATA, 0, &list, &why), &why);
 	}
-	if (failed < 0 && list.count == 0)
-		return failed;
-	list_sort(&list);
-	*ret = list;
-	list = (struct lm_shelf_list){0};
-	return 0;
+	return give_list(&list, &failed, ret, err);
 }
 
 /* --- as a source --- */

@@ -18,13 +18,20 @@
  * docker.io goes by its other names, too. Registry NULL: any of the first thousand, and the name may begin with one.
  *
  * Any thread. -ENOENT: not there; -ENOTCONN: a repository is not mounted (and no other one has it); -EIO and the like:
- * can't be read now; -EBADMSG: other content than its digest says; -EPROTO: no manifest; -E2BIG: too many tags.
+ * can't be read now; -EXDEV: a link leads out of the repository; -EPROTO: no manifest; -E2BIG: too many tags. What has
+ * other content than its digest says is not there.
  */
 #ifndef LM_OCI_SHELF_H
 #define LM_OCI_SHELF_H
 
+#include "base/texts.h"
 #include "oci/reference.h"
 #include "oci/source.h"
+
+#define LM_SHELF_METADATA ".metadata"
+#define LM_SHELF_MANIFEST "manifest.raw"
+#define LM_SHELF_CONFIG "config.raw"
+#define LM_SHELF_INDEX "index.raw"
 
 enum { LM_SHELF_REPOSITORIES_MAX = 64, LM_SHELF_TAGS_MAX = 10000, LM_SHELF_NAMES_MAX = 100000 };
 
@@ -61,16 +68,11 @@ int lm_shelf_config(struct lm_shelf *shelf, const struct lm_shelf_name *name, co
 /* Whether a repository has the layer with that blob, of whatever image. */
 bool lm_shelf_has_layer(struct lm_shelf *shelf, const char *digest);
 
-/* Sorted, each once; owned. What can't be read now is left out, unless nothing can. */
-struct lm_shelf_list {
-	char **items;
-	size_t count, room;
-};
-void lm_shelf_list_done(struct lm_shelf_list *list);
-int lm_shelf_tags(struct lm_shelf *shelf, const struct lm_shelf_name *name, struct lm_shelf_list *ret,
-	struct lm_err *err) MUST_CHECK;
-/* REGISTRY/REPOSITORY of all images. */
-int lm_shelf_names(struct lm_shelf *shelf, struct lm_shelf_list *ret, struct lm_err *err) MUST_CHECK;
+/* Sorted, each once. What can't be read now is left out, unless nothing can; what is no valid name or tag, too. */
+int lm_shelf_tags(
+	struct lm_shelf *shelf, const struct lm_shelf_name *name, struct lm_texts *ret, struct lm_err *err) MUST_CHECK;
+/* REGISTRY/REPOSITORY of all images that have a tag. */
+int lm_shelf_names(struct lm_shelf *shelf, struct lm_texts *ret, struct lm_err *err) MUST_CHECK;
 
 /* An image as of lm_source_image(); the source has no layers. The shelf outlives it. */
 int lm_shelf_source(struct lm_shelf *shelf, const struct lm_reference *reference, struct lm_source **ret,

@@ -137,7 +137,8 @@ for path in "/v2/../../etc/manifests/passwd" "/v2/%2e%2e/%2e%2e/manifests/x" "/v
 	"/v2/.metadata/manifests/x" "/v2/tiny/manifests/.." "/v2/tiny/manifests/latest%00x" \
 	"/v2/tiny/manifests/a%zz" "/v2/tiny/blobs/latest" "/v2/tiny/blobs/sha256:.." "/v2/TINY/manifests/latest" "/v2/$long/manifests/latest" \
 	"/v2/tiny/manifests/$long" "/v2/tiny/manifests/latest?ns=.." "/v2/tiny/manifests/latest?ns=..%2f.." "/v2/tiny/manifests/latest?ns=$long" \
-	"/v2/$REGISTRY/tiny/manifests/latest" "/v2/_catalog?n=x" "/v2/_catalog?n=-1"; do
+	"/v2/$REGISTRY/tiny/manifests/latest" "/v2/_catalog?n=x" "/v2/_catalog?n=-1" "/v2/_catalog?last=$long" \
+	"/v2/_catalog?last=%zz"; do
 	expect 400 . "$path"
 done
 for method in POST PUT PATCH DELETE OPTIONS; do

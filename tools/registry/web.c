@@ -137,15 +137,17 @@ static const char *argument(const struct asked *asked, const char *name)
 	return MHD_lookup_connection_value(asked->connection, MHD_GET_ARGUMENT_KIND, name);
 }
 
-/* ?n=COUNT&last=ITEM. Nothing of what the client sent comes back in the header. */
-static int find_page(const struct asked *asked, const struct lm_shelf_list *list, const char *path, struct page *ret)
+/* ?n=COUNT&last=ITEM. Nothing of what the client sent comes back in the header; names and tags need no %HH in it. */
+static int find_page(const struct asked *asked, const struct lm_texts *list, const char *path, struct page *ret)
 {
 	const char *n = argument(asked, "n"), *last = argument(asked, "last");
 	uint64_t count = LM_REGISTRY_PAGE;
-	char after[LM_REGISTRY_NAME_MAX] = "";
+	char after[LM_REGISTRY_PATH_MAX] = "";
 	if (n && (lm_str_u64(n, strnlen(n, NUMBER_MAX), &count) < 0 || strlen(n) >= NUMBER_MAX))
 		return -EINVAL;
-	if (last && strlen(last) < sizeof(after))
+	if (last && strlen(last) >= sizeof(after))
+		return -EINVAL;
+	if (last)
 		strcpy(after, last);
 	if (!lm_str_unescape(after))
 		return -EINVAL;
@@ -159,7 +161,7 @@ static int find_page(const struct asked *asked, const struct lm_shelf_list *list
 	return ret->next ? 0 : -ENOMEM;
 }
 
-static json_t *items_json(const struct lm_shelf_list *list, const struct page *page)
+static json_t *items_json(const struct lm_texts *list, const struct page *page)
 {
 	CLEANUP(lm_json_freep) json_t *items = json_array();
 	for (size_t i = 0; i < page->count; i++)
@@ -168,14 +170,14 @@ static json_t *items_json(const struct lm_shelf_list *list, const struct page *p
 	return STEAL(items);
 }
 
-static enum MHD_Result give_page(const struct asked *asked, const struct lm_shelf_list *list, const char *path)
+static enum MHD_Result give_page(const struct asked *asked, const struct lm_texts *list, const char *path)
 {
 	struct page page = {0};
 	int r = find_page(asked, list, path, &page);
 	CLEANUP(lm_freep) char *next = page.next;
 	if (r == -EINVAL)
 		return answer_error(asked->connection, MHD_HTTP_BAD_REQUEST, "PAGINATION_NUMBER_INVALID",
-			"n: a number is wanted", no_header);
+			"n: a number is wanted, last: a name or tag", no_header);
 	json_t *items = r < 0 ? NULL : items_json(list, &page);
 	json_t *json = !items ? NULL
 		       : asked->request.kind == LM_REGISTRY_TAGS
@@ -187,7 +189,7 @@ static enum MHD_Result give_page(const struct asked *asked, const struct lm_shel
 
 static enum MHD_Result give_tags(const struct asked *asked)
 {
-	CLEANUP(lm_shelf_list_done) struct lm_shelf_list list = {0};
+	CLEANUP(lm_texts_done) struct lm_texts list = {0};
 	CLEANUP(lm_freep) char *path = lm_str_printf("/v2/%s/tags/list", asked->request.name);
 	struct lm_err err = LM_ERR_INIT;
 	const struct lm_shelf_name name = name_of(asked);
@@ -197,7 +199,7 @@ static enum MHD_Result give_tags(const struct asked *asked)
 
 static enum MHD_Result give_catalog(const struct asked *asked)
 {
-	CLEANUP(lm_shelf_list_done) struct lm_shelf_list list = {0};
+	CLEANUP(lm_texts_done) struct lm_texts list = {0};
 	struct lm_err err = LM_ERR_INIT;
 	int r = lm_shelf_names(asked->web->shelf, &list, &err);
 	return r < 0 ? answer_failure(asked, r, "NAME_UNKNOWN", &err) : give_page(asked, &list, "/v2/_catalog");

@@ -59,6 +59,10 @@ static void through_an_index(void **state)
 	fixture_check(&fixture, 0, &image);
 	assert_int_equal(lm_digest_data(image.index.data, image.index.len, digest, NULL), 0);
 	assert_string_equal(digest, fixture.index);
+	const char *index = lm_buf_cstr(&image.index);
+	assert_true(lm_index_names(index, image.index.len, fixture.images[1].manifest));
+	assert_false(lm_index_names(index, image.index.len, fixture.index));
+	assert_false(lm_index_names(index, image.index.len - 1, fixture.images[1].manifest));
 	lm_image_done(&image);
 	assert_int_equal(fixture_get(NULL, tagged("multi"), &fixture_arm64, &image, NULL, &err), 0);
 	fixture_check(&fixture, 1, &image);

@@ -2,6 +2,8 @@
 #include "fixture.h"
 #include "oci/shelf.h"
 
+#include <dirent.h>
+#include <dlfcn.h>
 #include <sys/stat.h>
 
 #define ZERO "sha256:0000000000000000000000000000000000000000000000000000000000000000"
@@ -9,6 +11,20 @@
 
 static struct fixture fixture; /* whose blobs are copied */
 static char base[64];
+
+static bool lists_fail;
+
+/* In place of the C library's: directories that can't be read to their end. */
+struct dirent *readdir(DIR *dir)
+{
+	static struct dirent *(*real)(DIR * dir);
+	if (!real)
+		*(void **)&real = dlsym(RTLD_NEXT, "readdir64");
+	if (!lists_fail)
+		return real(dir);
+	errno = EIO;
+	return NULL;
+}
 
 static char *read_blob(const char *digest, size_t *ret_len)
 {
@@ -54,6 +70,10 @@ static int make(void **state)
 	put_image("a.org", "registry.hub.docker.com/library/alpine:3", 0, false);
 	put_image("b.org", HOST "/group/tool:second", 1, false);
 	put("a.org", HOST "/ducc:v1", "manifest.json", "{}", 2);
+	/* What nobody can ask for by name. */
+	put("a.org", HOST "/group/No Name:v1", "manifest.raw", "{}", 2);
+	put("a.org", HOST "/group/tool:no tag", "manifest.raw", "{}", 2);
+	put("a.org", "no%host/tool:v1", "manifest.raw", "{}", 2);
 	return 0;
 }
 
@@ -143,7 +163,7 @@ static void names(void **state)
 static void lists(void **state)
 {
 	CLEANUP(lm_shelf_freep) struct lm_shelf *shelf = shelf_of("a.org", "b.org");
-	CLEANUP(lm_shelf_list_done) struct lm_shelf_list tags = {0}, all = {0}, none = {0};
+	CLEANUP(lm_texts_done) struct lm_texts tags = {0}, all = {0}, none = {0};
 	const struct lm_shelf_name tool = {NULL, "group/tool"}, ducc = {HOST, "ducc"};
 	assert_int_equal(lm_shelf_tags(shelf, &tool, &tags, NULL), 0);
 	assert_int_equal(tags.count, 4);
@@ -156,6 +176,45 @@ static void lists(void **state)
 	assert_string_equal(all.items[0], HOST "/ducc");
 	assert_string_equal(all.items[1], HOST "/group/tool");
 	assert_string_equal(all.items[3], "registry.hub.docker.com/library/alpine");
+}
+
+/* A repository that is away is no failure of a list; the caller's error stays as it was. */
+static void lists_of_some(void **state)
+{
+	CLEANUP(lm_shelf_freep)
+	struct lm_shelf *shelf = shelf_of("gone.org", "b.org"),
+			*none = shelf_of("gone.org", NULL);
+	CLEANUP(lm_texts_done) struct lm_texts tags = {0}, all = {0};
+	const struct lm_shelf_name tool = {HOST, "group/tool"};
+	struct lm_err err = LM_ERR_INIT;
+	assert_int_equal(lm_shelf_tags(shelf, &tool, &tags, &err), 0);
+	assert_int_equal(lm_shelf_names(shelf, &all, &err), 0);
+	assert_true(tags.count == 1 && all.count == 1);
+	assert_int_equal(err.code, 0);
+	lm_texts_done(&tags);
+	assert_int_equal(lm_shelf_tags(none, &tool, &tags, &err), -ENOTCONN);
+	assert_int_equal(lm_shelf_names(none, &tags, &err), -ENOTCONN);
+	assert_non_null(strstr(lm_err_text(&err), "gone.org is not mounted"));
+}
+
+/* What could not be looked for is not said to be absent. */
+static void unreadable(void **state)
+{
+	CLEANUP(lm_shelf_freep) struct lm_shelf *shelf = shelf_of("a.org", NULL);
+	CLEANUP(lm_texts_done) struct lm_texts list = {0};
+	const struct lm_shelf_name tool = {HOST, "group/tool"};
+	lists_fail = true;
+	int by_tag = get(shelf, HOST, "group/tool", "v1", fixture.images[0].manifest);
+	int by_digest = get(shelf, HOST, "group/tool", ZERO, NULL);
+	int anywhere = get(shelf, NULL, "group/tool", "v1", NULL);
+	int tags = lm_shelf_tags(shelf, &tool, &list, NULL);
+	int names = lm_shelf_names(shelf, &list, NULL);
+	lists_fail = false;
+	assert_int_equal(by_tag, 0);
+	assert_int_equal(by_digest, -EIO);
+	assert_int_equal(anywhere, -EIO);
+	assert_int_equal(tags, -EIO);
+	assert_int_equal(names, -EIO);
 }
 
 /* What was remembered is hashed like all else. */
@@ -275,6 +334,8 @@ int main(void)
 		cmocka_unit_test(by_tag_and_digest),
 		cmocka_unit_test(names),
 		cmocka_unit_test(lists),
+		cmocka_unit_test(lists_of_some),
+		cmocka_unit_test(unreadable),
 		cmocka_unit_test(damaged),
 		cmocka_unit_test(stale_index),
 		cmocka_unit_test(as_a_source),
