@@ -68,7 +68,7 @@ static uint64_t id_behind(const char *path, const char *marker)
 uint64_t lm_layer_of_path(const char *path)
 {
 	uint64_t id = id_behind(path, LM_IMAGES_LAYERS "/");
-	return id ? id : id_behind(path, LM_IMAGES_TREES "/");
+	return id ? id : id_behind(path, LM_IMAGES_OURS "/" LM_IMAGES_TREES "/");
 }
 
 uint16_t lm_used_layers_number(struct lm_used_layers *layers, uint64_t layer)

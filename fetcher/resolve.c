@@ -193,7 +193,8 @@ static void fill_tree(
 	const char *whole = config->mounted_at(config->arg, tree->repository, false);
 	const char *lean = config->mounted_at(config->arg, tree->repository, true);
 	if (whole) {
-		ret_paths->image = lm_str_printf("%s/" LM_IMAGES_TREES "/%.2s/%s/" LM_IMAGES_TREE, whole, hex, hex);
+		ret_paths->image = lm_str_printf(
+			"%s/" LM_IMAGES_OURS "/" LM_IMAGES_TREES "/%.2s/%s/" LM_IMAGES_TREE, whole, hex, hex);
 		ret_paths->data = lm_str_printf("%s/" LM_IMAGES_LAYERS, lean ? lean : whole);
 	}
 	if (!ret_paths->image || !ret_paths->data) {
@@ -372,7 +373,7 @@ static bool is_tree(const struct walk *walk)
 /* The same as take_step(), towards a tree. */
 static int step_to_tree(struct walk *walk, const char *folder, const char *hex, struct lm_err *err)
 {
-	const char *const names[STEPS_TO_TREE] = {".lamella", "trees", folder, hex, LM_IMAGES_TREE};
+	const char *const names[STEPS_TO_TREE] = {LM_IMAGES_OURS, LM_IMAGES_TREES, folder, hex, LM_IMAGES_TREE};
 	struct lm_entry entry;
 	struct lm_tree *tree = lm_repository_tree(repository_of(walk));
 	int r = lm_tree_lookup(tree, walk->node, names[walk->step], &entry, &walk->need, err);

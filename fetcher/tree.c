@@ -3,6 +3,7 @@
 #include "base/str.h"
 #include "fetcher/dir_paths.h"
 #include "fetcher/whiteout.h"
+#include "repo/images.h"
 #include "repo/symlink.h"
 #include "repo/xattr.h"
 
@@ -16,8 +17,6 @@ enum {
 	CURSOR_DOT = 1,	    /* readdir cursors: after ".", after "..", then 2 + row id */
 	CURSOR_ROWS = 2,
 };
-
-#define LAYERS_SOURCE ".layers"
 
 struct lm_tree {
 	struct lm_catalogs *catalogs;
@@ -431,7 +430,7 @@ int lm_tree_lookup(struct lm_tree *tree, uint64_t parent, const char *name, stru
 	int r = 0;
 	if (parent == LM_NODE_ROOT && strcmp(name, LM_TREE_LAYERS) == 0) {
 		r = layers_root(tree, &parent, err);
-		name = LAYERS_SOURCE;
+		name = LM_IMAGES_LAYERS;
 	}
 	if (r == 0)
 		r = enter(tree, parent, &place, ret_need, err);
@@ -644,7 +643,7 @@ static int compare_name(void *arg, struct lm_row *row)
 	bool changed = names->only_new ? before == 0 : before != root_child(names->tree, names->to, row->name);
 	if (changed)
 		names->fn(names->arg, row->name);
-	if (changed && strcmp(row->name, LAYERS_SOURCE) == 0)
+	if (changed && strcmp(row->name, LM_IMAGES_LAYERS) == 0)
 		names->fn(names->arg, LM_TREE_LAYERS);
 	return 0;
 }

@@ -1,7 +1,9 @@
 /* `lamella cache`: what the fetcher of this machine has cached; pins; clearing, verifying. */
+#include "base/str.h"
 #include "commands.h"
 #include "common.h"
 #include "fetcher.h"
+#include "repo/images.h"
 #include "rpc/rpc.h"
 
 #include <inttypes.h>
@@ -76,13 +78,10 @@ static int parse_pin(char **words, PinRequest *ret, char **ret_path, struct lm_e
 	static const char digest[] = "sha256:";
 	if (strncmp(words[0], digest, strlen(digest)) == 0 && !words[1]) {
 		const char *hex = words[0] + strlen(digest);
-		if (strlen(hex) != 64 || strspn(hex, "0123456789abcdef") != 64)
+		if (!lm_images_digest_parse(words[0], NULL))
 			return lm_err_set(err, -EINVAL, "\"%s\" is no digest", words[0]);
-		ret->path = *ret_path = malloc(128);
-		if (!*ret_path)
-			return lm_err_oom(err);
-		snprintf(*ret_path, 128, "/.layers/%.2s/%s", hex, hex);
-		return 0;
+		ret->path = *ret_path = lm_str_printf("/" LM_IMAGES_LAYERS "/%.2s/%s", hex, hex);
+		return *ret_path ? 0 : lm_err_oom(err);
 	}
 	if (words[0][0] == '/' && !words[1]) {
 		ret->path = words[0];

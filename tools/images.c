@@ -7,6 +7,7 @@
 #include "convert/inventory.h"
 #include "oci/digest.h"
 #include "oci/json.h"
+#include "oci/shelf.h"
 #include "snapshotter.h"
 #include "source.h"
 #include "sync/state.h"
@@ -134,7 +135,7 @@ static void add_sizes(const struct report *report, struct shown *shown)
 static int read_beside(const struct lm_view *view, const struct lm_inventory_image *image, const char *file,
 	struct lm_buf *ret, struct lm_err *err)
 {
-	CLEANUP(lm_freep) char *path = lm_str_printf("/.metadata/%s/%s", image->name, file);
+	CLEANUP(lm_freep) char *path = lm_str_printf("/" LM_SHELF_METADATA "/%s/%s", image->name, file);
 	int r = path ? lm_view_has(view, path, NULL, err) : lm_err_oom(err);
 	return r > 0 ? view->read(view->arg, path, ret, err) : r;
 }
@@ -167,9 +168,9 @@ static int look_at(const struct lm_view *view, const struct report *report, stru
 	CLEANUP(lm_buf_done)
 	struct lm_buf manifest = LM_BUF(LM_MANIFEST_JSON_MAX), config = LM_BUF(LM_MANIFEST_JSON_MAX);
 	const struct lm_inventory_image *image = shown->image;
-	int r = read_beside(view, image, "manifest.raw", &manifest, err);
+	int r = read_beside(view, image, LM_SHELF_MANIFEST, &manifest, err);
 	if (r == 0)
-		r = read_beside(view, image, "config.raw", &config, err);
+		r = read_beside(view, image, LM_SHELF_CONFIG, &config, err);
 	if (r == 0 && manifest.len > 0)
 		r = lm_digest_data(manifest.data, manifest.len, shown->digest, err);
 	if (r == 0 && config.len > 0)

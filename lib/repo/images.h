@@ -32,11 +32,11 @@
 
 #define LM_IMAGES_LAYERS ".layers"
 #define LM_IMAGES_LAYER_ROOT "layerfs"
-#define LM_IMAGES_TREES ".lamella/trees"
-#define LM_IMAGES_TREE "tree"
 #define LM_IMAGES_OURS ".lamella"
-#define LM_IMAGES_CHAINS "chains" /* in LM_IMAGES_OURS */
+#define LM_IMAGES_TREES "trees" /* in LM_IMAGES_OURS, as the next two */
+#define LM_IMAGES_CHAINS "chains"
 #define LM_IMAGES_DIFFS "diffs"
+#define LM_IMAGES_TREE "tree"
 
 enum { LM_IMAGES_FOLDER_MAX = 4 };
 

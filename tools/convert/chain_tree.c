@@ -15,10 +15,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define TREES "/" LM_IMAGES_OURS "/" LM_IMAGES_TREES
+
 struct lm_layer_path lm_chain_path(const char *chain)
 {
 	struct lm_layer_path path;
-	snprintf(path.s, sizeof(path.s), "/" LM_IMAGES_TREES "/%.2s/%s", chain, chain);
+	snprintf(path.s, sizeof(path.s), TREES "/%.2s/%s", chain, chain);
 	return path;
 }
 
@@ -230,8 +232,8 @@ static int write_catalog(const struct file *file, const struct lm_hash *nothing,
 static int make_parents(const struct lm_chain_tree_job *job, const struct lm_layer_path *path, struct lm_err *err)
 {
 	char parent[LM_LAYER_PATH_TEXT_MAX];
-	snprintf(parent, sizeof(parent), "%.*s", (int)strlen("/" LM_IMAGES_TREES "/xx"), path->s);
-	int r = lm_txn_mkdirs(job->txn, "/" LM_IMAGES_TREES, true, err);
+	snprintf(parent, sizeof(parent), "%.*s", (int)strlen(TREES "/xx"), path->s);
+	int r = lm_txn_mkdirs(job->txn, TREES, true, err);
 	return r < 0 ? r : lm_txn_mkdirs(job->txn, parent, false, err);
 }
 

@@ -11,11 +11,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#define FLAT "/.flat"
+
 struct lm_layer_path lm_flat_path(const char *config_digest)
 {
 	const char *hex = strchr(config_digest, ':') + 1;
 	struct lm_layer_path path;
-	snprintf(path.s, sizeof(path.s), "/.flat/%.2s/%s", hex, hex);
+	snprintf(path.s, sizeof(path.s), FLAT "/%.2s/%s", hex, hex);
 	return path;
 }
 
@@ -52,14 +54,14 @@ static int graft(const struct lm_flat_job *job, struct lm_layer_tree *tree, stru
 {
 	const struct lm_layer_path path = lm_flat_path(job->image->config_digest);
 	char parent[LM_LAYER_PATH_TEXT_MAX];
-	snprintf(parent, sizeof(parent), "%.*s", (int)strlen("/.flat/xx"), path.s);
+	snprintf(parent, sizeof(parent), "%.*s", (int)strlen(FLAT "/xx"), path.s);
 	CLEANUP(lm_freep)
 	char *db_path = lm_str_printf("%s/flat-%s", lm_txn_scratch(job->txn), job->image->config_digest + 7);
 	if (!db_path)
 		return lm_err_oom(err);
 	int r = write_catalogs(job, tree, db_path, ret, err);
 	if (r == 0)
-		r = lm_txn_mkdirs(job->txn, "/.flat", true, err);
+		r = lm_txn_mkdirs(job->txn, FLAT, true, err);
 	if (r == 0)
 		r = lm_txn_mkdirs(job->txn, parent, false, err);
 	if (r == 0)

@@ -113,8 +113,8 @@ const struct lm_manifest *lm_converter_base(const struct lm_converter *converter
 static int add_origin(struct lm_txn *txn, const char *layer_path, const char *config, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf origin = LM_BUF(LM_LAYER_JSON_MAX);
-	CLEANUP(lm_freep) char *dir = lm_str_printf("%s/.metadata", layer_path);
-	CLEANUP(lm_freep) char *path = lm_str_printf("%s/.metadata/origin.json", layer_path);
+	CLEANUP(lm_freep) char *dir = lm_str_printf("%s/" LM_LAYER_METADATA, layer_path);
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/" LM_LAYER_ORIGIN, layer_path);
 	if (!dir || !path)
 		return lm_err_oom(err);
 	bool changed = false;

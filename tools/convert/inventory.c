@@ -2,13 +2,14 @@
 
 #include "base/str.h"
 #include "oci/json.h"
+#include "oci/shelf.h"
 #include "repo/catalog_schema.h" /* lm_grown() */
 
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#define METADATA "/.metadata"
+#define METADATA "/" LM_SHELF_METADATA
 enum { DEPTH_MAX = 64, NAMES_MAX = 64 << 20, PLATFORMS_MAX = 256 };
 
 /* --- views --- */

@@ -108,10 +108,10 @@ static int put_metadata(struct conversion *c, const struct lm_layer_path *path, 
 	CLEANUP(lm_buf_done) struct lm_buf layers = LM_BUF(LM_LAYER_JSON_MAX), origin = LM_BUF(LM_LAYER_JSON_MAX);
 	char file[LM_LAYER_PATH_TEXT_MAX + 32];
 	int r = metadata_texts(c, &layers, &origin, err);
-	snprintf(file, sizeof(file), "%s/.metadata/layers.json", path->s);
+	snprintf(file, sizeof(file), "%s/" LM_LAYER_JSON, path->s);
 	if (r == 0)
 		r = lm_txn_put_data(c->job->txn, file, layers.data, layers.len, err);
-	snprintf(file, sizeof(file), "%s/.metadata/origin.json", path->s);
+	snprintf(file, sizeof(file), "%s/" LM_LAYER_ORIGIN, path->s);
 	return r < 0 ? r : lm_txn_put_data(c->job->txn, file, origin.data, origin.len, err);
 }
 
@@ -212,9 +212,9 @@ static int write_catalog(struct conversion *c, struct lm_layer_tree *tree, const
 	const struct lm_layer_job *job = c->job;
 	struct lm_layer_extra extras[] = {
 		{.path = LM_LAYER_MARKER},
-		{.path = ".metadata/"},
-		{.path = ".metadata/layers.json"},
-		{.path = ".metadata/origin.json"},
+		{.path = LM_LAYER_METADATA "/"},
+		{.path = LM_LAYER_JSON},
+		{.path = LM_LAYER_ORIGIN},
 	};
 	CLEANUP(lm_buf_done) struct lm_buf layers = LM_BUF(LM_LAYER_JSON_MAX), origin = LM_BUF(LM_LAYER_JSON_MAX);
 	const struct lm_buf nothing = {0};

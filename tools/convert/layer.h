@@ -7,6 +7,11 @@
 #include "convert/packing.h"
 #include "convert/progress.h"
 
+/* In a layer's directory, beside LM_IMAGES_LAYER_ROOT. */
+#define LM_LAYER_METADATA ".metadata"
+#define LM_LAYER_JSON LM_LAYER_METADATA "/layers.json"
+#define LM_LAYER_ORIGIN LM_LAYER_METADATA "/origin.json"
+
 enum { LM_LAYER_PATH_TEXT_MAX = 96 };
 
 /* "/.layers/xx/HEX" of a digest "sha256:HEX". */

@@ -4,6 +4,7 @@
 #include "convert/layer.h"
 #include "convert/layer_catalog.h"
 #include "oci/image.h"
+#include "oci/shelf.h"
 #include "repo/catalog_schema.h" /* lm_grown() */
 
 #include <stdio.h>
@@ -57,7 +58,7 @@ static int bears_out(const struct lm_view *view, const struct lm_layer *layer, s
 	int r = lm_view_has(view, path, NULL, err);
 	if (r != 0)
 		return LM_MIN(r, 0);
-	snprintf(path, sizeof(path), "%s/.metadata/layers.json", lm_layer_path(layer->digest).s);
+	snprintf(path, sizeof(path), "%s/" LM_LAYER_JSON, lm_layer_path(layer->digest).s);
 	r = view->read(view->arg, path, &text, &why);
 	if (r == 0)
 		r = lm_layers_json_diff_id(&text, diff_id, &why);
@@ -257,7 +258,7 @@ static int read_image(
 	struct lm_txn *txn, const struct lm_inventory_image *image, struct lm_image *ret, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf config = LM_BUF(LM_MANIFEST_JSON_MAX);
-	CLEANUP(lm_freep) char *path = lm_str_printf("/.metadata/%s/config.raw", image->name);
+	CLEANUP(lm_freep) char *path = lm_str_printf("/" LM_SHELF_METADATA "/%s/" LM_SHELF_CONFIG, image->name);
 	struct lm_err why = LM_ERR_INIT;
 	ret->layers = calloc(image->parts.layer_count + 1, sizeof(*ret->layers));
 	if (!path || !ret->layers)

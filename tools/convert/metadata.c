@@ -10,7 +10,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static const char *const files[] = {"manifest.json", "manifest.raw", "config.raw", "index.raw", "platforms.json"};
+static const char *const files[] = {
+	"manifest.json", LM_SHELF_MANIFEST, LM_SHELF_CONFIG, LM_SHELF_INDEX, "platforms.json"};
 
 /* What uname(1) calls them. */
 static const struct {
@@ -78,7 +79,7 @@ static int reschedule(struct lm_txn *txn, const char *name, const struct lm_buf 
 int lm_metadata_put(
 	struct lm_txn *txn, const struct lm_image *image, const char *name, int64_t grace_s, struct lm_err *err)
 {
-	CLEANUP(lm_freep) char *dir = lm_str_printf("/.metadata/%s", name);
+	CLEANUP(lm_freep) char *dir = lm_str_printf("/" LM_SHELF_METADATA "/%s", name);
 	CLEANUP(lm_buf_done) struct lm_buf json = LM_BUF(LM_MANIFEST_JSON_MAX), old = LM_BUF(LM_MANIFEST_JSON_MAX);
 	if (!dir)
 		return lm_err_oom(err);
@@ -92,12 +93,12 @@ int lm_metadata_put(
 	if (r == 0)
 		r = put_file(txn, dir, "manifest.json", &json, err);
 	if (r == 0)
-		r = put_file(txn, dir, "manifest.raw", &image->manifest, err);
+		r = put_file(txn, dir, LM_SHELF_MANIFEST, &image->manifest, err);
 	if (r == 0)
-		r = put_file(txn, dir, "config.raw", &image->config, err);
+		r = put_file(txn, dir, LM_SHELF_CONFIG, &image->config, err);
 	if (r == 0 && image->index.len > 0)
-		return put_file(txn, dir, "index.raw", &image->index, err);
-	return r < 0 ? r : remove_file(txn, dir, "index.raw", err); /* of what had that name before */
+		return put_file(txn, dir, LM_SHELF_INDEX, &image->index, err);
+	return r < 0 ? r : remove_file(txn, dir, LM_SHELF_INDEX, err); /* of what had that name before */
 }
 
 /* --- links --- */
@@ -148,7 +149,7 @@ static int remove_machines(struct lm_txn *txn, const char *name, struct lm_err *
 /* The name no longer stands for several platforms. */
 static int forget_platforms(struct lm_txn *txn, const char *name, struct lm_err *err)
 {
-	CLEANUP(lm_freep) char *path = lm_str_printf("/.metadata/%s/platforms.json", name);
+	CLEANUP(lm_freep) char *path = lm_str_printf("/" LM_SHELF_METADATA "/%s/platforms.json", name);
 	int r = path ? lm_txn_has(txn, path, err) : lm_err_oom(err);
 	if (r <= 0)
 		return r;
@@ -209,7 +210,7 @@ static int link_machines(struct lm_txn *txn, const struct lm_image *images, size
 
 static int put_platforms(struct lm_txn *txn, char *const *names, size_t count, const char *name, struct lm_err *err)
 {
-	CLEANUP(lm_freep) char *dir = lm_str_printf("/.metadata/%s", name);
+	CLEANUP(lm_freep) char *dir = lm_str_printf("/" LM_SHELF_METADATA "/%s", name);
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_LAYER_JSON_MAX);
 	CLEANUP(json_decrefp) json_t *list = json_array();
 	for (size_t i = 0; i < count; i++)
@@ -278,13 +279,13 @@ static int remove_links(struct lm_txn *txn, const struct lm_inventory_image *ima
 
 int lm_metadata_remove(struct lm_txn *txn, const struct lm_inventory_image *image, struct lm_err *err)
 {
-	CLEANUP(lm_freep) char *dir = lm_str_printf("/.metadata/%s", image->name);
+	CLEANUP(lm_freep) char *dir = lm_str_printf("/" LM_SHELF_METADATA "/%s", image->name);
 	int r = dir ? 0 : lm_err_oom(err);
 	for (size_t i = 0; i < ARRAY_LEN(files) && r == 0; i++)
 		r = remove_file(txn, dir, files[i], err);
 	if (r == 0) {
 		CLEANUP(lm_freep) char *last = lm_str_printf("%s/x", dir);
-		r = last ? prune(txn, last, "/.metadata", err) : lm_err_oom(err);
+		r = last ? prune(txn, last, "/" LM_SHELF_METADATA, err) : lm_err_oom(err);
 	}
 	return r < 0 ? r : remove_links(txn, image, err);
 }

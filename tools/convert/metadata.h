@@ -11,10 +11,11 @@
  *
  *   containerd      goes by the digests of layers: whatever an index names for a node's platform is there
  *   Apptainer       /NAME leads to NAME-linux-$(CVMFS_ARCH:-x86_64), a link whose target every client completes by
- * itself: CVMFS_ARCH is what uname(1) calls the node's machine, as stock clients from 2.11 on set it, older ones get
- * what stands behind ":-". /NAME-linux-x86_64, …-aarch64 and so on lead to the flat trees. other tools /.metadata/NAME/
- * is a directory, and has the image for the converter's own platform, since stock tools expect one image there;
- * platforms.json beside it names those of all platforms.
+ *                   itself: CVMFS_ARCH is what uname(1) calls the node's machine, as stock clients from 2.11 on set
+ *                   it, older ones get what stands behind ":-". /NAME-linux-x86_64, …-aarch64 and so on lead to the
+ *                   flat trees.
+ *   other tools     /.metadata/NAME/ is a directory, and has the image for the converter's own platform, since stock
+ *                   tools expect one image there; platforms.json beside it names those of all platforms.
  *
  * An image that loses its name to another one is put on the schedule (inventory.h), one that comes back is taken off.
  */

@@ -10,6 +10,7 @@
 #include "convert/layer_index.h"
 #include "convert/published.h"
 #include "oci/digest.h"
+#include "oci/shelf.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -96,7 +97,7 @@ static int plan_layer(struct planning *p, const struct lm_image *image, size_t i
 static int compare_name(struct planning *p, const struct lm_image *image, struct lm_plan_image *ret, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf there = LM_BUF(LM_MANIFEST_JSON_MAX);
-	CLEANUP(lm_freep) char *path = lm_str_printf("/.metadata/%s/manifest.raw", ret->image.name);
+	CLEANUP(lm_freep) char *path = lm_str_printf("/" LM_SHELF_METADATA "/%s/" LM_SHELF_MANIFEST, ret->image.name);
 	struct lm_err failure = LM_ERR_INIT;
 	if (!path)
 		return lm_err_oom(err);

@@ -248,7 +248,7 @@ static int has_other_origin(struct planning *p, const char *layer, struct lm_err
 {
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_LAYER_JSON_MAX);
 	char path[LM_LAYER_PATH_TEXT_MAX + 32];
-	snprintf(path, sizeof(path), "%s/.metadata/origin.json", lm_layer_path(layer).s);
+	snprintf(path, sizeof(path), "%s/" LM_LAYER_ORIGIN, lm_layer_path(layer).s);
 	int r = lm_view_has(p->view, path, NULL, err);
 	if (r > 0)
 		r = p->view->read(p->view->arg, path, &text, err);
@@ -437,7 +437,7 @@ static int forget_origins(struct planning *p, struct lm_txn *txn, const char *la
 	char path[LM_LAYER_PATH_TEXT_MAX + 32];
 	bool changed = false;
 	size_t left;
-	snprintf(path, sizeof(path), "%s/.metadata/origin.json", lm_layer_path(layer).s);
+	snprintf(path, sizeof(path), "%s/" LM_LAYER_ORIGIN, lm_layer_path(layer).s);
 	int r = lm_txn_has(txn, path, err);
 	if (r <= 0)
 		return r;

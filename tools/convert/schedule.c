@@ -2,10 +2,11 @@
 #include "common.h"
 #include "convert/inventory.h"
 #include "oci/json.h"
+#include "oci/shelf.h"
 
 #include <string.h>
 
-#define SCHEDULE "/.metadata/remove-schedule.json"
+#define SCHEDULE "/" LM_SHELF_METADATA "/remove-schedule.json"
 enum { SCHEDULE_MAX = 64 << 20 };
 
 void lm_schedule_done(struct lm_schedule *schedule)
@@ -123,7 +124,7 @@ int lm_schedule_write(struct lm_schedule *schedule, struct lm_txn *txn, struct l
 		return 0;
 	if (lm_json_write(schedule->list, JSON_COMPACT, &text) < 0)
 		return lm_err_oom(err);
-	int r = lm_txn_mkdirs(txn, "/.metadata", false, err);
+	int r = lm_txn_mkdirs(txn, "/" LM_SHELF_METADATA, false, err);
 	if (r == 0)
 		r = lm_txn_put_data(txn, SCHEDULE, text.data, text.len, err);
 	if (r == 0)

@@ -165,9 +165,11 @@ static int compare_metadata(struct verification *v, struct lm_published *publish
 	const struct {
 		const char *name;
 		const struct lm_buf *wanted;
-	} files[] = {{"manifest.raw", &image->manifest}, {"config.raw", &image->config}, {"manifest.json", &json}};
+	} files[] = {
+		{LM_SHELF_MANIFEST, &image->manifest}, {LM_SHELF_CONFIG, &image->config}, {"manifest.json", &json}};
 	for (size_t i = 0; r == 0 && i < ARRAY_LEN(files); i++) {
-		CLEANUP(lm_freep) char *path = lm_str_printf("/.metadata/%s/%s", v->config->name, files[i].name);
+		CLEANUP(lm_freep)
+		char *path = lm_str_printf("/" LM_SHELF_METADATA "/%s/%s", v->config->name, files[i].name);
 		r = path ? compare_file(&c, published, &v->root, path, files[i].wanted, err) : lm_err_oom(err);
 	}
 	return r;
@@ -177,7 +179,7 @@ static int compare_origin(struct lm_comparison *c, struct lm_published *publishe
 	const struct lm_image *image, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_LAYER_JSON_MAX);
-	CLEANUP(lm_freep) char *path = lm_str_printf("%s/.metadata/origin.json", top->path);
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/" LM_LAYER_ORIGIN, top->path);
 	struct lm_err failure = LM_ERR_INIT;
 	bool absent = false;
 	if (!path)
@@ -211,7 +213,7 @@ static int compare_layers_json(struct lm_comparison *c, struct lm_published *pub
 	const struct lm_published_top *top, const struct lm_layer *layer, uint64_t tar_bytes, struct lm_err *err)
 {
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_LAYER_JSON_MAX), wanted = LM_BUF(LM_LAYER_JSON_MAX);
-	CLEANUP(lm_freep) char *path = lm_str_printf("%s/.metadata/layers.json", top->path);
+	CLEANUP(lm_freep) char *path = lm_str_printf("%s/" LM_LAYER_JSON, top->path);
 	if (!path)
 		return lm_err_oom(err);
 	int r = lm_layers_json(layer, NULL, tar_bytes, &wanted, err);

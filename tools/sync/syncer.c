@@ -6,6 +6,7 @@
 #include "convert/image.h"
 #include "convert/ledger.h"
 #include "oci/digest.h"
+#include "oci/shelf.h"
 #include "source.h"
 #include "sync/check.h"
 
@@ -455,7 +456,7 @@ static int read_root(struct work *work, struct lm_manifest *ret, struct lm_err *
 static int still_there(struct work *work, struct lm_txn *txn, struct task *task, struct lm_err *err)
 {
 	const struct lm_sync_image *image = remembered(work->round, task);
-	CLEANUP(lm_freep) char *path = lm_str_printf("/.metadata/%s/manifest.raw", task->name);
+	CLEANUP(lm_freep) char *path = lm_str_printf("/" LM_SHELF_METADATA "/%s/" LM_SHELF_MANIFEST, task->name);
 	CLEANUP(lm_buf_done) struct lm_buf manifest = LM_BUF(LM_MANIFEST_JSON_MAX);
 	char digest[LM_DIGEST_MAX];
 	if (!path)
