@@ -94,6 +94,20 @@ say "the index is what lamella pull registers, too"
 grep -q "$index" <<<"$(ctr_ lamella images ls "name==$REGISTRY/multi@$index")" || fail "another digest: $(ctr_ lamella images ls)"
 [ "$(pod lamella run --no-pull "$MULTI" sh -c 'echo from inside')" = "from inside" ] || fail "$MULTI did not run"
 
+say "the index is compared, too"
+verified() { # CODE SOURCE NAME
+	local code=0
+	"$LAMELLA" verify "$2" --name "$3" --repo "$FQRN" --storage "$WORK/storage" --keys "$WORK/keys" >"$WORK/tmp/verified" 2>&1 || code=$?
+	[ $code = "$1" ] || fail "verify $2 $3: code $code: $(cat "$WORK/tmp/verified")"
+}
+verified 0 "oci:$WORK/oci-multi:latest" "$MULTI"
+verified 0 "oci:$layout:latest" "$MULTI" # which the index names
+verified 0 "oci:$layout:latest" "$TINY"
+verified 1 "oci:$WORK/oci-multi:latest" "$TINY"
+grep -qx "  differs /.metadata/$TINY/index.raw: is not published" "$WORK/tmp/verified" || fail "verify: $(cat "$WORK/tmp/verified")"
+verified 1 "oci:$WORK/oci-pause" "$MULTI"
+grep -qx "  differs /.metadata/$MULTI/index.raw: is an index of other images" "$WORK/tmp/verified" || fail "verify: $(cat "$WORK/tmp/verified")"
+
 say "what clients see"
 skopeo inspect --tls-verify=false "docker://$MIRROR/tiny:latest" >"$WORK/tmp/inspect" || fail "skopeo inspect"
 jq -e --arg d "$digest" '.Digest == $d and (.RepoTags | index("latest"))' "$WORK/tmp/inspect" >/dev/null || fail "skopeo: $(cat "$WORK/tmp/inspect")"
@@ -174,7 +188,14 @@ expect 200 . "/v2/tiny/blobs/$config?ns=$REGISTRY"
 
 say "a new revision, and no mount"
 convert "oci:$layout" --name "$REGISTRY/new:v1"
+planned() { # STATE
+	"$LAMELLA" convert "oci:$layout" --name "$MULTI" --repo "$FQRN" --storage "$WORK/storage" --dry-run >"$WORK/tmp/plan" 2>&1 &&
+		grep -q ": $1\b" "$WORK/tmp/plan" || fail "the plan: $(cat "$WORK/tmp/plan")"
+}
+planned completed
 convert "oci:$layout" --name "$MULTI" # stands for no index any more
+planned unchanged
+verified 1 "oci:$WORK/oci-multi:latest" "$MULTI"
 "$LAMELLA" update >/dev/null
 expect 200 . /v2/new/manifests/v1
 expect 200 . /v2/multi/manifests/latest

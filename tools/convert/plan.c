@@ -158,6 +158,20 @@ static int lacks_entries(struct planning *p, const struct lm_image *image, struc
 	return r < 0 ? r : plan.count > 0;
 }
 
+/* 1: what the name leads through, an index or none, is not what is published. */
+static int has_other_index(struct planning *p, const struct lm_image *image, const char *name, struct lm_err *err)
+{
+	CLEANUP(lm_buf_done) struct lm_buf there = LM_BUF(LM_MANIFEST_JSON_MAX);
+	CLEANUP(lm_freep) char *path = lm_str_printf("/" LM_SHELF_METADATA "/%s/" LM_SHELF_INDEX, name);
+	struct lm_err failure = LM_ERR_INIT;
+	if (!path)
+		return lm_err_oom(err);
+	int r = lm_published_read(p->published, &p->top, path, &there, &failure);
+	if (r < 0 && r != -ENOENT)
+		return lm_err_set(err, r, "%s", lm_err_text(&failure));
+	return there.len != image->index.len || memcmp(lm_buf_cstr(&there), lm_buf_cstr(&image->index), there.len) != 0;
+}
+
 static int fill_image(struct planning *p, const struct lm_image *image, struct lm_plan_image *ret, struct lm_err *err)
 {
 	bool missing = false;
@@ -181,6 +195,8 @@ static int fill_image(struct planning *p, const struct lm_image *image, struct l
 		r = compare_name(p, image, ret, err);
 	if (r == 0 && ret->state == LM_PLAN_UNCHANGED) {
 		r = missing || ret->flat || ret->tree ? 1 : lacks_entries(p, image, err);
+		if (r == 0)
+			r = has_other_index(p, image, ret->image.name, err);
 		ret->state = r > 0 ? LM_PLAN_COMPLETED : LM_PLAN_UNCHANGED;
 		r = LM_MIN(r, 0);
 	}

@@ -14,7 +14,8 @@
 enum lm_plan_state {
 	LM_PLAN_NEW,	   /* nothing has that name yet */
 	LM_PLAN_REPLACED,  /* another image has it, which loses it */
-	LM_PLAN_COMPLETED, /* this image has it, but layers, a tree or entries of the index are missing */
+	LM_PLAN_COMPLETED, /* this image has it, but layers, a tree or entries of the index are missing, or it comes
+			      through another index of images */
 	LM_PLAN_UNCHANGED,
 };
 const char *lm_plan_state_name(enum lm_plan_state state); /* "new", "replaced", … */

@@ -155,6 +155,31 @@ static int compare_file(struct lm_comparison *c, struct lm_published *published,
 	return 0;
 }
 
+/* The index that the source led through. Where it names the image alone, any will do that names that image. */
+static int compare_index(
+	struct lm_comparison *c, struct verification *v, struct lm_published *published, struct lm_err *err)
+{
+	const struct lm_image *image = v->config->image;
+	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LM_MANIFEST_JSON_MAX);
+	CLEANUP(lm_freep) char *path = lm_str_printf("/" LM_SHELF_METADATA "/%s/" LM_SHELF_INDEX, v->config->name);
+	struct lm_err failure = LM_ERR_INIT;
+	if (!path)
+		return lm_err_oom(err);
+	if (image->index.len > 0)
+		return compare_file(c, published, &v->root, path, &image->index, err);
+	int r = lm_published_read(published, &v->root, path, &text, &failure);
+	if (r == -ENOENT)
+		return 0;
+	if (r == -ENOMEM)
+		return lm_err_oom(err);
+	c->part->entries++;
+	c->part->bytes += text.len;
+	if (r < 0 || !lm_index_names(lm_buf_cstr(&text), text.len, image->digest))
+		lm_verify_note(c, LM_VERIFY_DIFFERENCE, path, NULL, "%s",
+			r < 0 ? lm_err_text(&failure) : "is an index of other images");
+	return 0;
+}
+
 static int compare_metadata(struct verification *v, struct lm_published *published, struct lm_err *err)
 {
 	const struct lm_image *image = v->config->image;
@@ -172,7 +197,7 @@ static int compare_metadata(struct verification *v, struct lm_published *publish
 		char *path = lm_str_printf("/" LM_SHELF_METADATA "/%s/%s", v->config->name, files[i].name);
 		r = path ? compare_file(&c, published, &v->root, path, files[i].wanted, err) : lm_err_oom(err);
 	}
-	return r;
+	return r < 0 ? r : compare_index(&c, v, published, err);
 }
 
 static int compare_origin(struct lm_comparison *c, struct lm_published *published, const struct lm_published_top *top,
