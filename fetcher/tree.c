@@ -192,8 +192,11 @@ static int path_by_parent(const struct place *place, struct lm_buf *ret, struct 
 		return r;
 	if (r == 0)
 		r = lm_buf_printf(ret, "/%s", row.name);
+	if (r == -EMSGSIZE)
+		return lm_err_set(err, -EPROTO, "catalog of '%s': row %llu: its parents form no path",
+			lm_catalog_mountpoint(place->catalog), (unsigned long long)place->rowid);
 	if (r < 0)
-		return lm_err_sys(err, r, "path of row %llu", (unsigned long long)place->rowid);
+		return lm_err_oom(err);
 	if (!lm_path_hash_equal(lm_path_hash(lm_buf_cstr(ret), ret->len), row.path))
 		return lm_err_set(err, -EPROTO, "catalog of '%s': row %llu: its parents form another path",
 			lm_catalog_mountpoint(place->catalog), (unsigned long long)place->rowid);

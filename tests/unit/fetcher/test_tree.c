@@ -448,8 +448,21 @@ static void put_catalog(struct tree_rig *rig, const struct lm_hash *hash, const 
 	assert_ok(lm_cache_commit(txn, &ref, &err), &err);
 }
 
-/* A root catalog with /d, /d/f and /d/link, changed by SQL past all that guards the writer; in the cache, as `hash`. */
-static void put_forged(struct tree_rig *rig, const struct lm_hash *hash, const char *sql)
+/* The directories on the way to path, and path. */
+static void insert_dirs(struct lm_catalog_writer *w, const char *path)
+{
+	const struct lm_row dir = {.mode = S_IFDIR | 0755};
+	struct lm_err err = LM_ERR_INIT;
+	for (size_t len = 1; len <= strlen(path); len++) {
+		CLEANUP(lm_freep) char *part = lm_str_ndup(path, len);
+		if (path[len] == '/' || path[len] == '\0')
+			assert_ok(lm_catalog_insert(w, part, &dir, NULL, 0, &err), &err);
+	}
+}
+
+/* A root catalog with /d, /d/f and /d/link, and the directories of deep (NULL: none), changed by SQL past all that
+ * guards the writer; in the cache, as `hash`. */
+static void put_forged_deep(struct tree_rig *rig, const struct lm_hash *hash, const char *deep, const char *sql)
 {
 	struct lm_err err = LM_ERR_INIT;
 	CLEANUP(lm_freep) char *path = lm_str_printf("%s/forged", rig->dir);
@@ -463,6 +476,8 @@ static void put_forged(struct tree_rig *rig, const struct lm_hash *hash, const c
 	assert_ok(lm_catalog_insert(w, "/d", &dir, NULL, 0, &err), &err);
 	assert_ok(lm_catalog_insert(w, "/d/f", &link, NULL, 0, &err), &err);
 	assert_ok(lm_catalog_insert(w, "/d/link", &link, NULL, 0, &err), &err);
+	if (deep)
+		insert_dirs(w, deep);
 	assert_ok(lm_catalog_writer_finish(w, &props, &counters, &counters, &err), &err);
 	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
 	assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
@@ -470,14 +485,24 @@ static void put_forged(struct tree_rig *rig, const struct lm_hash *hash, const c
 	put_catalog(rig, hash, path);
 }
 
-static void use_forged(struct tree_rig *rig, uint8_t seed, const char *sql)
+static void put_forged(struct tree_rig *rig, const struct lm_hash *hash, const char *sql)
+{
+	put_forged_deep(rig, hash, NULL, sql);
+}
+
+static void use_forged_deep(struct tree_rig *rig, uint8_t seed, const char *deep, const char *sql)
 {
 	const struct lm_hash hash = {.bytes = {seed}, .set = true};
 	struct lm_err err = LM_ERR_INIT;
 	uint32_t number;
-	put_forged(rig, &hash, sql);
+	put_forged_deep(rig, &hash, deep, sql);
 	assert_ok(lm_catalogs_number(rig->catalogs, &hash, "", 0, LM_VIEW_PLAIN, &number, &err), &err);
 	lm_tree_set_root(rig->tree, number);
+}
+
+static void use_forged(struct tree_rig *rig, uint8_t seed, const char *sql)
+{
+	use_forged_deep(rig, seed, NULL, sql);
 }
 
 /* Such catalogs can't be made as long as hashes hold: here their names are lies, which the cache does not notice. */
@@ -631,6 +656,32 @@ static void test_forged_parents(void **state)
 		assert_non_null(strstr(err.msg, "row"));
 		assert_int_equal(lm_tree_lookup(rig.tree, dir.node, "none", &entry, &need, &err), -EPROTO);
 	}
+}
+
+/* A row that hangs in a directory whose path is as long as paths get. */
+static void test_too_long_path(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	struct lm_entry dir, entry;
+	struct lm_object_ref need;
+	struct lm_err err = LM_ERR_INIT;
+	char deep[LM_REPO_PATH_MAX + 1];
+	for (size_t i = 0; i < LM_REPO_PATH_MAX; i++)
+		deep[i] = i % (LM_NAME_MAX + 1) == 0 ? '/' : 'x';
+	deep[LM_REPO_PATH_MAX - 1] = 'z'; /* the only one of that name */
+	deep[LM_REPO_PATH_MAX] = '\0';
+	tree_rig_open(&rig, NULL);
+	use_forged_deep(&rig, 1, deep, "SELECT 1");
+	assert_ok(lm_tree_lookup(rig.tree, LM_NODE_ROOT, "d", &dir, &need, &err), &err);
+	assert_ok(lm_tree_lookup(rig.tree, dir.node, "f", &entry, &need, &err), &err);
+	const uint64_t row = entry.node - lm_tree_node(lm_tree_root(rig.tree), 0);
+	use_forged_deep(&rig, 2, deep,
+		"UPDATE catalog SET (parent_1, parent_2) = (SELECT md5path_1, md5path_2 FROM catalog WHERE name LIKE "
+		"'%z') "
+		"WHERE name = 'f'");
+	entry.node = lm_tree_node(lm_tree_root(rig.tree), row);
+	assert_int_equal(lm_tree_lookup(rig.tree, entry.node, "x", &entry, &need, &err), -EPROTO);
+	assert_non_null(strstr(err.msg, "its parents form no path"));
 }
 
 /* The layers' view. */
@@ -859,6 +910,7 @@ int main(void)
 		cmocka_unit_test(test_misplaced_rows),
 		cmocka_unit_test(test_known_directories),
 		cmocka_unit_test(test_forged_parents),
+		cmocka_unit_test(test_too_long_path),
 		cmocka_unit_test(test_stock_layers),
 		cmocka_unit_test(test_files_in_a_file),
 		cmocka_unit_test(test_odd_layers),
