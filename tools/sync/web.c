@@ -8,12 +8,11 @@
 #include "net/answer.h"
 #include "net/exposition.h"
 #include "oci/digest.h"
-#include "oci/secret.h"
 #include "oci/json.h"
+#include "oci/secret.h"
 #include "sync/events.h"
 #include "sync/metrics.h"
 
-#include <jansson.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <string.h>
