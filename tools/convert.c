@@ -167,15 +167,11 @@ static char *ledger_path(const struct lm_repo_record *record)
 	return path;
 }
 
-/* *ret_text holds the platform's words, while that is in use. */
 static int choose_platform(
-	const struct options *o, struct lm_converter_config *config, char **ret_text, struct lm_err *err)
+	const struct options *o, struct lm_converter_config *config, char **ret_words, struct lm_err *err)
 {
 	config->all_platforms = o->platform && strcmp(o->platform, "all") == 0;
-	const char *text = config->all_platforms ? NULL : o->platform;
-	if (text && !(*ret_text = strdup(text)))
-		return lm_err_oom(err);
-	return lm_platform_option(*ret_text, &config->platform, err);
+	return lm_platform_option(config->all_platforms ? NULL : o->platform, ret_words, &config->platform, err);
 }
 
 static int run(const struct options *o, struct watch *watch, struct report *ret, struct lm_err *err)

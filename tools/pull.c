@@ -189,15 +189,13 @@ static bool is_away(int r)
 
 static int find_image(struct work *w, const struct lm_reference *ref, struct lm_access *access, struct lm_err *err)
 {
-	CLEANUP(lm_freep) char *text = w->o->platform ? strdup(w->o->platform) : NULL;
+	CLEANUP(lm_freep) char *words = NULL;
 	struct lm_platform wanted;
 	struct lm_err away = LM_ERR_INIT;
-	if (w->o->platform && !text)
-		return lm_err_oom(err);
-	int r = lm_platform_option(text, &wanted, err);
+	int r = lm_platform_option(w->o->platform, &words, &wanted, err);
 	if (r < 0)
 		return r;
-	const struct lm_platform *platform = text ? &wanted : NULL;
+	const struct lm_platform *platform = w->o->platform ? &wanted : NULL;
 	if (w->o->offline) {
 		lm_err_set(&w->registry_failed, -EIO, "--offline is given");
 		return from_repository(w, ref, platform, err);

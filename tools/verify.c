@@ -113,12 +113,10 @@ static int open_image(
 	struct options *o, struct lm_http *http, struct lm_source **ret, struct report *report, struct lm_err *err)
 {
 	CLEANUP(lm_reference_done) struct lm_reference ref = {0};
-	CLEANUP(lm_freep) char *text = o->platform ? strdup(o->platform) : NULL;
+	CLEANUP(lm_freep) char *words = NULL;
 	struct lm_platform platform;
 	o->access.access.http = http;
-	if (o->platform && !text)
-		return lm_err_oom(err);
-	int r = lm_platform_option(text, &platform, err);
+	int r = lm_platform_option(o->platform, &words, &platform, err);
 	if (r == 0)
 		r = lm_reference_parse(o->source, &ref, err);
 	if (r == 0)

@@ -34,18 +34,22 @@ int lm_access_add_mirror(void *arg, const char *value, struct lm_err *err)
 	return 0;
 }
 
-int lm_platform_option(char *text, struct lm_platform *ret, struct lm_err *err)
+int lm_platform_option(const char *text, char **ret_words, struct lm_platform *ret, struct lm_err *err)
 {
 	if (!text) {
 		*ret = lm_platform_host();
 		return 0;
 	}
-	char *rest = text;
+	CLEANUP(lm_freep) char *words = strdup(text);
+	if (!words)
+		return lm_err_oom(err);
+	char *rest = words;
 	const char *os = strsep(&rest, "/"), *architecture = strsep(&rest, "/"), *variant = rest;
 	if (*os == '\0' || !architecture || *architecture == '\0' ||
 		(variant && (*variant == '\0' || strchr(variant, '/'))))
 		return lm_err_set(err, -EINVAL, "--platform: OS/ARCH or OS/ARCH/VARIANT is wanted");
 	*ret = (struct lm_platform){os, architecture, variant};
+	*ret_words = STEAL(words);
 	return 0;
 }
 

@@ -18,9 +18,9 @@ void lm_access_options_done(struct lm_access_options *options);
 /* HOST[:PORT]=URL; adds to options (the arg). */
 int lm_access_add_mirror(void *arg, const char *value, struct lm_err *err);
 
-/* What --platform says, OS/ARCH[/VARIANT]: a copy that is cut into pieces, which *ret points to; NULL: this machine's.
- * -EINVAL. */
-int lm_platform_option(char *text, struct lm_platform *ret, struct lm_err *err) MUST_CHECK;
+/* What --platform says, OS/ARCH[/VARIANT]; NULL: this machine's. *ret points into *ret_words, which the caller frees
+ * (untouched without text). -EINVAL. */
+int lm_platform_option(const char *text, char **ret_words, struct lm_platform *ret, struct lm_err *err) MUST_CHECK;
 
 /* Has waiting and unpacking said by lm_cli_say(). */
 void lm_access_speak(struct lm_access_options *options);
