@@ -194,6 +194,14 @@ struct lm_cli_time_text lm_cli_time(int64_t seconds)
 	return text;
 }
 
+int lm_cli_socket_check(const char *path, const char *meaning, struct lm_err *err)
+{
+	if (access(path, F_OK) == 0)
+		return 0;
+	return errno == ENOENT ? lm_err_set(err, -EAGAIN, "%s: %s is not there", meaning, path)
+			       : lm_err_sys(err, -errno, "%s", path);
+}
+
 struct json_t *lm_cli_text_json(const char *text)
 {
 	CLEANUP(lm_buf_done) struct lm_buf quoted = LM_BUF(4 * strlen(text) + 2);
@@ -201,6 +209,18 @@ struct json_t *lm_cli_text_json(const char *text)
 	if (!string && lm_str_quote(&quoted, text, strlen(text)) == 0)
 		string = json_string(lm_buf_cstr(&quoted));
 	return string;
+}
+
+int lm_cli_print_json(struct json_t *report)
+{
+	int r = report ? json_dumpf(report, stdout, JSON_INDENT(2)) : -1;
+	json_decref(report);
+	if (r < 0 && !ferror(stdout)) {
+		lm_cli_error("the report can't be written as JSON");
+		return LM_EXIT_FAILED;
+	}
+	printf("\n");
+	return LM_EXIT_OK;
 }
 
 int lm_cli_time_parse(const char *text, int64_t *ret_s, struct lm_err *err)
@@ -522,9 +542,6 @@ int lm_repo_record_save(const struct lm_repo_record *record, struct lm_err *err)
 		append_setting(&text, "LAMELLA_KEYS", record->keys) < 0 ||
 		(record->s3_config && append_setting(&text, "LAMELLA_S3_CONFIG", record->s3_config) < 0))
 		return lm_err_oom(err);
-	char *slash = strrchr(path, '/');
-	*slash = '\0';
-	r = lm_mkdir_p(AT_FDCWD, path, 0755, err);
-	*slash = '/';
+	r = lm_mkdir_above(AT_FDCWD, path, 0755, err);
 	return r < 0 ? r : lm_file_replace(AT_FDCWD, path, text.data, text.len, 0644, LM_FILE_SYNC, err);
 }

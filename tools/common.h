@@ -64,9 +64,16 @@ struct lm_cli_time_text {
 };
 struct lm_cli_time_text lm_cli_time(int64_t seconds);
 
+/* Before a daemon is called: -EAGAIN where its socket is not there, with what that means ("containerd is not running").
+ */
+int lm_cli_socket_check(const char *path, const char *meaning, struct lm_err *err) MUST_CHECK;
+
 /* Text of any origin for JSON, which insists on UTF-8: other text comes quoted as lm_str_quote() does. NULL: no memory.
  */
 struct json_t *lm_cli_text_json(const char *text);
+/* A report for programs, on standard output. Takes the object; NULL: it could not be made. Returns LM_EXIT_OK, or
+ * LM_EXIT_FAILED (said). */
+int lm_cli_print_json(struct json_t *report);
 
 /*
  * OPTIONS. A command lists its options in one table, from which they are parsed and the help is printed:

@@ -15,11 +15,8 @@ int lm_fetcher_open(const char *socket, struct lm_rpc_client **ret, struct lm_er
 	const char *from_outside = getenv("LAMELLA_SOCKET");
 	if (!socket)
 		socket = from_outside && *from_outside ? from_outside : LM_FETCHER_SOCKET;
-	if (access(socket, F_OK) < 0)
-		return lm_err_sys(err, errno == ENOENT ? -EAGAIN : -errno,
-			errno == ENOENT ? "lamella-fetcher is not running, or starting: %s is not there" : "%s",
-			socket);
-	return lm_rpc_client_new(socket, ret, err);
+	int r = lm_cli_socket_check(socket, "lamella-fetcher is not running, or starting", err);
+	return r < 0 ? r : lm_rpc_client_new(socket, ret, err);
 }
 
 int lm_fetcher_call(struct lm_rpc_client *client, const char *method, const ProtobufCMessage *request,

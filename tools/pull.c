@@ -315,20 +315,13 @@ static json_t *layers_json(const struct work *w)
 	return list;
 }
 
-static int print_json(const struct work *w)
+/* NULL: no memory. */
+static json_t *report_json(const struct work *w)
 {
-	json_t *json = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:f, s:o}", "name", w->name, "digest", w->image.digest,
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:f, s:o}", "name", w->name, "digest", w->image.digest,
 		"config", w->image.config_digest, "namespace", w->o->containerd.namespace, "snapshotter",
 		w->o->containerd.snapshotter, "from", w->from_repository ? "repository" : "registry", "seconds",
 		(double)w->ms / 1000, "layers", layers_json(w));
-	if (!json) {
-		lm_cli_error("the report can't be written as JSON");
-		return LM_EXIT_FAILED;
-	}
-	json_dumpf(json, stdout, JSON_INDENT(2));
-	printf("\n");
-	json_decref(json);
-	return LM_EXIT_OK;
 }
 
 int lm_cmd_pull(int argc, char **argv)
@@ -357,7 +350,7 @@ int lm_cmd_pull(int argc, char **argv)
 	if (r < 0)
 		return lm_cli_fail(&err);
 	if (options.json)
-		return print_json(&work);
+		return lm_cli_print_json(report_json(&work));
 	print_report(&work);
 	return LM_EXIT_OK;
 }

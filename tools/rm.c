@@ -233,19 +233,6 @@ static json_t *report_json(const struct report *report, bool dry)
 	return NULL;
 }
 
-static int print_json(const struct report *report, bool dry)
-{
-	json_t *json = report_json(report, dry);
-	if (!json) {
-		lm_cli_error("the report can't be written as JSON");
-		return LM_EXIT_FAILED;
-	}
-	json_dumpf(json, stdout, JSON_INDENT(2));
-	printf("\n");
-	json_decref(json);
-	return lm_cli_flush(LM_EXIT_OK);
-}
-
 static void report_done(struct report *report)
 {
 	lm_removal_done(&report->removal);
@@ -261,5 +248,5 @@ int lm_cmd_rm(int argc, char **argv)
 	struct lm_err err = LM_ERR_INIT;
 	if (run(&o, &report, &err) < 0)
 		return lm_cli_fail(&err);
-	return o.json ? print_json(&report, o.dry_run) : print_text(&report, o.dry_run);
+	return o.json ? lm_cli_print_json(report_json(&report, o.dry_run)) : print_text(&report, o.dry_run);
 }

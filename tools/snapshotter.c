@@ -22,11 +22,9 @@ int lm_snapshotter_status(const char *socket, bool images, StatusResponse **ret,
 	const char *from_outside = getenv("LAMELLA_SNAPSHOTTER_SOCKET");
 	if (!socket)
 		socket = from_outside && *from_outside ? from_outside : LM_SNAPSHOTTER_SOCKET;
-	if (access(socket, F_OK) < 0)
-		return errno == ENOENT
-			       ? lm_err_set(err, -EAGAIN, "lamella-snapshotter is not running: %s is not there", socket)
-			       : lm_err_sys(err, -errno, "%s", socket);
-	int r = lm_rpc_client_new(socket, &client, err);
+	int r = lm_cli_socket_check(socket, "lamella-snapshotter is not running", err);
+	if (r == 0)
+		r = lm_rpc_client_new(socket, &client, err);
 	if (r < 0)
 		return r;
 	Lamella__Snapshotter__V1__StatusRequest request = LAMELLA__SNAPSHOTTER__V1__STATUS_REQUEST__INIT;

@@ -253,19 +253,6 @@ static json_t *report_json(const struct options *o, const struct report *report)
 		(double)report->ms / 1000, "metadata", part_json(&result->parts[0]), "layers", layers);
 }
 
-static int print_json(const struct options *o, const struct report *report)
-{
-	json_t *json = report_json(o, report);
-	if (!json) {
-		lm_cli_error("the report can't be written as JSON");
-		return LM_EXIT_FAILED;
-	}
-	json_dumpf(json, stdout, JSON_INDENT(2));
-	printf("\n");
-	json_decref(json);
-	return LM_EXIT_OK;
-}
-
 int lm_cmd_verify(int argc, char **argv)
 {
 	CLEANUP(options_done) struct options options = {0};
@@ -279,8 +266,8 @@ int lm_cmd_verify(int argc, char **argv)
 		return lm_cli_fail(&err);
 	code = LM_EXIT_OK;
 	if (options.json)
-		code = print_json(&options, &report);
+		code = lm_cli_print_json(report_json(&options, &report));
 	else
 		print_report(&report);
-	return lm_cli_flush(report.result.differences ? LM_EXIT_FAILED : code);
+	return report.result.differences ? LM_EXIT_FAILED : code;
 }

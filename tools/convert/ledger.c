@@ -449,15 +449,9 @@ static void read_boot(char ret[BOOT_MAX])
 		snprintf(ret, BOOT_MAX, "%.*s", (int)strcspn(lm_buf_cstr(&text), "\n"), lm_buf_cstr(&text));
 }
 
-static int make_dir(const char *path, struct lm_err *err)
-{
-	CLEANUP(lm_freep) char *dir = lm_str_ndup(path, (size_t)(strrchr(path, '/') - path));
-	return dir ? lm_mkdir_p(AT_FDCWD, dir, 0700, err) : lm_err_oom(err);
-}
-
 static int open_checked(struct lm_ledger *ledger, struct lm_err *err)
 {
-	int r = make_dir(ledger->path, err);
+	int r = lm_mkdir_above(AT_FDCWD, ledger->path, 0700, err);
 	if (r == 0)
 		r = take_lock(ledger, err);
 	if (r == 0)

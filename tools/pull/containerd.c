@@ -40,13 +40,12 @@ static void free_message(ProtobufCMessage **message)
 
 int lm_containerd_new(const struct lm_containerd_options *options, struct lm_containerd **ret, struct lm_err *err)
 {
-	if (access(options->socket, F_OK) < 0)
-		return lm_err_sys(err, errno == ENOENT ? -EAGAIN : -errno,
-			errno == ENOENT ? "containerd is not running: %s is not there" : "%s", options->socket);
 	CLEANUP(lm_containerd_freep) struct lm_containerd *containerd = calloc(1, sizeof(*containerd));
 	if (!containerd || !(containerd->snapshotter = strdup(options->snapshotter)))
 		return lm_err_oom(err);
-	int r = lm_rpc_client_new(options->socket, &containerd->client, err);
+	int r = lm_cli_socket_check(options->socket, "containerd is not running", err);
+	if (r == 0)
+		r = lm_rpc_client_new(options->socket, &containerd->client, err);
 	if (r == 0)
 		r = lm_rpc_client_set_header(containerd->client, "containerd-namespace", options->namespace, err);
 	if (r < 0)

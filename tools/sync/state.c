@@ -435,10 +435,10 @@ const char *lm_sync_list(const struct lm_sync_state *state)
 
 static int take_lock(struct lm_sync_state *state, struct lm_err *err)
 {
-	CLEANUP(lm_freep) char *copy = strdup(state->path), *lock = lm_str_printf("%s.lock", state->path);
-	if (!copy || !lock)
+	CLEANUP(lm_freep) char *lock = lm_str_printf("%s.lock", state->path);
+	if (!lock)
 		return lm_err_oom(err);
-	int r = lm_mkdir_p(AT_FDCWD, dirname(copy), 0755, err);
+	int r = lm_mkdir_above(AT_FDCWD, state->path, 0755, err);
 	if (r < 0)
 		return r;
 	state->lock_fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
