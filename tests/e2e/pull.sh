@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `lamella pull`: an image in containerd without CRI, from the registry, from the repository alone, with layers that no
-# repository has; killed, interrupted, damaged, refused; and everything given back.
+# repository has; two at once, killed, interrupted, damaged, refused; and everything given back.
 # time limit: 180 s
 # also sanitized
 # shellcheck source=tests/e2e/lib.sh
@@ -142,8 +142,28 @@ refused "layer $(jq -r .digest <<<"$top") is not provided by snapshotter lamella
 pulled "$MORE"
 grep -qE "layer $(jq -r .digest <<<"$top") .*: fetched, 3.0 MB: .+" "$WORK/err" || fail "not said: $(cat "$WORK/err")"
 grep -q "$layers lazy, 1 fetched; by the registry" "$WORK/out" || fail "report: $(cat "$WORK/out")"
+refused "layer $(jq -r .digest <<<"$top") was unpacked here before \(.+\), and --lazy-only is given" "$MORE" --lazy-only
 [ "$(run "$MORE" sha256sum /more/more 2>&1)" = "$(sha256sum <"$WORK/more/more" | cut -d' ' -f1)  /more/more" ] || fail "other content"
 grep -q "$(jq -r .digest <<<"$top")" <<<"$("${CTR[@]}" content ls -q)" || fail "the blob is not kept"
+forget
+
+say "a blob that somebody else is writing is waited for"
+more=$(jq -r .digest <<<"$top")
+being_written() { grep -q "$more" <<<"$("${CTR[@]}" content active)"; }
+mkfifo "$WORK/tmp/blob"
+"${CTR[@]}" content ingest --expected-digest "$more" "lamella-$more" <"$WORK/tmp/blob" >>"$WORK/log/pull.log" 2>&1 &
+writer=$!
+exec 9>"$WORK/tmp/blob"
+wait_for 20 "the other to begin" being_written
+"$LAMELLA" pull "$MORE" 9>&- >"$WORK/out" 2>"$WORK/err" &
+worker=$!
+sleep 2
+kill -0 $worker 2>/dev/null || fail "did not wait: $(cat "$WORK/err")"
+cat "$WORK/oci-more/blobs/sha256/${more#sha256:}" >&9
+exec 9>&-
+wait $writer || fail "the other failed: $(tail -n 3 "$WORK/log/pull.log")"
+wait $worker || fail "pull: $(cat "$WORK/err")"
+grep -q "$layers lazy, 1 fetched" "$WORK/out" || fail "report: $(cat "$WORK/out")"
 forget
 stop snapshotter
 snapshotter_start LAMELLA_ON_MISS=fail

@@ -1,5 +1,6 @@
 #include "pull/containerd.h"
 
+#include "base/clock.h"
 #include "base/str.h"
 #include "common.h"
 #include "rpc/rpc.h"
@@ -21,7 +22,13 @@
 #define SNAPSHOTS "/containerd.services.snapshots.v1.Snapshots/"
 
 /* A call waits for containerd's collection of garbage, unpacking for the disk. */
-enum { TIMEOUT_MS = 120000, UNPACK_TIMEOUT_MS = 3600000, PIECE = 1 << 20, PUT_MAX = 8 << 20 };
+enum {
+	TIMEOUT_MS = 120000,
+	UNPACK_TIMEOUT_MS = 3600000,
+	LOCKED_PAUSE_US = 200000,
+	PIECE = 1 << 20,
+	PUT_MAX = 8 << 20,
+};
 
 struct lm_containerd {
 	char *snapshotter, *lease; /* lease NULL: none */
@@ -266,14 +273,30 @@ static int write_content(struct lm_containerd *containerd, const struct lm_conta
 	return write_piece(stream, &request, data, content->size, err);
 }
 
+/* Another pull is writing it: UNAVAILABLE as if containerd were away, but for its words (1.6 to 2). Nothing was read or
+ * written then. */
+static bool is_locked(int r, const struct lm_err *why)
+{
+	return r == -EAGAIN && strstr(why->msg, " locked");
+}
+
 static int put(struct lm_containerd *containerd, const struct lm_containerd_content *content, const void *data,
 	struct lm_blob *blob, const struct lm_containerd_labels *labels, int (*wanted)(void *arg, struct lm_err *err),
 	void *arg, struct lm_err *err)
 {
-	int r = write_content(containerd, content, data, blob, labels, wanted, arg, err);
+	const int64_t give_up_ms = wanted ? INT64_MAX : lm_now_ms() + TIMEOUT_MS;
+	struct lm_err why = LM_ERR_INIT;
+	int r = write_content(containerd, content, data, blob, labels, wanted, arg, &why);
+	while (is_locked(r, &why) && lm_now_ms() < give_up_ms) {
+		int stop = wanted ? wanted(arg, err) : 0;
+		if (stop < 0)
+			return stop;
+		usleep(LOCKED_PAUSE_US);
+		r = write_content(containerd, content, data, blob, labels, wanted, arg, &why);
+	}
 	if (r == -EEXIST)
-		r = lm_containerd_label(containerd, content->digest, labels, err);
-	return r < 0 ? lm_err_prefix(err, r, "content %s", content->digest) : 0;
+		r = lm_containerd_label(containerd, content->digest, labels, &why);
+	return r < 0 ? lm_err_set(err, r, "content %s: %s", content->digest, lm_err_text(&why)) : 0;
 }
 
 int lm_containerd_put(struct lm_containerd *containerd, const struct lm_containerd_content *content, const void *data,

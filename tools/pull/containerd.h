@@ -53,7 +53,7 @@ int lm_containerd_hold(struct lm_containerd *containerd, const char *snapshot, s
 
 /* --- content --- */
 
-/* Of at most 8 MiB. There already: it gets the labels. */
+/* Of at most 8 MiB. There already: it gets the labels. Both wait while another pull writes the same. */
 int lm_containerd_put(struct lm_containerd *containerd, const struct lm_containerd_content *content, const void *data,
 	const struct lm_containerd_labels *labels, struct lm_err *err) MUST_CHECK;
 /* A blob that is read to its end; there already: nothing is read. wanted (may be NULL) is asked now and then: what it

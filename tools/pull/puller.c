@@ -9,6 +9,7 @@
 #include <sys/random.h>
 
 #define MANAGED "io.cri-containerd.image"
+#define NO_REASON "it does not say why"
 enum { LABEL_MAX = 4096 /* key and value */, KEY_MAX = 192 };
 
 struct pull {
@@ -163,7 +164,7 @@ static int fetch_layer(const struct pull *p, struct lm_pull_layer *ret, const ch
 	int r = lm_containerd_stat(puller->containerd, key, &made, err);
 	if (r < 0)
 		return r;
-	snprintf(ret->reason, sizeof(ret->reason), "%s", *made.reason ? made.reason : "it does not say why");
+	snprintf(ret->reason, sizeof(ret->reason), "%s", *made.reason ? made.reason : NO_REASON);
 	ret->state = LM_PULL_FETCHED;
 	if (puller->only_lazy || !puller->source)
 		return lm_err_set(err, -ENOENT,
@@ -213,6 +214,9 @@ static int look_for_layer(const struct pull *p, enum lm_pull_state state, struct
 		return r == -ENOENT ? 0 : lm_err_set(err, r, "%s", lm_err_text(&why));
 	ret->state = strcmp(there.layer, "lazy") == 0 ? LM_PULL_LAZY : *there.layer ? LM_PULL_PRESENT : state;
 	snprintf(ret->reason, sizeof(ret->reason), "%s", there.reason);
+	if (p->puller->only_lazy && *there.layer && ret->state != LM_PULL_LAZY)
+		return lm_err_set(err, -EEXIST, "layer %s was unpacked here before (%s), and --lazy-only is given",
+			ret->layer->digest, *ret->reason ? ret->reason : NO_REASON);
 	return 1;
 }
 

@@ -4,7 +4,8 @@
  * Under a lease, as containerd's own client goes about it: index, manifest and config into the content store with the
  * labels that keep what they refer to; each layer offered to the snapshotter by its chain id, which answers that it has
  * it; the image's name at the end. Nothing is fetched of such layers. One that the snapshotter does not have is fetched
- * from the registry and unpacked by containerd, unless only_lazy; without a registry that is -ENOENT.
+ * from the registry and unpacked by containerd; without a registry, or with only_lazy, that is -ENOENT. One that was
+ * unpacked before will do, but with only_lazy it is -EEXIST.
  *
  * After a failure the lease is ended, and what was made goes with containerd's next collection of garbage; after a kill
  * it ends by itself (lease_s).
