@@ -261,7 +261,6 @@ static void test_thrash(void **state)
 	assert_true(stats.refetched > 0 && stats.refetch_percent >= 25);
 }
 
-/* An overlay over a layer, by a link to it as the snapshotter makes them: what was read for that layer goes last. */
 /* Those that age() makes the oldest. */
 static bool is_among_first(unsigned n, unsigned first, unsigned count)
 {
@@ -274,7 +273,8 @@ static bool is_among_first(unsigned n, unsigned first, unsigned count)
 	return before < first;
 }
 
-/* Used last long ago, and yet the last to go, though the cache knew them by their names alone. */
+/* An overlay over a layer, by a link to it as the snapshotter makes them: what was read for that layer goes last,
+ * though it was used longest ago, and the cache knew it by its name alone. */
 static void test_layers_in_use(void **state)
 {
 	static const char layer[] =

@@ -524,6 +524,14 @@ static void streams_both_ways(void **state)
 	assert_int_equal(lm_rpc_stream_new(f->client, "/test.Notes/Defer", &note_descriptor, &stream, NULL), 0);
 	lm_rpc_stream_free(stream); /* without a word */
 
+	assert_int_equal(lm_rpc_stream_new(f->client, "/test.Notes/Echo", &note_descriptor, &stream, NULL), 0);
+	assert_int_equal(ask(stream, &request, 20000, &answer, &code, &err), 0);
+	assert_string_equal(answer->text, "there and back");
+	note_free(answer);
+	assert_int_equal(ask(stream, &request, 20000, &answer, &code, &err), -EPROTO);
+	assert_non_null(strstr(err.msg, "ended without an answer"));
+	lm_rpc_stream_free(stream);
+
 	assert_int_equal(lm_rpc_stream_new(f->client, "/test.Notes/Fail", &note_descriptor, &stream, NULL), 0);
 	request.count = LM_RPC_ALREADY_EXISTS;
 	assert_int_equal(ask(stream, &request, 20000, &answer, &code, &err), -EEXIST);
