@@ -189,8 +189,8 @@ expect 200 . "/v2/tiny/blobs/$config?ns=$REGISTRY"
 say "a new revision, and no mount"
 convert "oci:$layout" --name "$REGISTRY/new:v1"
 planned() { # STATE
-	"$LAMELLA" convert "oci:$layout" --name "$MULTI" --repo "$FQRN" --storage "$WORK/storage" --dry-run >"$WORK/tmp/plan" 2>&1 &&
-		grep -q ": $1\b" "$WORK/tmp/plan" || fail "the plan: $(cat "$WORK/tmp/plan")"
+	"$LAMELLA" convert "oci:$layout" --name "$MULTI" --repo "$FQRN" --storage "$WORK/storage" --dry-run >"$WORK/tmp/plan" 2>&1 || true
+	grep -q ": $1\b" "$WORK/tmp/plan" || fail "the plan: $(cat "$WORK/tmp/plan")"
 }
 planned completed
 convert "oci:$layout" --name "$MULTI" # stands for no index any more

@@ -181,9 +181,8 @@ static void lists(void **state)
 /* A repository that is away is no failure of a list; the caller's error stays as it was. */
 static void lists_of_some(void **state)
 {
-	CLEANUP(lm_shelf_freep)
-	struct lm_shelf *shelf = shelf_of("gone.org", "b.org"),
-			*none = shelf_of("gone.org", NULL);
+	CLEANUP(lm_shelf_freep) struct lm_shelf *shelf = shelf_of("gone.org", "b.org");
+	CLEANUP(lm_shelf_freep) struct lm_shelf *none = shelf_of("gone.org", NULL);
 	CLEANUP(lm_texts_done) struct lm_texts tags = {0}, all = {0};
 	const struct lm_shelf_name tool = {HOST, "group/tool"};
 	struct lm_err err = LM_ERR_INIT;
