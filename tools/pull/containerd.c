@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/str.h"
+#include "base/texts.h"
 #include "common.h"
 #include "rpc/rpc.h"
 
@@ -118,6 +119,17 @@ static int make_entries(const ProtobufCMessageDescriptor *type, const struct lm_
 	return 0;
 }
 
+/* Which of an object's labels an update is about. */
+static int label_paths(const struct lm_containerd_labels *labels, struct lm_texts *ret, struct lm_err *err)
+{
+	for (size_t i = 0; i < labels->count; i++) {
+		CLEANUP(lm_freep) char *path = lm_str_printf("labels.%s", labels->items[i].key);
+		if (!path || lm_texts_add(ret, path) < 0)
+			return lm_err_oom(err);
+	}
+	return 0;
+}
+
 /* --- leases --- */
 
 int lm_containerd_lease(struct lm_containerd *containerd, const char *id, uint64_t seconds, struct lm_err *err)
@@ -181,29 +193,21 @@ int lm_containerd_label(struct lm_containerd *containerd, const char *digest, co
 	Containerd__Services__Content__V1__Info info = CONTAINERD__SERVICES__CONTENT__V1__INFO__INIT;
 	Containerd__Services__Content__V1__FieldMask mask = CONTAINERD__SERVICES__CONTENT__V1__FIELD_MASK__INIT;
 	CLEANUP(lm_freep) struct entry **entries = NULL;
+	CLEANUP(lm_texts_done) struct lm_texts paths = {0};
 	int r = make_entries(&containerd__services__content__v1__info__labels_entry__descriptor, labels, &entries, err);
+	if (r == 0)
+		r = label_paths(labels, &paths, err);
 	if (r < 0)
 		return r;
-	mask.paths = calloc(labels->count + 1, sizeof(*mask.paths));
-	if (!mask.paths)
-		return lm_err_oom(err);
-	for (size_t i = 0; r == 0 && i < labels->count; i++) {
-		mask.paths[i] = lm_str_printf("labels.%s", labels->items[i].key);
-		mask.n_paths += mask.paths[i] != NULL;
-		r = mask.paths[i] ? 0 : lm_err_oom(err);
-	}
+	mask.n_paths = paths.count;
+	mask.paths = paths.items;
 	info.digest = (char *)digest;
 	info.n_labels = labels->count;
 	info.labels = (void *)entries;
 	request.info = &info;
 	request.update_mask = &mask;
-	if (r == 0)
-		r = call(containerd, CONTENT "Update", &request.base,
-			&containerd__services__content__v1__update_response__descriptor, NULL, err);
-	for (size_t i = 0; i < mask.n_paths; i++)
-		free(mask.paths[i]);
-	free(mask.paths);
-	return r;
+	return call(containerd, CONTENT "Update", &request.base,
+		&containerd__services__content__v1__update_response__descriptor, NULL, err);
 }
 
 /* A piece of what is written; the last one commits it. */
@@ -443,28 +447,22 @@ int lm_containerd_remove(struct lm_containerd *containerd, const char *key, stru
 
 /* --- names --- */
 
-static int update_image(
-	struct lm_containerd *containerd, Containerd__Services__Images__V1__Image *image, struct lm_err *err)
+static int update_image(struct lm_containerd *containerd, Containerd__Services__Images__V1__Image *image,
+	const struct lm_containerd_labels *labels, struct lm_err *err)
 {
 	Containerd__Services__Images__V1__UpdateImageRequest request =
 		CONTAINERD__SERVICES__IMAGES__V1__UPDATE_IMAGE_REQUEST__INIT;
 	Containerd__Services__Images__V1__FieldMask mask = CONTAINERD__SERVICES__IMAGES__V1__FIELD_MASK__INIT;
-	mask.paths = calloc(image->n_labels + 1, sizeof(*mask.paths));
-	if (!mask.paths)
-		return lm_err_oom(err);
-	int r = (mask.paths[mask.n_paths++] = strdup("target")) ? 0 : lm_err_oom(err);
-	for (size_t i = 0; r == 0 && i < image->n_labels; i++)
-		r = (mask.paths[mask.n_paths++] = lm_str_printf("labels.%s", image->labels[i]->key)) ? 0
-												     : lm_err_oom(err);
+	CLEANUP(lm_texts_done) struct lm_texts paths = {0};
+	int r = lm_texts_add(&paths, "target") < 0 ? lm_err_oom(err) : label_paths(labels, &paths, err);
+	if (r < 0)
+		return r;
+	mask.n_paths = paths.count;
+	mask.paths = paths.items;
 	request.image = image;
 	request.update_mask = &mask;
-	if (r == 0)
-		r = call(containerd, IMAGES "Update", &request.base,
-			&containerd__services__images__v1__update_image_response__descriptor, NULL, err);
-	for (size_t i = 0; i < mask.n_paths; i++)
-		free(mask.paths[i]);
-	free(mask.paths);
-	return r;
+	return call(containerd, IMAGES "Update", &request.base,
+		&containerd__services__images__v1__update_image_response__descriptor, NULL, err);
 }
 
 int lm_containerd_name(struct lm_containerd *containerd, const char *name, const struct lm_containerd_content *target,
@@ -488,5 +486,5 @@ int lm_containerd_name(struct lm_containerd *containerd, const char *name, const
 	request.image = &image;
 	r = call(containerd, IMAGES "Create", &request.base,
 		&containerd__services__images__v1__create_image_response__descriptor, NULL, err);
-	return r == -EEXIST ? update_image(containerd, &image, err) : r;
+	return r == -EEXIST ? update_image(containerd, &image, labels, err) : r;
 }
