@@ -1,14 +1,35 @@
 #include "fetcher.h"
 
 #include "base/buf.h"
+#include "base/str.h"
 #include "common.h"
 #include "rpc/json.h"
 #include "rpc/rpc.h"
 
+#include <libgen.h>
+#include <limits.h>
 #include <stdio.h>
+#include <string.h>
 
 #define SERVICE "/lamella.fetcher.v1.Fetcher/"
 enum { JSON_MAX = 64 << 20, STATUS_TIMEOUT_MS = 10000 };
+
+char *lm_fetcher_program(void)
+{
+	static const char *const places[] = {"", "../sbin/", "../fetcher/"};
+	char self[PATH_MAX];
+	ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	self[LM_MAX(len, 0)] = '\0';
+	const char *dir = dirname(self);
+	for (size_t i = 0; i < ARRAY_LEN(places) && len > 0; i++) {
+		CLEANUP(lm_freep) char *path = lm_str_printf("%s/%s" LM_FETCHER_NAME, dir, places[i]);
+		if (!path)
+			return NULL;
+		if (access(path, X_OK) == 0)
+			return STEAL(path);
+	}
+	return strdup(LM_FETCHER_NAME);
+}
 
 int lm_fetcher_open(const char *socket, struct lm_rpc_client **ret, struct lm_err *err)
 {

@@ -13,7 +13,13 @@
 #define LM_FETCHER_SOCKET "/run/lamella/fetcher.sock"
 #define LM_FETCHER_SOCKET_HELP "control socket of lamella-fetcher; default: $LAMELLA_SOCKET, or\n" LM_FETCHER_SOCKET
 
+#define LM_FETCHER_NAME "lamella-fetcher"
+
 struct lm_rpc_client;
+
+/* The program's file: beside this one, where an installation or a build folder has it, else its bare name, to be looked
+ * for in PATH. The caller frees; NULL: no memory. */
+char *lm_fetcher_program(void);
 
 /* socket: the option's value; NULL: not given. */
 int lm_fetcher_open(const char *socket, struct lm_rpc_client **ret, struct lm_err *err) MUST_CHECK;

@@ -5,8 +5,8 @@
 #include "base/str.h"
 #include "commands.h"
 #include "common.h"
+#include "fetcher.h"
 
-#include <libgen.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -19,7 +19,6 @@
 #include <sys/wait.h>
 
 enum { MORE_MAX = 8, ARGS_MAX = 48, LOG_SHOWN_MAX = 64 << 10, START_TIMEOUT_MS = 180000, NOTIFY_MAX = 4096 };
-static const char fetcher_name[] = "lamella-fetcher";
 
 struct options {
 	const char *name, *url, *proxy;
@@ -174,7 +173,7 @@ static int make_args(const struct options *o, struct args *args, struct lm_err *
 {
 	struct stat st;
 	bool key_dir = o->key && stat(o->key, &st) == 0 && S_ISDIR(st.st_mode);
-	add(args, strdup(fetcher_name));
+	add(args, strdup(LM_FETCHER_NAME));
 	add(args, strdup("--require-mounts"));
 	set(args, "CVMFS_REPOSITORIES", o->name);
 	set(args, "LAMELLA_MOUNTPOINT", o->dir);
@@ -196,22 +195,14 @@ static int make_args(const struct options *o, struct args *args, struct lm_err *
 	return args->code < 0 ? lm_err_oom(err) : 0;
 }
 
-/* Beside this program, where an installation or a build folder has it, else by PATH. Only returns after a failure. */
+/* Only returns after a failure. */
 static int exec_fetcher(struct args *args, struct lm_err *err)
 {
-	static const char *const places[] = {"", "../sbin/", "../fetcher/"};
-	char self[PATH_MAX], path[PATH_MAX];
-	ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	self[LM_MAX(len, 0)] = '\0';
-	const char *dir = dirname(self);
-	for (size_t i = 0; i < ARRAY_LEN(places) && len > 0; i++)
-		if (snprintf(path, sizeof(path), "%s/%s%s", dir, places[i], fetcher_name) < (int)sizeof(path) &&
-			access(path, X_OK) == 0) {
-			execv(path, args->v);
-			return lm_err_sys(err, -errno, "%s", path);
-		}
-	execvp(fetcher_name, args->v);
-	return lm_err_sys(err, -errno, "%s", fetcher_name);
+	CLEANUP(lm_freep) char *program = lm_fetcher_program();
+	if (!program)
+		return lm_err_oom(err);
+	execvp(program, args->v);
+	return lm_err_sys(err, -errno, "%s", program);
 }
 
 /* A socket whose name goes into NOTIFY_SOCKET: the daemon says there that it is ready. */
@@ -272,7 +263,7 @@ static int wait_for_daemon(pid_t child, int notify_fd, struct lm_err *err)
 		if (says_ready(notify_fd))
 			return 0;
 		if (fds[1].revents)
-			return lm_err_set(err, -EIO, "%s did not start", fetcher_name);
+			return lm_err_set(err, -EIO, "%s did not start", LM_FETCHER_NAME);
 		if (r > 0)
 			continue;
 		kill(child, SIGTERM);
