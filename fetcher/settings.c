@@ -482,11 +482,16 @@ static int add_key_dir(struct lm_repository_settings *s, const char *dir, struct
 }
 
 /* The directory counts, as with the stock client, unless the list stands in a file that is read later. */
-static int load_keys(struct lm_repository_settings *s, struct lm_err *err)
+bool lm_settings_keys_by_list(const struct lm_repository_settings *s)
 {
 	const struct lm_conf_entry *list = lm_conf_entry(s->conf, "CVMFS_PUBLIC_KEY");
 	const struct lm_conf_entry *dir = lm_conf_entry(s->conf, "CVMFS_KEYS_DIR");
-	bool by_list = *s->public_key && (!*s->keys_dir || list->source > dir->source);
+	return *s->public_key && (!*s->keys_dir || list->source > dir->source);
+}
+
+static int load_keys(struct lm_repository_settings *s, struct lm_err *err)
+{
+	bool by_list = lm_settings_keys_by_list(s);
 	if (!by_list && !*s->keys_dir)
 		return lm_err_set(err, -EINVAL, "CVMFS_PUBLIC_KEY or CVMFS_KEYS_DIR must be set for %s", s->fqrn);
 	int r = by_list ? add_key_list(s, s->public_key, err) : add_key_dir(s, s->keys_dir, err);

@@ -230,9 +230,10 @@ static int print_json(const struct lm_settings *settings)
 	for (size_t i = 0; i < settings->repository_count; i++) {
 		const struct lm_repository_settings *s = &settings->repositories[i];
 		(void)json_array_append_new(repositories,
-			json_pack("{s:s, s:s, s:I, s:b, s:o}", "name", s->fqrn, "mountpoint", s->mountpoint, "keys",
-				(json_int_t)s->key_count, "blacklist", s->blacklist != NULL, "settings",
-				json_settings(s->conf, LM_SCOPE_REPOSITORY)));
+			json_pack("{s:s, s:s, s:I, s:s, s:b, s:o}", "name", s->fqrn, "mountpoint", s->mountpoint,
+				"keys", (json_int_t)s->key_count, "keys_from",
+				lm_settings_keys_by_list(s) ? "CVMFS_PUBLIC_KEY" : "CVMFS_KEYS_DIR", "blacklist",
+				s->blacklist != NULL, "settings", json_settings(s->conf, LM_SCOPE_REPOSITORY)));
 	}
 	lm_settings_remarks(settings, add_remark, &remarks);
 	json_t *all = json_pack("{s:o, s:o, s:o}", "settings", json_settings(settings->conf, LM_SCOPE_NODE),

@@ -29,6 +29,9 @@ struct lm_settings_source {
 };
 int lm_settings_build(const struct lm_settings_source *source, struct lm_settings **ret, struct lm_err *err) MUST_CHECK;
 
+/* Whether keys are those of CVMFS_PUBLIC_KEY, else those of CVMFS_KEYS_DIR. */
+bool lm_settings_keys_by_list(const struct lm_repository_settings *s);
+
 /* --check-config: prints and returns the exit code. */
 int lm_settings_check(const struct lm_settings_options *options);
 
