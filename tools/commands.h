@@ -8,6 +8,7 @@
 
 int lm_cmd_cache(int argc, char **argv);
 int lm_cmd_convert(int argc, char **argv);
+int lm_cmd_doctor(int argc, char **argv);
 int lm_cmd_images(int argc, char **argv);
 int lm_cmd_inspect(int argc, char **argv);
 int lm_cmd_mount(int argc, char **argv);

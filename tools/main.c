@@ -17,6 +17,7 @@ struct command {
 static const struct command commands[] = {
 	{"cache", lm_cmd_cache, "what the fetcher of this machine has cached, and what is to stay"},
 	{"convert", lm_cmd_convert, "put a container image into a repository"},
+	{"doctor", lm_cmd_doctor, "what is wrong with this node, and what to do about it"},
 	{"images", lm_cmd_images, "what images a repository has, or this node"},
 	{"inspect", lm_cmd_inspect, "show what a repository holds"},
 	{"mount", lm_cmd_mount, "mount a repository"},

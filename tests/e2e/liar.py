@@ -1,4 +1,5 @@
 """A web server that lies: liar.py HOST:PORT ROOT MODE PATTERN serves ROOT, and what matches PATTERN by MODE."""
+import email.utils
 import http.server
 import re
 import sys
@@ -34,6 +35,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return None
         if mode == "late":  # a link with a long way
             time.sleep(0.2)
+            return self.reply(200, data)
+        if mode == "hour":  # its clock is an hour ahead
+            self.date_time_string = lambda: email.utils.formatdate(time.time() + 3600, usegmt=True)
             return self.reply(200, data)
         if mode == "stall":  # accepts, and never answers
             return time.sleep(3600)
