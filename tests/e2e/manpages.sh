@@ -146,10 +146,16 @@ for p in sorted(pages):
     title = re.search(r"^\.Dt (\S+) (\d)$", page(p), re.M)
     if not title or f"{title[1].lower()}.{title[2]}" != p.lower():
         fail(f"{p} calls itself {title[0] if title else 'nothing'}")
-    # Commands of ours in examples, and what is in quotes, name subcommands that there are.
-    for c in re.findall(r"(?:^|\.Ql |\.Ic |\.Dl )lamella ([a-z]+)\b", page(p), re.M):
-        if c not in listed:
-            fail(f"{p}: there is no lamella {c}")
+    # Commands of ours in examples, and what is in quotes, are such that there are, options and all.
+    for line in re.findall(r"(?:^|\.Ql |\.Ic |\.Dl )lamella ([a-z].*)", page(p), re.M):
+        words = line.split()
+        known = max((w for w in commands if tuple(words[: len(w)]) == w), key=len, default=None)
+        if words[0] not in listed:
+            fail(f"{p}: there is no lamella {words[0]}")
+        elif known:
+            for o in re.findall(r"(?<=\s)--[a-z][\w-]*", line.split("|")[0]):
+                if o not in commands[known] | HELP:
+                    fail(f"{p}: lamella {line}: there is no {o}")
 
 print("\n".join(failures))
 sys.exit(1 if failures else 0)
