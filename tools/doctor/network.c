@@ -243,6 +243,9 @@ static void try_all(struct network *n)
 			*way = (struct way){.network = n, .server = s, .proxy = p, .body = LM_BUF(LM_MANIFEST_MAX)};
 		}
 	}
+	if (n->way_count == WAYS_MAX)
+		lm_doctor_saw(n->doctor, LM_DOCTOR_NETWORK, "%s: the first %d pairs of server and proxy are tried",
+			n->fqrn, WAYS_MAX);
 	for (size_t i = 0; i < n->way_count; i++)
 		start(n, &n->ways[i]);
 	LM_LOCKED(&n->lock);
