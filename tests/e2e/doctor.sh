@@ -108,7 +108,7 @@ done
 CODE=0
 "$LAMELLA" doctor network settings --config "$CONF" >"$WORK/out" || CODE=$?
 [ $CODE = 0 ] || fail "exit code $CODE: $(cat "$WORK/out")"
-grep -q "^network .*$FQRN: 1 of 1 servers by 1 proxies give revision 2, signed by our keys$" "$WORK/out" || fail "$(cat "$WORK/out")"
+grep -q "^network .*$FQRN: 1 of 1 servers give revision 2, signed by our keys, by 1 of 1 proxies$" "$WORK/out" || fail "$(cat "$WORK/out")"
 [ "$(tail -n 1 "$WORK/out")" = "0 problems, 0 warnings, 0 notes" ] || fail "$(cat "$WORK/out")"
 CODE=0
 "$LAMELLA" doctor nonsense >"$WORK/out" 2>&1 || CODE=$?

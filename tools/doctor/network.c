@@ -360,6 +360,16 @@ static void tell_revisions(const struct network *n, const uint64_t *revisions, u
 				newest);
 }
 
+static unsigned good_proxies(struct network *n)
+{
+	unsigned good = 0;
+	for (unsigned p = 0; p < n->lists->n_proxies; p++) {
+		const struct way *way = best_way(n, -1, (int)p);
+		good += way && way->code == 0;
+	}
+	return good;
+}
+
 static void judge(struct network *n)
 {
 	uint64_t revisions[LM_ORIGIN_SERVERS_MAX] = {0}, newest = 0;
@@ -381,8 +391,8 @@ static void judge(struct network *n)
 		lm_doctor_found(n->doctor, LM_DOCTOR_WHITELIST_EXPIRES, "%s, at %s", n->fqrn, lm_cli_time(expires_s).s);
 	if (good > 0)
 		lm_doctor_saw(n->doctor, LM_DOCTOR_NETWORK,
-			"%s: %u of %u servers by %u proxies give revision %" PRIu64 ", signed by our keys", n->fqrn,
-			good, n->lists->n_servers, n->lists->n_proxies, newest);
+			"%s: %u of %u servers give revision %" PRIu64 ", signed by our keys, by %u of %u proxies",
+			n->fqrn, good, n->lists->n_servers, newest, good_proxies(n), n->lists->n_proxies);
 }
 
 /* --- all of it --- */
