@@ -92,11 +92,12 @@ done
 
 say "settings"
 mkdir "$WORK/pub"
-openssl genrsa -out "$WORK/tmp/key" 2048 2>"$WORK/out" && openssl rsa -in "$WORK/tmp/key" -pubout -out "$WORK/tmp/pub" 2>"$WORK/out" || fail "$(cat "$WORK/out")"
+openssl genpkey -algorithm RSA -out "$WORK/tmp/key" 2>"$WORK/out" || fail "$(cat "$WORK/out")"
+openssl pkey -in "$WORK/tmp/key" -pubout -out "$WORK/tmp/pub"
 for site in "$WORK"/site-*.yaml; do
 	node "$OBJECTS" "$LM_KUBERNETES" --json "$site" | jq -r 'select(.kind == "ConfigMap") | .data["lamella.conf"] // empty' |
 		sed "s|/etc/lamella/keys|$WORK/pub|g" >"$WORK/lamella.conf"
-	for key in $(grep -oE "$WORK/pub/[^:']*" "$WORK/lamella.conf"); do cp "$WORK/tmp/pub" "$key"; done
+	grep -oE "$WORK/pub/[^:']*" "$WORK/lamella.conf" | while read -r key; do cp "$WORK/tmp/pub" "$key"; done
 	code=0
 	"$LM_BUILD/fetcher/lamella-fetcher" --config "$WORK/lamella.conf" --check-config >"$WORK/out" 2>&1 || code=$?
 	[ $code -le 1 ] || fail "${site##*/}: lamella-fetcher would not start: $(cat "$WORK/out")"
