@@ -87,6 +87,7 @@ runs_ours() { # PID...: the bundle's programs, with its libraries and no other
 		grep -q " $PREFIX/lib/$(cat "$PAYLOAD/id")/" "/proc/$p/maps" || fail "process $p has other libraries than $(cat "$PAYLOAD/id")"
 	done
 }
+quota_is() { [ "$(curl -sf "http://127.0.0.1:$FETCHER_PORT/metrics" | sed -n 's/^lamella_fetcher_cache_quota_bytes //p')" = $(($1 << 20)) ]; }
 is_ready() { "$NODE" ready 2>"$WORK/out"; }
 
 # --- the bundle -------------------------------------------------------------------------------------------------------
@@ -114,7 +115,7 @@ push "$WORK/oci-small:latest" small:latest
 repo_init
 convert "docker://$IMAGE"
 serve_start
-mkdir "$SETTINGS" "$KEYS" "$SECRET" "$MOUNT_BASE"
+mkdir "$SETTINGS" "$KEYS" "$MOUNT_BASE"
 settings() { # [LINE...]
 	cat >"$SETTINGS/lamella.conf" <<-END
 		CVMFS_REPOSITORIES='$FQRN'
@@ -131,7 +132,6 @@ settings CVMFS_QUOTA_LIMIT=1000
 cp "$WORK/keys/$FQRN.pub" "$KEYS/"
 echo "CVMFS_TIMEOUT_DIRECT=7" >"$SETTINGS/repository.$FQRN.conf"
 printf '[Service]\nMemoryHigh=2G\n' >"$SETTINGS/lamella-fetcher.service.conf"
-echo "LAMELLA_READ_TIMEOUT=77" >"$SECRET/secret.conf"
 
 say "a node without Lamella"
 refuses "is not that of this image" "$NODE" ready
@@ -141,7 +141,6 @@ runs_ours "$(keeper)" "$(worker)" "$(snapshotter)"
 for f in lamella.conf "config.d/$FQRN.conf" "keys/$FQRN.pub"; do [ -s "/etc/lamella/$f" ] || fail "no /etc/lamella/$f"; done
 [ "$(stat -c %a /etc/lamella/lamella.conf)" = 600 ] || fail "a proxy's password could be read"
 grep -q MemoryHigh /etc/systemd/system/lamella-fetcher.service.d/50-kubernetes.conf || fail "no drop-in"
-[ "$(tail -n 1 /etc/lamella/lamella.conf)" = LAMELLA_READ_TIMEOUT=77 ] || fail "the Secret does not count last"
 
 if command -v systemd-analyze >/dev/null; then
 	systemd-analyze verify --man=no /etc/systemd/system/lamella-{fetcher,snapshotter}.service >"$WORK/out" 2>&1 || fail "units: $(cat "$WORK/out")"
@@ -209,8 +208,10 @@ before=$(keeper)-$(worker)-$(snapshotter)
 stop pod KILL
 start pod "$NODE" run
 wait_for 20 "the next pod's script" grep -q "the node has" "$WORK/log/pod.log"
-stop pod
 [ "$(keeper)-$(worker)-$(snapshotter)" = "$before" ] || fail "something was started anew"
+settings CVMFS_QUOTA_LIMIT=1500
+wait_for 20 "the pod to see other settings" quota_is 1500
+stop pod
 forget
 goes_on "two pods"
 touch -d '10 minutes ago' "$HEARTBEAT"
@@ -251,9 +252,12 @@ say "settings that change, are wrong, and go"
 w=$(worker)
 settings CVMFS_QUOTA_LIMIT=2000
 installs
-quota_is() { [ "$(curl -sf "http://127.0.0.1:$FETCHER_PORT/metrics" | sed -n 's/^lamella_fetcher_cache_quota_bytes //p')" = $(($1 << 20)) ]; }
 wait_for 20 "the new quota" quota_is 2000
 [ "$(worker)" = "$w" ] || fail "another worker for a quota"
+mkdir "$SECRET"
+echo "LAMELLA_READ_TIMEOUT=77" >"$SECRET/secret.conf"
+installs
+[ "$(tail -n 1 /etc/lamella/lamella.conf)" = LAMELLA_READ_TIMEOUT=77 ] || fail "the Secret does not count last"
 settings LAMELLA_NONSENSE=1
 installs
 said "settings are wrong, and not put in force"
@@ -287,6 +291,7 @@ site_config() { # VERSION
 		[$registry]
 		  config_path = "/etc/containerd/certs.d"
 	END
+	chmod 640 /etc/containerd/config.toml
 }
 settings_of() { "$CONTAINERD" --config /etc/containerd/config.toml config dump | tr \' '"' | sed -E 's/^ +//'; }
 holds() { grep -qF -- "$1" <<<"$2" || fail "containerd $SERIES: no $1 in $2"; } # LINE DUMP
@@ -311,6 +316,7 @@ for SERIES in 1.6 1.7 2; do
 		holds "$line" "$now"
 	done
 	[ $SERIES = 2 ] || [ -d "$WORK/containerd-root/io.containerd.snapshotter.v1.lamella" ] || fail "no directory for kubelet"
+	[ "$(cd /etc/containerd && stat -c %a config.toml lamella.toml | xargs)" = "640 600" ] || fail "modes: $(ls -l /etc/containerd)"
 	[ -e /etc/containerd/config.toml.before-lamella ] || fail "the old one is not kept"
 	: >"$STANDIN/orders"
 	installs
