@@ -232,6 +232,47 @@ test_user_namespace() {
 	all_is_given_back "the container in a user namespace"
 }
 
+# A network plugin that does nothing: kubelet gives a user namespace only to pods with a network of their own.
+no_network() {
+	local dir=$WORK/containerd-lamella/cni name
+	for name in loopback nothing; do
+		cat >"$dir/$name" <<-'END'
+			#!/bin/sh
+			case $CNI_COMMAND in
+			ADD) echo "{\"cniVersion\": \"1.0.0\", \"interfaces\": [{\"name\": \"$CNI_IFNAME\", \"sandbox\": \"$CNI_NETNS\"}],
+			  \"ips\": [{\"address\": \"198.18.0.9/24\", \"interface\": 0}]}" ;;
+			VERSION) echo '{"cniVersion": "1.0.0", "supportedVersions": ["0.4.0", "1.0.0"]}' ;;
+			esac
+		END
+		chmod 755 "$dir/$name"
+	done
+	echo '{"cniVersion": "1.0.0", "name": "test", "plugins": [{"type": "nothing"}]}' >"$dir/nothing.conflist"
+}
+
+# As kubelet does it of a pod with hostUsers: false: nothing is copied, and nothing is unpacked for it.
+test_pod_user_namespace() {
+	local id rows root
+	say "CRI: a pod in a user namespace"
+	lazily "the pull" cri lamella pull "$SMALL"
+	rows=$(store_rows)
+	no_network
+	wait_for 10 "the network plugin" pod lamella run --no-pull --users 200000 "$SMALL" sh -c :
+	# shellcheck disable=SC2016 # the shell in there
+	says '0 200000 65536' pod lamella run --no-pull --users 200000 "$SMALL" sh -c 'read -r a b c </proc/self/uid_map; echo $a $b $c'
+	mkdir "$WORK/mapped"
+	id=$(pod lamella start --no-pull --users 200000 --log-dir "$WORK/mapped" "$SMALL" sh -c 'echo mine >/var/tmp/file; exec sleep 1000')
+	wait_for 10 "the container's file" has_written "$id" mine
+	root=/proc/$(cri lamella pid "$id")/root
+	[ "$(stat -c '%u %g' "$root"/{word,var/tmp/file} | sort -u)" = '200000 200000' ] || fail "$(stat -c '%n %u %g' "$root"/{word,var/tmp/file})"
+	collect
+	# The image of sandboxes, and what pod and container write.
+	rows_are $((rows + 3)) || fail "$(store_rows) records instead of three more than $rows: $(ctr_ lamella snapshots --snapshotter lamella ls)"
+	cri lamella rm "$id"
+	cri lamella rmi "$SMALL"
+	rm -r "$WORK"/containerd-lamella/cni/*
+	all_is_given_back "the image"
+}
+
 test_namespaces() {
 	local before
 	say "two namespaces with the same image"
@@ -311,6 +352,7 @@ containerd_tests() { # SERIES
 	test_ctr
 	test_removed_in_use
 	[ "$SERIES" = 1.6 ] || test_user_namespace # proxy plugins have no capabilities there
+	[ "$SERIES" != 2 ] || test_pod_user_namespace # what the CRI of 1.7 has of it is experimental
 	test_namespaces
 	test_leases
 	[ "$SERIES" != 2 ] || test_transfer

@@ -21,11 +21,13 @@
  *   --log-dir DIR       where the runtime writes the output (default: a temporary directory)
  *   --cgroup-parent G   control group for the pod
  *   --no-pull           the image is there
+ *   --users FIRST       the pod has a user namespace (hostUsers: false), whose 65536 users are those from FIRST on, and
+ * a network of its own
  *   --timing FILE       append a line of milliseconds: sandbox pull create start output total; the pod's sandbox comes
  * first and is not in the total, output is from the start to the first line
  *
- * A pod has the host's network, so no network plugin is needed. -t bounds each call (default 300 s); a container that
- * runs longer than that is an error for `run`, too. Exit code 1: the runtime said no; 2: wrong usage.
+ * Else a pod has the host's network, so no network plugin is needed. -t bounds each call (default 300 s); a container
+ * that runs longer than that is an error for `run`, too. Exit code 1: the runtime said no; 2: wrong usage.
  */
 #include "base/clock.h"
 #include "base/file.h"
@@ -51,7 +53,9 @@ struct options {
 	const char *cgroup_parent;
 	const char *timing;
 	bool no_pull;
+	uint64_t users; /* the first on the host; 0: the host's own */
 };
+enum { POD_USERS = 65536, USERS_MAX = 1 << 30 };
 
 struct cri {
 	struct lm_rpc_client *client;
@@ -163,6 +167,8 @@ static int cmd_fsinfo(struct cri *cri, const struct options *o, char **args)
 struct pod {
 	Runtime__V1__PodSandboxMetadata metadata;
 	Runtime__V1__NamespaceOption namespaces;
+	Runtime__V1__IDMapping ids, *all_ids;
+	Runtime__V1__UserNamespace users;
 	Runtime__V1__LinuxSandboxSecurityContext security;
 	Runtime__V1__LinuxPodSandboxConfig linux_config;
 	Runtime__V1__PodSandboxConfig config;
@@ -176,6 +182,7 @@ struct pod {
 static void pod_init(struct pod *pod, const struct options *o, char **command)
 {
 	*pod = (struct pod){RUNTIME__V1__POD_SANDBOX_METADATA__INIT, RUNTIME__V1__NAMESPACE_OPTION__INIT,
+		RUNTIME__V1__IDMAPPING__INIT, &pod->ids, RUNTIME__V1__USER_NAMESPACE__INIT,
 		RUNTIME__V1__LINUX_SANDBOX_SECURITY_CONTEXT__INIT, RUNTIME__V1__LINUX_POD_SANDBOX_CONFIG__INIT,
 		RUNTIME__V1__POD_SANDBOX_CONFIG__INIT, RUNTIME__V1__CONTAINER_METADATA__INIT,
 		RUNTIME__V1__LINUX_CONTAINER_SECURITY_CONTEXT__INIT, RUNTIME__V1__LINUX_CONTAINER_CONFIG__INIT,
@@ -184,6 +191,15 @@ static void pod_init(struct pod *pod, const struct options *o, char **command)
 	pod->metadata.namespace_ = (char *)"default";
 	pod->namespaces.network = RUNTIME__V1__NAMESPACE_MODE__NODE;
 	pod->namespaces.pid = RUNTIME__V1__NAMESPACE_MODE__CONTAINER;
+	if (o->users) {
+		pod->ids.host_id = (uint32_t)o->users;
+		pod->ids.length = POD_USERS;
+		pod->users.mode = RUNTIME__V1__NAMESPACE_MODE__POD;
+		pod->users.n_uids = pod->users.n_gids = 1;
+		pod->users.uids = pod->users.gids = &pod->all_ids;
+		pod->namespaces.userns_options = &pod->users;
+		pod->namespaces.network = RUNTIME__V1__NAMESPACE_MODE__POD;
+	}
 	pod->security.namespace_options = pod->container_security.namespace_options = &pod->namespaces;
 	pod->linux_config.security_context = &pod->security;
 	if (o->cgroup_parent)
@@ -597,7 +613,7 @@ static int usage(void)
 	      "       lamella-cri [-s SOCKET] [-t SECONDS] exec ID CMD...\n"
 	      "       lamella-cri [-s SOCKET] [-t SECONDS] run|start [--name NAME] [--log-dir DIR] [--cgroup-parent "
 	      "GROUP]\n"
-	      "                   [--no-pull] [--timing FILE] REF [CMD...]\n",
+	      "                   [--no-pull] [--timing FILE] [--users FIRST] REF [CMD...]\n",
 		stderr);
 	return 2;
 }
@@ -605,11 +621,11 @@ static int usage(void)
 /* Options of a command; getopt goes on where it was told to stop. */
 static bool parse_options(int argc, char **argv, struct options *o)
 {
-	enum { NAME = 256, LOG_DIR, CGROUP_PARENT, TIMING, NO_PULL };
+	enum { NAME = 256, LOG_DIR, CGROUP_PARENT, TIMING, NO_PULL, USERS };
 	static const struct option table[] = {{"name", required_argument, NULL, NAME},
 		{"log-dir", required_argument, NULL, LOG_DIR},
 		{"cgroup-parent", required_argument, NULL, CGROUP_PARENT}, {"timing", required_argument, NULL, TIMING},
-		{"no-pull", no_argument, NULL, NO_PULL}, {NULL, 0, NULL, 0}};
+		{"no-pull", no_argument, NULL, NO_PULL}, {"users", required_argument, NULL, USERS}, {NULL, 0, NULL, 0}};
 	for (int c; (c = getopt_long(argc, argv, "+", table, NULL)) != -1;) {
 		if (c == NAME)
 			o->name = optarg;
@@ -621,6 +637,8 @@ static bool parse_options(int argc, char **argv, struct options *o)
 			o->timing = optarg;
 		else if (c == NO_PULL)
 			o->no_pull = true;
+		else if (c == USERS && lm_str_u64(optarg, strlen(optarg), &o->users) == 0 && o->users <= USERS_MAX)
+			continue;
 		else
 			return false;
 	}
