@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/notify.h"
 #include "base/str.h"
+#include "base/version.h"
 #include "fetcher/keeper.h"
 #include "fetcher/keeper_message.h"
 #include "fetcher/mountpoint.h"

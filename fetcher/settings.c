@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/str.h"
+#include "base/version.h"
 #include "net/origin.h"
 #include "repo/manifest.h"
 

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/str.h"
+#include "base/version.h"
 #include "fetcher/control.h"
 #include "fetcher/fuse.h"
 #include "fetcher/keeper.h"

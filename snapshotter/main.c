@@ -2,6 +2,7 @@
 #include "base/conf.h"
 #include "base/log.h"
 #include "base/notify.h"
+#include "base/version.h"
 #include "net/pages.h"
 #include "snapshotter/looker_process.h"
 #include "snapshotter/places.h"

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/str.h"
+#include "base/version.h"
 #include "rpc/build.h"
 
 #include <string.h>

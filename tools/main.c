@@ -1,5 +1,6 @@
 #include "base/log.h"
 #include "base/macros.h"
+#include "base/version.h"
 #include "commands.h"
 #include "common.h"
 

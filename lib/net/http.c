@@ -2,6 +2,7 @@
 #include "net/http.h"
 
 #include "base/clock.h"
+#include "base/version.h"
 #include "net/http_internal.h"
 
 #include <assert.h>

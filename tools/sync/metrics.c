@@ -1,5 +1,6 @@
 #include "sync/metrics.h"
 
+#include "base/version.h"
 #include "net/exposition.h"
 
 #include <inttypes.h>

@@ -1,5 +1,6 @@
 #include "fetcher_test.h"
 
+#include "base/version.h"
 #include "fetcher/control.h"
 #include "fetcher/layers.h"
 #include "fetcher/metrics.h"
