@@ -25,6 +25,7 @@
  * a network of its own
  *   --timing FILE       append a line of milliseconds: sandbox pull create start output total; the pod's sandbox comes
  * first and is not in the total, output is from the start to the first line
+ *   --expect REGEX      output is to the first line that is this (extended) expression, and there must be one
  *
  * Else a pod has the host's network, so no network plugin is needed. -t bounds each call (default 300 s); a container
  * that runs longer than that is an error for `run`, too. Exit code 1: the runtime said no; 2: wrong usage.
@@ -38,6 +39,7 @@
 #include <getopt.h>
 #include <limits.h>
 #include <poll.h>
+#include <regex.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/inotify.h>
@@ -52,6 +54,7 @@ struct options {
 	const char *log_dir;
 	const char *cgroup_parent;
 	const char *timing;
+	const char *expect;
 	bool no_pull;
 	uint64_t users; /* the first on the host; 0: the host's own */
 };
@@ -292,7 +295,9 @@ struct output {
 	int inotify; /* on its directory */
 	char path[PATH_MAX];
 	struct lm_buf pending; /* an unfinished line of the log */
-	int64_t first_ms;      /* when the first line was seen */
+	int64_t first_ms;      /* when the first line was seen, of those that are wanted */
+	regex_t wanted;
+	bool has_wanted;
 };
 
 static void output_done(struct output *out)
@@ -300,15 +305,25 @@ static void output_done(struct output *out)
 	lm_closep(&out->fd);
 	lm_closep(&out->inotify);
 	lm_buf_done(&out->pending);
+	if (out->has_wanted)
+		regfree(&out->wanted);
 }
 
-static int output_init(struct output *out, const char *dir, struct lm_err *err)
+static int output_init(struct output *out, const char *dir, const char *expect, struct lm_err *err)
 {
 	*out = (struct output){
 		.fd = -1, .inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK), .pending = LM_BUF(1 << 20)};
 	snprintf(out->path, sizeof(out->path), "%s/container.log", dir);
 	if (out->inotify < 0 || inotify_add_watch(out->inotify, dir, IN_CREATE | IN_MODIFY) < 0)
 		return lm_err_sys(err, -errno, "%s", dir);
+	if (!expect)
+		return 0;
+	CLEANUP(lm_freep) char *whole = lm_str_printf("^(%s)$", expect);
+	if (!whole)
+		return lm_err_oom(err);
+	if (regcomp(&out->wanted, whole, REG_EXTENDED | REG_NOSUB) != 0)
+		return lm_err_set(err, -EINVAL, "not a regular expression: %s", expect);
+	out->has_wanted = true;
 	return 0;
 }
 
@@ -320,7 +335,7 @@ static void print_line(struct output *out, const char *line)
 	const char *text = tag ? strchr(tag + 1, ' ') : NULL;
 	if (!text)
 		return;
-	if (!out->first_ms)
+	if (!out->first_ms && (!out->has_wanted || regexec(&out->wanted, text + 1, 0, NULL, 0) == 0))
 		out->first_ms = lm_now_ms();
 	FILE *to = lm_str_starts(stream + 1, "stderr ") ? stderr : stdout;
 	fputs(text + 1, to);
@@ -431,11 +446,14 @@ static int run_in(struct cri *cri, const struct options *o, char **args, int *re
 	CLEANUP(lm_freep) char *sandbox = NULL, *id = NULL;
 	CLEANUP(output_done) struct output out;
 	struct timing t;
-	int r = output_init(&out, o->log_dir, &cri->err);
+	int r = output_init(&out, o->log_dir, o->expect, &cri->err);
 	if (r == 0)
 		r = launch(cri, o, args, &t, &sandbox, &id);
 	if (r == 0)
 		r = follow(cri, id, &out, ret_exit_code);
+	if (r == 0 && o->expect && !out.first_ms)
+		r = lm_err_set(
+			&cri->err, -ENOENT, "no line of the output is %s (exit code %d)", o->expect, *ret_exit_code);
 	if (r == 0 && o->timing)
 		r = write_timing(o->timing, &t, out.first_ms, &cri->err);
 	if (sandbox)
@@ -613,7 +631,8 @@ static int usage(void)
 	      "       lamella-cri [-s SOCKET] [-t SECONDS] exec ID CMD...\n"
 	      "       lamella-cri [-s SOCKET] [-t SECONDS] run|start [--name NAME] [--log-dir DIR] [--cgroup-parent "
 	      "GROUP]\n"
-	      "                   [--no-pull] [--timing FILE] [--users FIRST] REF [CMD...]\n",
+	      "                   [--no-pull] [--timing FILE] [--users FIRST] [--expect REGEX] REF\n"
+	      "                   [CMD...]\n",
 		stderr);
 	return 2;
 }
@@ -621,11 +640,12 @@ static int usage(void)
 /* Options of a command; getopt goes on where it was told to stop. */
 static bool parse_options(int argc, char **argv, struct options *o)
 {
-	enum { NAME = 256, LOG_DIR, CGROUP_PARENT, TIMING, NO_PULL, USERS };
+	enum { NAME = 256, LOG_DIR, CGROUP_PARENT, TIMING, EXPECT, NO_PULL, USERS };
 	static const struct option table[] = {{"name", required_argument, NULL, NAME},
 		{"log-dir", required_argument, NULL, LOG_DIR},
 		{"cgroup-parent", required_argument, NULL, CGROUP_PARENT}, {"timing", required_argument, NULL, TIMING},
-		{"no-pull", no_argument, NULL, NO_PULL}, {"users", required_argument, NULL, USERS}, {NULL, 0, NULL, 0}};
+		{"expect", required_argument, NULL, EXPECT}, {"no-pull", no_argument, NULL, NO_PULL},
+		{"users", required_argument, NULL, USERS}, {NULL, 0, NULL, 0}};
 	for (int c; (c = getopt_long(argc, argv, "+", table, NULL)) != -1;) {
 		if (c == NAME)
 			o->name = optarg;
@@ -635,6 +655,8 @@ static bool parse_options(int argc, char **argv, struct options *o)
 			o->cgroup_parent = optarg;
 		else if (c == TIMING)
 			o->timing = optarg;
+		else if (c == EXPECT)
+			o->expect = optarg;
 		else if (c == NO_PULL)
 			o->no_pull = true;
 		else if (c == USERS && lm_str_u64(optarg, strlen(optarg), &o->users) == 0 && o->users <= USERS_MAX)
