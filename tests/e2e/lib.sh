@@ -118,10 +118,11 @@ isolate() { # NAME [ARGUMENT...]
 
 # --- daemons ----------------------------------------------------------------------------------------------------------
 
+START_BY=() # a command that runs them, in another network for example
 start() { # NAME COMMAND...
 	local name=$1
 	shift
-	"$@" >>"$WORK/log/$name.log" 2>&1 </dev/null &
+	"${START_BY[@]}" "$@" >>"$WORK/log/$name.log" 2>&1 </dev/null &
 	echo $! >"$WORK/run/$name.pid"
 }
 
@@ -154,7 +155,7 @@ wait_for() { # SECONDS WHAT COMMAND...: until COMMAND succeeds
 	done
 }
 
-port_open() { (: <>"/dev/tcp/${1%:*}/${1##*:}") 2>/dev/null; }
+port_open() { "${START_BY[@]}" bash -c ': <>"/dev/tcp/$0/$1"' "${1%:*}" "${1##*:}" 2>/dev/null; }
 
 # The file alone says nothing: a server that was killed leaves it behind.
 socket_open() { perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) && connect(S, sockaddr_un($ARGV[0])) or exit 1' "$1"; } # SOCKET
@@ -422,7 +423,8 @@ need_containerd() { # 1.6|1.7|2
 [ -z "${LM_CONTAINERD:-}" ] || need_containerd "$LM_CONTAINERD"
 
 # A containerd of its own by the name of its snapshotter: lamella, or overlayfs for the ordinary pull. What concerns
-# lamella is in the file that administrators install; EXPRESSIONs of sed change that file.
+# lamella is in the file that administrators install; EXPRESSIONs of sed change that file. Any other snapshotter has its part
+# printed by containerd_SNAPSHOTTER_VERSION, as overlayfs has. What follows a dot in the name tells several of a kind apart.
 containerd_start() { # SNAPSHOTTER [EXPRESSION...]
 	local s=$1 d=$WORK/containerd-$1 series version=2 change=(-e '') e
 	shift
@@ -431,6 +433,8 @@ containerd_start() { # SNAPSHOTTER [EXPRESSION...]
 	[ "$series" != 2 ] || version=3
 	mkdir -p "$d/certs.d/$REGISTRY" "$d/cni" "$d/root/io.containerd.snapshotter.v1.lamella"
 	echo "server = \"http://$REGISTRY\"" >"$d/certs.d/$REGISTRY/hosts.toml"
+	# Without a host the file is not looked at, and a registry that is not on loopback gets https.
+	[[ $REGISTRY == 127.* ]] || printf '[host."http://%s"]\n  capabilities = ["pull", "resolve"]\n' "$REGISTRY" >>"$d/certs.d/$REGISTRY/hosts.toml"
 	cat >"$d/config.toml" <<-END
 		version = $version
 		imports = ["$d/$s.toml"]
@@ -445,7 +449,7 @@ containerd_start() { # SNAPSHOTTER [EXPRESSION...]
 		sed -E -e "s|\"/var/lib/lamella/snapshotter\"|\"$WORK/snapshotter\"|" -e "s|\"/usr/lib/cni\"|\"$d/cni\"|" \
 			-e "s|\"/etc/cni/net.d\"|\"$d/cni\"|" "${change[@]}" "$LM_ROOT/deploy/containerd/$series.toml"
 	else
-		containerd_overlayfs_$version "$d"
+		"containerd_${s%%.*}_$version" "$d"
 	fi >"$d/$s.toml"
 	# In the imported file: versions 1.6 and 1.7 take the whole section from there.
 	containerd_cri_$version "$d" >>"$d/$s.toml"
