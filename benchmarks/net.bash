@@ -75,7 +75,7 @@ relay_start() { # RTT_MS
 # --- Squid ------------------------------------------------------------------------------------------------------------
 
 squid_host() { net_host squid "${SQUID##*.}"; }
-# With an empty cache, which takes whole layers, too.
+# With an empty cache. As CVMFS's guide for sites wants it, but that it keeps whole layers, too.
 squid_start() {
 	local dir=/run/squid
 	[ ! -e "$WORK/run/squid.pid" ] || squid_stop
@@ -88,9 +88,12 @@ squid_start() {
 		access_log stdio:$dir/access.log
 		cache_log $dir/cache.log
 		coredump_dir $dir
+		collapsed_forwarding on
+		minimum_expiry_time 0
 		cache_mem 256 MB
+		maximum_object_size_in_memory 128 KB
 		maximum_object_size 8 GB
-		cache_dir aufs $dir/cache $SQUID_CACHE_MB 16 256
+		cache_dir aufs $dir/cache $SQUID_CACHE_MB 4 16
 		pinger_enable off
 		netdb_filename none
 		shutdown_lifetime 0 seconds

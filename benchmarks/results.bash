@@ -25,7 +25,7 @@ machine() {
 	jq -n --arg processor "$(sed -nE 's/^model name\s*: //p' /proc/cpuinfo | head -n 1)" --argjson cores "$(nproc)" \
 		--argjson memory_mb "$(awk '/^MemTotal/ { printf "%d", $2 / 1024 }' /proc/meminfo)" \
 		--arg kernel "$(uname -sr)" --arg architecture "$(uname -m)" --arg system "$(. /etc/os-release && echo "$PRETTY_NAME")" \
-		--arg disk "$(stat -f -c %T "$LM_BUILD")" --arg load "$(cut -d' ' -f1-3 /proc/loadavg)" '$ARGS.named'
+		--arg disk "$(findmnt -n -o FSTYPE -T "$LM_BUILD")" --arg load "$(cut -d' ' -f1-3 /proc/loadavg)" '$ARGS.named'
 }
 
 version_of() { "$@" 2>&1 | grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?[^ ,]*' | head -n 1 || true; } # COMMAND...
