@@ -56,6 +56,23 @@ net_shape() { # MBIT HOST...
 # What a host received and sent so far, headers included, of large packets one.
 net_bytes() { in_host "$1" awk '$1 == "wire:" { printf "%.0f %.0f\n", $2, $10 }' /proc/self/net/dev; } # HOST
 
+# --- workloads --------------------------------------------------------------------------------------------------------
+
+WORKLOADS=${LM_SPECS:-$LM_ROOT/../shared/images}/workloads.tsv
+need_workloads() { [ -e "$WORKLOADS" ] || skip "no table of workloads: set LM_SPECS"; }
+usual_workload() { # IMAGE
+	case $1 in
+	tiny) echo python ;;
+	analysis) echo fit ;;
+	atlas) echo athena ;;
+	*) echo shell ;;
+	esac
+}
+# Column 3 is the line that is expected of it, 4 the command.
+workload() { # IMAGE NAME COLUMN
+	awk -F'\t' -v image="$1" -v name="$2" -v column="$3" '$1 !~ /^#/ && index("," $1 ",", "," image ",") && $2 == name { print $column; exit }' "$WORKLOADS"
+}
+
 # --- the origin -------------------------------------------------------------------------------------------------------
 
 # Registry and repository by their names in lib.sh, as everybody is to call them; they listen behind the relay.
