@@ -98,8 +98,10 @@ bundle() { # FETCHER OUT
 }
 say "two bundles, of two builds"
 bundle "$LM_BUILD/fetcher/lamella-fetcher" "$WORK/payload"
-cp "$LM_BUILD/fetcher/lamella-fetcher" "$WORK/other-fetcher"
-printf 'another build' >>"$WORK/other-fetcher"
+for s in '' -worker; do
+	cp "$LM_BUILD/fetcher/lamella-fetcher$s" "$WORK/other-fetcher$s"
+	printf 'another build' >>"$WORK/other-fetcher$s"
+done
 bundle "$WORK/other-fetcher" "$WORK/payload-other"
 ! cmp -s "$WORK/payload/id" "$WORK/payload-other/id" || fail "two builds have one name"
 
@@ -197,6 +199,7 @@ goes_on() { # AFTER WHAT
 forget() {
 	find "$WORK/cache/lamella" -type f -path '*/cache/[0-9a-f][0-9a-f]/*' ! -name '*C' -delete 2>/dev/null || true
 	forget_mount
+	forget_content "/proc/$(cri lamella pid "$CONTAINER")/root/usr/bin" # lean mounts, and what lies over them
 }
 goes_on "the start"
 

@@ -1,4 +1,5 @@
 /* lamella-fetcher and lamella-snapshotter: whether they answer, and what they say of themselves. */
+#include "base/version.h"
 #include "doctor/doctor.h"
 
 #include <inttypes.h>
