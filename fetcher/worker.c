@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
-enum { ARENAS = 2, MAPPED_FROM = 32 << 10 };
+enum { ARENAS = 2 };
 
 /* Signals are blocked in all threads and read here; a write to a broken pipe is an error code, not an end. */
 static int open_signals(struct lm_err *err)
@@ -43,12 +43,10 @@ static void raise_descriptor_limit(unsigned wanted)
 	(void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-/* Otherwise each thread has an arena of its own, and keeps what it needed once: inflating, hashing, and looking into
- * catalogs take turns on all threads of the pools. Windows and buffers of downloads are mapped, and gone when they are
- * freed; left to itself malloc would take them from the heap after the first one. */
-static void tune_heap(void)
+/* Otherwise each thread has its own, and keeps what it needed once: inflating, hashing, and looking into catalogs take
+ * turns on all threads of the pools. */
+static void share_arenas(void)
 {
-	(void)mallopt(M_MMAP_THRESHOLD, MAPPED_FROM);
 	(void)mallopt(M_ARENA_MAX, ARENAS);
 }
 
@@ -191,7 +189,7 @@ static int serve(const struct program *program, struct lm_err *err)
 	if (signal_fd < 0)
 		return signal_fd;
 	raise_descriptor_limit(settings->descriptors);
-	tune_heap();
+	share_arenas();
 	int r = lm_catalog_reserve(LM_CATALOGS_PAGES, err);
 	if (r < 0)
 		return r;
