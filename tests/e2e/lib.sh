@@ -37,10 +37,11 @@ FQRN=images.lamella.test
 say() { printf '%s\n' "$*"; }
 now_ms() { echo $(($(date +%s%N) / 1000000)); }
 
-fail() { # WHAT: after the ends of all logs
+fail() { # WHAT: after the ends of all logs, and the first thing that a sanitizer said
 	local log
 	for log in "${WORK:-/nonexistent}"/log/*.log; do
 		[ -s "$log" ] || continue
+		grep -m 1 -A 60 -E '(WARNING|ERROR): [A-Za-z]+Sanitizer' "$log" | cut -c1-200 >&2 || true
 		printf -- '--- the end of %s\n' "${log##*/}" >&2
 		tail -n 15 "$log" | cut -c1-400 >&2
 	done

@@ -168,9 +168,10 @@ forget
 stop snapshotter
 snapshotter_start LAMELLA_ON_MISS=fail
 refused "containerd: .*Prepare" "$MORE"
+# Before it stops: containerd does not collect anew what a snapshotter that was away kept.
+wait_for 20 "everything to go" nothing_left
 stop snapshotter
 snapshotter_start
-wait_for 20 "everything to go" nothing_left
 
 # With kill -9 its lease stays, until it ends by itself; with TERM it takes the lease away. At one moment after another, by turns,
 # until both were seen twice.

@@ -15,7 +15,7 @@ isolate stress
 SECONDS_LONG=${LM_STRESS_SECONDS:-15}
 [ -z "$LM_ALL" ] || SECONDS_LONG=${LM_STRESS_SECONDS:-180}
 CONTROL=$LM_BUILD/tests/tools/control
-export TSAN_OPTIONS="suppressions=$LM_ROOT/tests/tsan.supp halt_on_error=0 second_deadlock_stack=1 history_size=4"
+export TSAN_OPTIONS="suppressions=$LM_ROOT/tests/tsan.supp halt_on_error=0 second_deadlock_stack=1 history_size=7"
 
 repo_of_files 8 30 24
 serve_start
