@@ -22,13 +22,13 @@ results_begin() { # FILE BENCHMARK [KEY=VALUE...]: the rest is of `all`
 }
 
 machine() {
-	jq -n --arg processor "$(sed -nE 's/^model name\s*: //p' /proc/cpuinfo | head -n 1)" --argjson cores "$(nproc)" \
+	jq -n --arg processor "$(sed -nE 's/^model name\s*: //p' /proc/cpuinfo | sed -n 1p)" --argjson cores "$(nproc)" \
 		--argjson memory_mb "$(awk '/^MemTotal/ { printf "%d", $2 / 1024 }' /proc/meminfo)" \
 		--arg kernel "$(uname -sr)" --arg architecture "$(uname -m)" --arg system "$(. /etc/os-release && echo "$PRETTY_NAME")" \
 		--arg disk "$(findmnt -n -o FSTYPE -T "$LM_BUILD")" --arg load "$(cut -d' ' -f1-3 /proc/loadavg)" '$ARGS.named'
 }
 
-version_of() { "$@" 2>&1 | grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?[^ ,]*' | head -n 1 || true; } # COMMAND...
+version_of() { "$@" 2>&1 | grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?[^ ,]*' | sed -n 1p || true; } # COMMAND...
 versions() { # of what is there
 	local p
 	{

@@ -42,13 +42,13 @@ disk_mib() { echo $(($(du -s --block-size=1 "$CACHE/cache" | cut -f1) >> 20)); }
 
 fetcher_start CVMFS_QUOTA_LIMIT=$QUOTA_MIB LAMELLA_CACHE_RESERVE=0
 "$LAMELLA" cache pin "$FQRN" "$LAYER/layerfs/small" 2>"$WORK/out" || fail "pin: $(cat "$WORK/out")"
-"$LAMELLA" cache pins | grep -q "small.*complete" || fail "the pin is not listed: $("$LAMELLA" cache pins)"
+"$LAMELLA" cache pins | has "small.*complete" || fail "the pin is not listed: $("$LAMELLA" cache pins)"
 for round in 1 2; do reads_all "beyond the quota, round $round"; done
 wait_for 20 "eviction" has_number evicted "> 0"
 wait_for 20 "less than the quota" has_number bytes "<= $((QUOTA_MIB << 20))"
 [ "$(disk_mib)" -le $QUOTA_MIB ] || fail "the disk holds $(disk_mib) MiB"
 must_show .thrashing
-"$LAMELLA" cache | grep -q 'too small' || fail "thrash is not said"
+"$LAMELLA" cache | has 'too small' || fail "thrash is not said"
 if "$LAMELLA" cache pin "$DIGEST" 2>"$WORK/out"; then fail "pinned more than there may be"; fi
 grep -q 'pins may hold' "$WORK/out" || fail "unclear: $(cat "$WORK/out")"
 say "40 MB read twice through $QUOTA_MIB MiB: $("$LAMELLA" cache | tr '\n' ';')"

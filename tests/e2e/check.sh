@@ -70,7 +70,7 @@ done
 say "damage"
 R=fixture.cern.ch
 dir=$WORK/storage/cvmfs/$R
-object=$(find "$dir/data" -type f -name '*P' | sort | head -n 1)
+object=$(find "$dir/data" -type f -name '*P' | sort | sed -n 1p)
 cp "$object" "$WORK/object"
 printf 'x' | dd of="$object" bs=1 seek=30 conv=notrunc status=none
 for place in $(places $R); do
@@ -84,7 +84,7 @@ for place in $(places $R); do
 	finds 'problem object-missing: "/' "$place" --keys "$KEYS" --tags --objects
 done
 cp "$WORK/object" "$object"
-root=$(sed -n 's/^C//p' "$dir/.cvmfspublished" | head -n 1)
+root=$(sed -n 's/^C//p' "$dir/.cvmfspublished" | sed -n 1p)
 mv "$dir/data/${root:0:2}/${root:2}C" "$WORK/root"
 for place in $(places $R); do finds 'problem catalog-missing: "/", data/' "$place" --keys "$KEYS"; done
 mv "$WORK/root" "$dir/data/${root:0:2}/${root:2}C"

@@ -103,7 +103,7 @@ test_cri() {
 	id=$(pod lamella start --no-pull --log-dir "$WORK/small" "$SMALL" sh -c 'echo mine >/var/tmp/file; exec sleep 1000')
 	wait_for 10 "the container's file" has_written "$id" mine
 	cri lamella stop "$id"
-	cri lamella list | grep -q "^$id exited " || fail "not stopped: $(cri lamella list)"
+	cri lamella list | has "^$id exited " || fail "not stopped: $(cri lamella list)"
 	cri lamella rm "$id"
 	test_fsinfo
 	cri lamella rmi "$SMALL"
@@ -344,7 +344,7 @@ containerd_tests() { # SERIES
 	need python3
 	need_containerd "$SERIES"
 	isolate "containerd-$SERIES"
-	say "containerd $(containerd_version), $("${CONTAINERD_BIN:+$CONTAINERD_BIN/}runc" --version | head -n 1)"
+	say "containerd $(containerd_version), $("${CONTAINERD_BIN:+$CONTAINERD_BIN/}runc" --version | sed -n 1p)"
 	prepare
 	test_cri
 	test_ordinary

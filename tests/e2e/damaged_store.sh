@@ -43,7 +43,7 @@ same_view() { # WHAT
 }
 note_view() { view | grep -v '"Updated"' >"$WORK/tmp/view"; }
 run_in() { # IMAGE
-	pod lamella run --no-pull "$REGISTRY/$1:latest" sh -c 'echo from inside; test -w /tmp' 2>"$WORK/tmp/run" | grep -qx 'from inside' ||
+	pod lamella run --no-pull "$REGISTRY/$1:latest" sh -c 'echo from inside; test -w /tmp' 2>"$WORK/tmp/run" | has -x 'from inside' ||
 		fail "$2: no new container from $1: $(cat "$WORK/tmp/run")"
 }
 log_mark() { LOG_MARK=$(($(stat -c %s "$WORK/log/snapshotter.log") + 1)); }
@@ -89,7 +89,7 @@ for damage in missing empty rubbish flipped cut_short newer foreign contradictor
 	log_mark
 	$damage
 	snapshotter_start
-	log_since | grep -q "the store was damaged and is made again.*${SAID[$damage]}.* directories_kept=0" ||
+	log_since | has "the store was damaged and is made again.*${SAID[$damage]}.* directories_kept=0" ||
 		fail "$damage: not said: $(log_since | head -n 5)"
 	same_view "$damage"
 	witness_well
@@ -111,7 +111,7 @@ log_mark
 [ -s "$DB-wal" ] || fail "there is no log"
 rm "$DB-wal"
 snapshotter_start
-log_since | grep -q "made again.*older than the snapshots" || fail "not said: $(log_since | head -n 5)"
+log_since | has "made again.*older than the snapshots" || fail "not said: $(log_since | head -n 5)"
 same_view "without its log"
 cri lamella exec "$later" grep -qx mine /var/tmp/file || fail "the container lost its file"
 cri lamella exec "$later" sh -c 'echo more >>/var/tmp/file' || fail "the container can't write"
@@ -126,7 +126,7 @@ log_mark
 setfattr -x user.lamella.record "$victim" || fail "no record on $victim"
 rubbish
 snapshotter_start
-log_since | grep -q "directory kept, nothing names it directory=$victim " || fail "not said: $(log_since | head -n 5)"
+log_since | has "directory kept, nothing names it directory=$victim " || fail "not said: $(log_since | head -n 5)"
 wait_for 20 "containerd to find the snapshotter" connected
 run_in tiny "with a directory kept" # and the clean-up that follows
 run_in edge "with a directory kept"

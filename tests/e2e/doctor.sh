@@ -224,7 +224,7 @@ chmod 600 "$FETCHER_SOCKET" "$STATUS_SOCKET" "$SNAPSHOTTER_SOCKET"
 start_socket fetcher2 /run/lamella/fetcher2.sock "$LM_BUILD/fetcher/lamella-fetcher" --config "$CONF" --set "CVMFS_CACHE_BASE=$WORK/cache2" \
 	--set LAMELLA_SOCKET=/run/lamella/fetcher2.sock --set "LAMELLA_MOUNT_BASE=$WORK/mounts2" --set "CVMFS_SERVER_URL=http://$NOBODY/cvmfs/@fqrn@"
 OPTIONS=(--socket /run/lamella/fetcher2.sock)
-failed() { { "$LAMELLA" status --socket /run/lamella/fetcher2.sock || true; } 2>&1 | grep -q 'no trusted root'; }
+failed() { { "$LAMELLA" status --socket /run/lamella/fetcher2.sock || true; } 2>&1 | has 'no trusted root'; }
 wait_for 60 "the fetcher's failure" failed
 finds fetcher-problem "$FQRN: no trusted root" fetcher
 here

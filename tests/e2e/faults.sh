@@ -64,7 +64,7 @@ falls_back() { # WHAT WORDS: of a line of the fetcher that also names the reposi
 	begin=$(now_ms)
 	small_pulled "$1" || fail "$1: started from a repository that cannot be trusted"
 	said "$2" >/dev/null || fail "$1: no line about it in the log (wanted $FQRN and $2)"
-	say "$1: ordinary pull after $(($(now_ms) - begin)) ms; $(said "$2" | head -n 1 | cut -c1-300)"
+	say "$1: ordinary pull after $(($(now_ms) - begin)) ms; $(said "$2" | sed -n 1p | cut -c1-300)"
 }
 
 at_start() { # WHAT WORDS
@@ -130,7 +130,7 @@ in_container() { # MODE PATTERN WORDS: reads fail, and say why in the log
 	[ $bad -gt 0 ] || fail "$mode: everything could be read: $(cat "$WORK/sums")"
 	said "$OBJECT.*($words)|($words).*$OBJECT" >/dev/null ||
 		fail "$mode: no line with repository and object and $words"
-	say "$mode: $bad of ${#READ[@]} reads failed in $(($(now_ms) - begin)) ms; $(said "$OBJECT.*($words)" | head -n 1 | cut -c1-300)"
+	say "$mode: $bad of ${#READ[@]} reads failed in $(($(now_ms) - begin)) ms; $(said "$OBJECT.*($words)" | sed -n 1p | cut -c1-300)"
 	[ "$mode" != stall ] || killed_in_read "$id"
 	# A failed download leaves nothing behind.
 	[ "$mode" = gone ] || stop serve KILL

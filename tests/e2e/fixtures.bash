@@ -76,7 +76,7 @@ not_mounted() { # NAME WHAT WORDS [OPTION...]
 	shift 3
 	begin=$(now_ms)
 	! try_mount "$name" "$@" || fail "$what: mounted"
-	grep "$name" "$WORK/log/mount.log" | grep -qE "$words" || fail "$what: $(cat "$WORK/log/mount.log")"
+	grep "$name" "$WORK/log/mount.log" | has -E "$words" || fail "$what: $(cat "$WORK/log/mount.log")"
 	! mountpoint -q "$MNT" || fail "$what: refused, but something is mounted"
 	no_daemon || fail "$what: refused, but a daemon goes on"
 	keep_log

@@ -28,8 +28,8 @@ grep '^l' "$WORK/list" | diff "$FIXTURES/expected/$R.rev3.symlinks-FIXTURE_ARCH=
 as_user() { # the leak sanitizer can't look at a process that has changed its user
 	ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
 }
-getfattr -m- "$MNT/xattr/trusted" 2>&1 | grep -qx trusted.fixture || fail "root does not see trusted attributes"
-as_user getfattr -m- "$MNT/xattr/user" 2>&1 | grep -qx user.one || fail "others do not see user attributes"
+getfattr -m- "$MNT/xattr/trusted" 2>&1 | has -x trusted.fixture || fail "root does not see trusted attributes"
+as_user getfattr -m- "$MNT/xattr/user" 2>&1 | has -x user.one || fail "others do not see user attributes"
 ! as_user getfattr -m- "$MNT/xattr/trusted" 2>&1 | grep -x trusted.fixture || fail "others see trusted attributes"
 [ "$(stat -f -c %l "$MNT")" = 255 ] || fail "statfs: names of $(stat -f -c %l "$MNT") bytes"
 [ "$(findmnt -no SOURCE,FSTYPE "$MNT" | tr -s ' ')" = "cvmfs2 fuse.lamella" ] || fail "$(findmnt "$MNT")"
@@ -92,7 +92,7 @@ spoiled() { # WHAT OBJECT WORDS
 	diff "$(last_listing $R)" "$WORK/list" | grep '^[<>]' >"$WORK/diff" || true
 	lost=$(grep -c '^> f.* error ' "$WORK/diff") || fail "$1: $(head -n 5 "$WORK/diff")"
 	[ "$(grep -c '^>' "$WORK/diff") $(grep -c '^<' "$WORK/diff")" = "$lost $lost" ] || fail "$1: $(head -n 5 "$WORK/diff")"
-	grep "$R" "$WORK/cache/mount.log" | grep "object=$2" | grep -qE "path=/.*$3" ||
+	grep "$R" "$WORK/cache/mount.log" | grep "object=$2" | has -E "path=/.*$3" ||
 		fail "$1: no line with repository, object, path and $3 in the log"
 	grep -q 'Input/output error' "$WORK/listing.err" || fail "$1: $(cat "$WORK/listing.err")"
 	unmount
@@ -109,7 +109,7 @@ mount_repository $R
 list >/dev/null
 (cd "$WORK/cache/lamella/cache" && find . -type f ! -name '*C') | sed 's,^\./,data/,' | sort >"$WORK/used" # by revision 3
 unmount
-pick() { comm -12 <(objects "$1") "$WORK/used" | head -n 1; } # PATTERN
+pick() { comm -12 <(objects "$1") "$WORK/used" | sed -n 1p; } # PATTERN
 file=$(pick '*[0-9a-f]') chunk=$(pick '*P')
 [ -n "$file" ] || fail "no object of a file to spoil"
 [ -n "$chunk" ] || fail "no chunk to spoil"
@@ -219,7 +219,7 @@ cat <&9 | cmp - "$WORK/hello" || fail "an open file of the old revision"
 exec 9<&-
 
 say "the control service"
-layer=$(cd "$WORK/base/unpacked.$R/.layers" && echo ??/* | tr ' ' '\n' | head -n 1)
+layer=$(cd "$WORK/base/unpacked.$R/.layers" && echo ??/* | tr ' ' '\n' | sed -n 1p)
 digest=${layer#*/}
 "$CONTROL" "$FETCHER_SOCKET" resolve "sha256:$digest" "sha256:$(printf '0%.0s' {1..64})" >"$WORK/out"
 grep -q "^sha256:$digest LAYER_LOSSY $WORK/base/unpacked.$R/.lamella-layers/$layer/layerfs ." "$WORK/out" || fail "resolve: $(cat "$WORK/out")"
@@ -232,7 +232,7 @@ grep -q "^sha256:0000.* LAYER_ABSENT - ." "$WORK/out" || fail "resolve: $(cat "$
 stop serve KILL
 "$CONTROL" "$FETCHER_SOCKET" update >"$WORK/out"
 [ "$(grep -c ' offline ' "$WORK/out")" = 2 ] || fail "status: $(cat "$WORK/out")"
-"$CONTROL" "$FETCHER_SOCKET" resolve "sha256:$(printf '0%.0s' {1..64})" | grep -q "LAYER_UNAVAILABLE - .*$R" ||
+"$CONTROL" "$FETCHER_SOCKET" resolve "sha256:$(printf '0%.0s' {1..64})" | has "LAYER_UNAVAILABLE - .*$R" ||
 	fail "offline, an unknown layer is not known to be absent"
 serve_start
 

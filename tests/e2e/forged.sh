@@ -16,7 +16,7 @@ DISK_MAX_KIB=$((64 << 10))    # of the cache
 ! grep -q __asan_init "$LM_BUILD/fetcher/lamella-fetcher" || MEMORY_MAX_KIB=$((2 << 20))
 
 forge() { "$FORGE" "$REPO" $R "$KEYS" "$@" || fail "forge"; }
-logged() { grep -E "read failed .*path=\"?$1" "$WORK/cache/mount.log" | grep -qE "$2"; } # PATH WORDS
+logged() { grep -E "read failed .*path=\"?$1" "$WORK/cache/mount.log" | has -E "$2"; } # PATH WORDS
 bounded() { # WHAT
 	local memory disk
 	memory=$(peak_kib lamella-fetcher) disk=$(du -sk "$WORK/cache" | cut -f1)

@@ -245,11 +245,11 @@ stays() { # WHAT WORDS
 	line=$("$CONTROL" $FETCHER_SOCKET update $FQRN)
 	[ $(($(now_ms) - begin)) -le $((2 * BOUND_MS)) ] || fail "$1: update took $(($(now_ms) - begin)) ms"
 	[[ $line == *" $before offline "* ]] || fail "$1: $line"
-	grep -F $FQRN "$WORK/log/fetcher.log" | grep -qE "offline.*($2)" || fail "$1: no line in the log with $2"
+	grep -F $FQRN "$WORK/log/fetcher.log" | has -E "offline.*($2)" || fail "$1: no line in the log with $2"
 	forget_files
 	read_files fine
 	! grep EIO "$WORK/outcome" || fail "$1: not readable"
-	say "  $1: stays at revision $before, $(($(now_ms) - begin)) ms: $(grep -oE 'cause=.*' "$WORK/log/fetcher.log" | head -n 1 | cut -c1-160)"
+	say "  $1: stays at revision $before, $(($(now_ms) - begin)) ms: $(grep -oE 'cause=.*' "$WORK/log/fetcher.log" | sed -n 1p | cut -c1-160)"
 }
 goes_on() { # WHAT REVISION
 	local line

@@ -120,7 +120,7 @@ blob "$WORK/oci-plain" "$WORK/tmp/manifest" application/vnd.oci.image.manifest.v
 mv "$WORK/tmp/index" "$WORK/oci-plain/index.json"
 lamella convert "oci:$WORK/oci-plain:latest" --name registry.example.org/liar:1
 grep -q 'liar:1: layer sha256:.* is not known to have the diff id' "$WORK/err" || fail "not said: $(cat "$WORK/err")"
-! entries | grep -q "${victim%??}00" || fail "entered"
+! entries | has "${victim%??}00" || fail "entered"
 "$LAMELLA" repo check "$FQRN" --storage "$WORK/storage" --objects >"$WORK/out" || fail "check: $(cat "$WORK/out")"
 
 say "the fetcher"

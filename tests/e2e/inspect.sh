@@ -79,7 +79,7 @@ FIXTURE_ARCH=x86_64 inspect tree "$dir" --no-content | grep '^l ' | diff "$FIXTU
 	fail "links with a variable set"
 [ "$(inspect tree "$dir" --no-content --raw | variant)" = "24 arch-\$(FIXTURE_ARCH)/lib" ] ||
 	fail "raw target: $(inspect tree "$dir" --no-content --raw | variant)"
-inspect tree "$WORK/storage/cvmfs/options.$R" --no-content --hidden | grep -q ' /\.cvmfs/snapshots$' || fail "nothing hidden is shown"
+inspect tree "$WORK/storage/cvmfs/options.$R" --no-content --hidden | has ' /\.cvmfs/snapshots$' || fail "nothing hidden is shown"
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ verdict_is invalid "another key" manifest --key "$FIXTURES/alternates/other.pub"
 verdict_is unchecked "no key" manifest
 verdict_is unchecked "a whitelist without a key" whitelist
 verdict_is valid "the certificate" certificate "${key[@]}"
-inspect manifest "$dir" --manifest "$FIXTURES/alternates/published.unknown-fields" "${key[@]}" | grep -q '^field letter=' ||
+inspect manifest "$dir" --manifest "$FIXTURES/alternates/published.unknown-fields" "${key[@]}" | has '^field letter=' ||
 	fail "unknown fields are not shown"
 say "  $verdicts verdicts"
 
@@ -168,16 +168,16 @@ root=$(field root_catalog < <(inspect manifest "$dir"))
 for place in $(places $R); do
 	inspect object "$place" "${root}C" >"$WORK/object" || fail "object of $place: $(cat "$WORK/err")"
 	for line in 'present yes' 'hash right' 'kind catalog' 'compression zlib' 'content_bytes 131072' 'seems sqlite-database'; do
-		tr -s ' ' <"$WORK/object" | grep -qx "$line" || fail "object of $place: not '$line'"
+		tr -s ' ' <"$WORK/object" | has -x "$line" || fail "object of $place: not '$line'"
 	done
-	inspect object "$place" "$root" | grep -q '^object .*C$' || fail "object without a suffix"
+	inspect object "$place" "$root" | has '^object .*C$' || fail "object without a suffix"
 	[ "$(inspect object "$place" "${root}C" --cat | head -c 15)" = "SQLite format 3" ] || fail "--cat"
 	inspect object "$place" "${root}C" --cat --stored | cmp - "$dir/data/${root:0:2}/${root:2}C" || fail "--cat --stored"
 	! inspect object "$place" 0000000000000000000000000000000000000000 >"$WORK/object" || fail "an absent object"
 	grep -q '^present  *no' "$WORK/object" || fail "an absent object"
 done
-plain=$(inspect catalog "$WORK/storage/cvmfs/plain.$R" --rows | sed -n 's/^row .* compression=none hash=\([^ ]*\).*/\1/p' | head -n 1)
-inspect object "$WORK/storage/cvmfs/plain.$R" "$plain" | grep -q '^compression  *none' || fail "a plain object"
+plain=$(inspect catalog "$WORK/storage/cvmfs/plain.$R" --rows | sed -n 's/^row .* compression=none hash=\([^ ]*\).*/\1/p' | sed -n 1p)
+inspect object "$WORK/storage/cvmfs/plain.$R" "$plain" | has '^compression  *none' || fail "a plain object"
 
 # --- damage -----------------------------------------------------------------------------------------------------------
 

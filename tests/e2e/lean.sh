@@ -114,7 +114,7 @@ snapshotter_start LAMELLA_TREES=no
 containerd_start lamella
 lower_of() { # ID: where the layers of a container come from, each kind once
 	local links
-	links=$(sed -n 's/.* - overlay overlay .*lowerdir=\([^, ]*\).*/\1/p' "/proc/$(cri lamella pid "$1")/mountinfo" | head -n 1 | tr ':' '\n')
+	links=$(sed -n 's/.* - overlay overlay .*lowerdir=\([^, ]*\).*/\1/p' "/proc/$(cri lamella pid "$1")/mountinfo" | sed -n 1p | tr ':' '\n')
 	grep -v '/opaque$' <<<"$links" | xargs -n 1 readlink | sed "s,/.layers/.*,," | sort -u
 }
 # A name that a container makes of a file below is the same file.

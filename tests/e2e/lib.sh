@@ -49,6 +49,9 @@ fail() { # WHAT: after the ends of all logs, and the first thing that a sanitize
 	exit 1
 }
 
+# Whether its input has such a line. It reads to the end, where grep -q would end at the first one, and whoever writes with it.
+has() { [ -n "$(grep -a "$@")" ]; }
+
 skip() {
 	printf 'skipped: %s\n' "$*"
 	exit 77
@@ -405,7 +408,7 @@ snapshotter_start() { # [KEY=VALUE...]
 # --- containerd -------------------------------------------------------------------------------------------------------
 
 CONTAINERD_BIN='' # the folder of containerd, its shim, ctr and runc; else those that are installed
-containerd_version() { "${CONTAINERD_BIN:+$CONTAINERD_BIN/}containerd" --version | grep -oE ' v?[0-9]+\.[0-9]+\.[0-9]+' | head -n 1 | tr -d ' v'; }
+containerd_version() { "${CONTAINERD_BIN:+$CONTAINERD_BIN/}containerd" --version | grep -oE ' v?[0-9]+\.[0-9]+\.[0-9]+' | sed -n 1p | tr -d ' v'; }
 containerd_series() { # 1.6, 1.7 or 2, as the files in deploy/containerd are called
 	local v
 	v=$(containerd_version)

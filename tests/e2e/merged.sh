@@ -22,7 +22,7 @@ loops() { grep -l "^$MOUNT_BASE/$FQRN/" /sys/block/loop*/loop/backing_file 2>/de
 no_trees() { [ -z "$(trees)" ] && [ "$(loops)" = 0 ]; }
 start_pod() { pod lamella start --log-dir "$WORK/tmp" "$REGISTRY/$1:latest" sleep 3600; } # IMAGE
 root_of() { echo "/proc/$(cri lamella pid "$1")/root"; } # ID
-lower_of() { sed -n 's/.* - overlay overlay .*lowerdir=\([^, ]*\).*/\1/p' "/proc/$(cri lamella pid "$1")/mountinfo" | head -n 1; } # ID
+lower_of() { sed -n 's/.* - overlay overlay .*lowerdir=\([^, ]*\).*/\1/p' "/proc/$(cri lamella pid "$1")/mountinfo" | sed -n 1p; } # ID
 tree_label() { ctr_ lamella snapshots --snapshotter lamella info "$1" | jq -r '.Labels["containerd.io/snapshot/lamella.tree"]'; } # ID
 is_merged() { [[ $(lower_of "$1") == *::"$MOUNT_BASE"/* ]]; } # ID
 # All of a container but what it was given, with content and what hard links are of one file.
@@ -62,7 +62,7 @@ fetcher_start
 snapshotter_start
 containerd_start lamella
 if grep -q 'merged trees of layers are not used' "$WORK/log/snapshotter.log"; then
-	skip "$(grep -o 'merged trees.*' "$WORK/log/snapshotter.log" | head -n 1)"
+	skip "$(grep -o 'merged trees.*' "$WORK/log/snapshotter.log" | sed -n 1p)"
 fi
 
 tree_answers() { "$LAMELLA" status --socket "$FETCHER_SOCKET" --json | jq -c '.tree_answers | map({(.name): .count}) | add'; }
@@ -83,7 +83,7 @@ for tree in $(trees); do
 done
 # Whenever mounts are asked for; of pods' sandboxes no layer is served, and no tree is asked for.
 jq -e '.faithful >= 2 and .absent == 0 and .unavailable == 0' <<<"$(tree_answers)" >/dev/null || fail "asked for trees: $(tree_answers)"
-"$LAMELLA" status --socket "$FETCHER_SOCKET" | grep -qE '^  trees     ([0-9]+) of \1 were there, 0 ' || fail "$("$LAMELLA" status)"
+"$LAMELLA" status --socket "$FETCHER_SOCKET" | has -E '^  trees     ([0-9]+) of \1 were there, 0 ' || fail "$("$LAMELLA" status)"
 
 say "what a container has written can be told from its image"
 id=$(start_pod tiny)
@@ -155,10 +155,10 @@ serves_layers() { # CAUSE: a container starts, and it is said and counted why no
 	id=$(start_pod tiny)
 	! is_merged "$id" || fail "$1: over a tree all the same"
 	listing "$id" | diff - "$WORK/tmp/merged.tiny" >"$WORK/tmp/difference" || fail "$1: another tree: $(head "$WORK/tmp/difference")"
-	tail -c "+$LOG_MARK" "$WORK/log/snapshotter.log" | grep -q "layers are used without their merged tree.*reason=\".*$1" || fail "$1: not in the log"
+	tail -c "+$LOG_MARK" "$WORK/log/snapshotter.log" | has "layers are used without their merged tree.*reason=\".*$1" || fail "$1: not in the log"
 	[[ $(tree_label "$id") == "not used: "*"$1"* ]] || fail "$1: the label says $(tree_label "$id")"
 	[[ $(counted) == "0 0 "[1-9]* ]] || fail "$1: counted $(counted)"
-	grep 'merged trees used=yes' "$WORK/log/snapshotter.log" | tail -n 1 | grep -q "last_failure=\".*$1" || fail "$1: not the last failure"
+	grep 'merged trees used=yes' "$WORK/log/snapshotter.log" | tail -n 1 | has "last_failure=\".*$1" || fail "$1: not the last failure"
 	cri lamella rm "$id"
 }
 restart_snapshotter() { # [COMMAND...]: by which it is run

@@ -118,7 +118,7 @@ test_install() {
 	say "installed: $VERSION"
 	install_version "$VERSION"
 	version_is "$VERSION"
-	for p in lamella lamella-fetcher lamella-snapshotter; do inside $p --help | grep -q . || fail "$p --help says nothing"; done
+	for p in lamella lamella-fetcher lamella-snapshotter; do inside $p --help | has . || fail "$p --help says nothing"; done
 	for page in lamella.1 lamella-pull.1 lamella-sync.1 lamella.conf.5 lamella-fetcher.8 lamella-snapshotter.8; do
 		gzip -t "$WORK/machine/usr/share/man/man${page##*.}/$page.gz" || fail "no manual $page"
 	done

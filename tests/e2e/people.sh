@@ -82,7 +82,7 @@ jq -e --argjson b "$bytes" '.event == "plan" and .changed and .layers == 3 and .
 	.images[1].layers[0].state == "present"' "$WORK/out" >/dev/null || fail "the plan: $(cat "$WORK/out")"
 grep -q 'replaced, instead of sha256:' "$WORK/text" || fail "the plan: $(cat "$WORK/text")"
 grep -q '^1 of 1 layers would be fetched' "$WORK/text" || fail "the plan: $(cat "$WORK/text")"
-"$LAMELLA" convert --dry-run --repo "$FQRN" "oci:$WORK/oci-small" | grep -q '^nothing would change: revision 2$' || fail "nothing to do, but planned"
+"$LAMELLA" convert --dry-run --repo "$FQRN" "oci:$WORK/oci-small" | has '^nothing would change: revision 2$' || fail "nothing to do, but planned"
 "$LAMELLA" convert --dry-run --repo "$FQRN" "oci:$WORK/nowhere" 2>/dev/null && fail "a plan for nowhere"
 
 # --- two at once ------------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ for name in first second; do
 done
 [ "$(revision)" = 3 ] || fail "revision $(revision)"
 for image in oci-large oci-small; do
-	"$LAMELLA" inspect tree "$REPO/" --no-content 2>/dev/null | grep -q " /\?.metadata/localhost/$image:latest/manifest.raw$" || fail "$image is lost"
+	"$LAMELLA" inspect tree "$REPO/" --no-content 2>/dev/null | has " /\?.metadata/localhost/$image:latest/manifest.raw$" || fail "$image is lost"
 done
 checked "two at once"
 nothing_left "two at once"

@@ -40,7 +40,7 @@ known() { [[ $(cri lamella list) == *"$INHABITANT running "* ]]; }
 
 # The fetcher is under a service manager, which keeps its descriptors: it is killed by USR1 to that.
 manager() { pid_of fetcher; }
-keeper() { pgrep -x lamella-fetcher -P "$(manager)" | head -n 1; }
+keeper() { pgrep -x lamella-fetcher -P "$(manager)" | sed -n 1p; }
 worker() { pgrep -x lamella-fetcher -P "$(keeper)" 2>/dev/null | tail -n 1; }
 other() { local p; p=$($1) && [ -n "$p" ] && [ "$p" != "$2" ]; } # worker|keeper OLD
 gone() { ! kill -0 "$1" 2>/dev/null; }

@@ -54,7 +54,7 @@ known() { (cd "$ROOT" && stat .layers "$1.example.org" >/dev/null && ls >/dev/nu
 seen() { # NAME PATH: in the mount, and by listing it
 	[ "$(cat "$ROOT/$2")" = "$1" ] || fail "$1: not in its layer: $(ls "$ROOT"/.layers/*)"
 	[ -e "$ROOT/$1.example.org" ] || fail "$1: not in the root directory"
-	find "$ROOT" -maxdepth 1 | grep -qx "$ROOT/$1.example.org" || fail "$1: not listed: $(ls "$ROOT")"
+	find "$ROOT" -maxdepth 1 | has -x "$ROOT/$1.example.org" || fail "$1: not listed: $(ls "$ROOT")"
 }
 [ "$("$LAMELLA" status --json | jq '.repositories[0].ttl_s')" -ge 60 ] || fail "time-outs would do"
 known first second

@@ -111,7 +111,7 @@ say "  seen after $(($(now_ms) - from)) ms, with a TTL of $TTL_S s"
 check_readers
 
 say "what is kept of old revisions"
-table=$(find "$WORK/cache" -name catalogs -size +0 | head -n 1)
+table=$(find "$WORK/cache" -name catalogs -size +0 | sed -n 1p)
 bytes=$(stat -c %s "$table")
 # Per revision: root, .layers, the layer's folder of two digits, the layer; each is a record of 36 bytes and a path.
 [ "$bytes" -lt $((REVISIONS * 8 * 130)) ] || fail "$bytes bytes of catalog numbers for $REVISIONS revisions"

@@ -41,7 +41,7 @@ refused() { # WORDS COMMAND...: fails, and says that
 	[[ $said != *"$SECRET"* ]] || fail "$*: the secret was told: $said"
 	say "refused as it should be: $(tail -n 1 <<<"$said" | cut -c1-200)"
 }
-revision() { curl -sSf "http://$S3/$BUCKET/$KEY/.cvmfspublished" | sed -n 's/^S//p' | head -n 1; }
+revision() { curl -sSf "http://$S3/$BUCKET/$KEY/.cvmfspublished" | sed -n 's/^S//p' | sed -n 1p; }
 valid() { fine repo check "$FQRN" --objects; }
 objects() { curl -sf "http://$S3/$BUCKET/$KEY/$1" -o /dev/null; }
 

@@ -7,7 +7,7 @@ for tool in curl cmp; do
 	command -v "$tool" >/dev/null || { echo "skipped: $tool is not installed"; exit 77; }
 done
 [ -x "$lamella" ] || { echo "skipped: $lamella is not built"; exit 77; }
-"$lamella" --help | grep -q '^  serve ' || { echo "skipped: $lamella was built without serve"; exit 77; }
+"$lamella" serve --help >/dev/null 2>&1 || { echo "skipped: $lamella was built without serve"; exit 77; }
 
 work=$(mktemp -d)
 server=''

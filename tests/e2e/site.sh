@@ -74,7 +74,7 @@ read_all "the second node"
 say "  $first objects from the server for the first, $(objects) for the second"
 
 say "many at once"
-object=$(grep -ohE '/cvmfs/[^ ]*/data/[0-9a-f]{2}/[0-9a-f]+P?' "$WORK/log/access.log" | head -n 1)
+object=$(grep -ohE '/cvmfs/[^ ]*/data/[0-9a-f]{2}/[0-9a-f]+P?' "$WORK/log/access.log" | sed -n 1p)
 mkdir "$WORK/slow"
 # A server that takes a second: whoever comes meanwhile waits for the same answer.
 start_listening slow 127.0.0.1:8002 python3 -c '

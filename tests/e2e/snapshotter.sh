@@ -44,7 +44,7 @@ info=$(ctr_ lamella snapshots --snapshotter lamella info "$top")
 jq -e '.Labels["containerd.io/snapshot/lamella.layer"] == "ordinary" and
 	(.Labels["containerd.io/snapshot/lamella.reason"] | startswith("the fetcher does not answer"))' <<<"$info" >/dev/null ||
 	fail "no reason on the snapshot: $info"
-ctr_ lamella snapshots --snapshotter lamella usage "$top" | grep -q "$top" || fail "no usage"
+ctr_ lamella snapshots --snapshotter lamella usage "$top" | has "$top" || fail "no usage"
 
 # The layers have no entry for /, so its time is that of the unpacking.
 say "the tree is that of containerd's own snapshotter"
@@ -81,9 +81,9 @@ mkdir "$WORK/witness"
 witness=$(pod lamella start --log-dir "$WORK/witness" "$TINY" sh -c 'echo kept >/var/tmp/file; exec sleep 1000')
 wait_for 10 "the container's file" exec_ "$witness" test -s /var/tmp/file
 stop snapshotter KILL
-exec_ "$witness" cat /var/tmp/file | grep -qx kept || fail "exec without a snapshotter"
+exec_ "$witness" cat /var/tmp/file | has -x kept || fail "exec without a snapshotter"
 snapshotter_start
-exec_ "$witness" sh -c 'cat /var/tmp/file && echo more >>/var/tmp/file' | grep -qx kept || fail "exec after the restart"
+exec_ "$witness" sh -c 'cat /var/tmp/file && echo more >>/var/tmp/file' | has -x kept || fail "exec after the restart"
 wait_for 20 "a second container" run_true 2>"$WORK/log/second.log"
 
 say "the state is of one process"

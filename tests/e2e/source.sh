@@ -223,7 +223,7 @@ mapfile -t frozen < <(mounted_by "$A")
 kill -STOP "${frozen[@]}"
 within $((TIMEOUT_S + 5)) "an ordinary image" fell_back never2 unavailable "$A did not answer in time"
 [ "$(health)" = 503 ] || fail "health: $(page /healthz)"
-page /healthz | grep -qF "$A did not answer" || fail "health: $(page /healthz)"
+page /healthz | has -F "$A did not answer" || fail "health: $(page /healthz)"
 ! "$LAMELLA" status >"$WORK/output" 2>&1 || fail "all well?"
 top=$(chain_id "$WORK/oci-one" latest)
 within $((TIMEOUT_S + 5)) "a container over what the kernel knows of it is refused" refused known
@@ -259,7 +259,7 @@ umount -l "$A"
 fell_back never5 unavailable "$A has no .layers: no repository with images is there"
 [ "$(health)" = 503 ] || fail "health: $(page /healthz)"
 says own own cat /data/own
-[ "$(node | jq -r --arg d "$(digests own | head -n 1)" '.layers[] | select(.digest == $d).source')" = "$B" ] ||
+[ "$(node | jq -r --arg d "$(digests own | sed -n 1p)" '.layers[] | select(.digest == $d).source')" = "$B" ] ||
 	fail "the layer that both have: $(node | jq -c .layers)"
 
 say "layers that stock tools wrote"

@@ -37,7 +37,7 @@ expect() { # CODE PATTERN ARGUMENT...
 }
 of_status() { "$LAMELLA" sync "$LIST" --status --json | jq -r "$1"; }
 known() { # NAME: is published, by the state and by the repository
-	of_status '.images[] | select(.image) | .name' | grep -qxF "$1" && "$LAMELLA" images --repo "$FQRN" 2>/dev/null | grep -qF "$1"
+	of_status '.images[] | select(.image) | .name' | has -xF "$1" && "$LAMELLA" images --repo "$FQRN" 2>/dev/null | has -F "$1"
 }
 requests() { registry_log | grep -oE '"(GET|HEAD) /v2/[^"]*"' || true; }
 
@@ -105,14 +105,14 @@ known "$REGISTRY/group/app:v1" || fail "app:v1 is not there"
 known "$REGISTRY/solo:latest" || fail "solo is not there"
 ! known "$REGISTRY/group/app:v2" || fail "a damaged image was published"
 [ "$(of_status '[.images[] | select(.error)] | length')" = 2 ] || fail "failures are not remembered: $(of_status .)"
-find_layer() { "$LAMELLA" inspect tree "$FQRN" | grep -qF "/.layers/${1:7:2}/${1:7}"; }
+find_layer() { "$LAMELLA" inspect tree "$FQRN" | has -F "/.layers/${1:7:2}/${1:7}"; }
 ! find_layer "$bad" || fail "a layer of the image that failed is in the revision"
 "$LAMELLA" repo check "$FQRN" --objects >>"$WORK/log/check.log" 2>&1 || fail "repo check"
-"$LAMELLA" images --repo "$FQRN" | grep -qE "^$REGISTRY/group/app:v2 .*attempt 1: .*${bad:7:12}.*never published" ||
+"$LAMELLA" images --repo "$FQRN" | has -E "^$REGISTRY/group/app:v2 .*attempt 1: .*${bad:7:12}.*never published" ||
 	fail "images: $("$LAMELLA" images --repo "$FQRN")"
 [ "$("$LAMELLA" images --repo "$FQRN" --json | jq -c '[.failing[] | .published, .attempts, .list]')" = "[false,1,\"$LIST\",false,1,\"$LIST\"]" ] ||
 	fail "images --json: $("$LAMELLA" images --repo "$FQRN" --json)"
-"$LAMELLA" sync "$LIST" --status | grep -q 'failing .*app:v2' || fail "--status: $("$LAMELLA" sync "$LIST" --status)"
+"$LAMELLA" sync "$LIST" --status | has 'failing .*app:v2' || fail "--status: $("$LAMELLA" sync "$LIST" --status)"
 
 say "it gets well"
 cp "$WORK/good-blob" "$blob"
@@ -198,7 +198,7 @@ push "$WORK/oci-three:latest" group/app:later
 wait_for 10 "app:later by the old list" known "$REGISTRY/group/app:later"
 echo "$good" | sed '/solo/d' >"$LIST"
 kill -HUP "$(pid_of sync)"
-solo_unwished() { of_status '.images[] | select(.unwished) | .name' | grep -qxF "$REGISTRY/solo:latest"; }
+solo_unwished() { of_status '.images[] | select(.unwished) | .name' | has -xF "$REGISTRY/solo:latest"; }
 wait_for 10 "solo to be unwished" solo_unwished
 known "$REGISTRY/solo:latest" || fail "taken away without --prune"
 expect 1 'another .lamella sync. has this list'
@@ -240,7 +240,7 @@ asks_for true true
 registry_mark
 expect 0 'revision [0-9]+ published: 1 image new'
 [ "$before $(parts)" = "[false,false] [true,true]" ] || fail "parts: $before, then $(parts)"
-! requests | grep '/blobs/' | grep -q "$(manifest "$WORK/oci-five" latest | jq -r '.layers[0].digest')" || fail "the layer was fetched again: $(requests)"
+! requests | grep '/blobs/' | has "$(manifest "$WORK/oci-five" latest | jq -r '.layers[0].digest')" || fail "the layer was fetched again: $(requests)"
 expect 0 '1 images looked at .* 0 new, 0 failed'
 "$LAMELLA" repo check "$FQRN" --objects >>"$WORK/log/check.log" 2>&1 || fail "repo check"
 check_reports

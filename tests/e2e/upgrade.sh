@@ -35,7 +35,7 @@ for SERIES in 1.7 2; do
 	snapshotter_start
 	containerd_start lamella
 	say "containerd $(containerd_version)"
-	cri lamella list | grep -q "^$witness running " || fail "the running container is lost: $(cri lamella list)"
+	cri lamella list | has "^$witness running " || fail "the running container is lost: $(cri lamella list)"
 	has_written "$witness" kept || fail "the running container lost its file"
 	lazily "a container of the image that is there" pod lamella run --no-pull "$SMALL" cat /word
 	grep -qx small "$WORK/output" || fail "it printed $(cat "$WORK/output")"

@@ -61,7 +61,7 @@ for way in "merged trees" layers; do
 	snapshotter_start "${settings[@]}"
 	containerd_start lamella
 	if grep -q 'no containers in user namespaces' "$WORK/log/snapshotter.log"; then
-		skip "$(grep -o 'no containers in user namespaces.*' "$WORK/log/snapshotter.log" | head -n 1)"
+		skip "$(grep -o 'no containers in user namespaces.*' "$WORK/log/snapshotter.log" | sed -n 1p)"
 	fi
 	images=("$edge" "$tiny") main=$edge # tiny is an ordinary one
 	if [ "$way" = layers ]; then
