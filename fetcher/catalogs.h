@@ -21,7 +21,7 @@
  * there `prefix_len` bytes of the mountpoint belong to the tree only, the rest is what the catalog knows itself by.
  *
  * OPEN CATALOGS. lm_catalogs_get() opens what is in the cache, and keeps the most recently used ones open, as many as
- * it may and as fit into LM_CATALOGS_MEMORY together with those of other repositories, but always a few: some 50, whose
+ * it may and as fit into LM_CATALOGS_MEMORY together with those of other repositories, but always a few: some 30, whose
  * pages share LM_CATALOGS_PAGES that the program sets aside (lm_catalog_reserve()). Each reference is returned by
  * lm_catalogs_put(). No waiting for the network: a catalog that is not in the cache is named, for the caller to fetch
  * and ask again.
@@ -38,7 +38,7 @@ struct lm_catalogs;
 
 enum { LM_CATALOG_NUMBER_MAX = (1 << 24) - 1 };
 enum lm_view { LM_VIEW_PLAIN, LM_VIEW_LAYERS, LM_VIEW_COUNT };
-enum { LM_CATALOGS_MEMORY = 2 << 20, LM_CATALOGS_PAGES = 4 << 20, LM_CATALOGS_KEPT = 8 };
+enum { LM_CATALOGS_MEMORY = 3 << 19, LM_CATALOGS_PAGES = 3 << 20, LM_CATALOGS_KEPT = 8 };
 enum { LM_NEED = 1 }; /* the result of operations that lack an object */
 
 struct lm_open_catalog {

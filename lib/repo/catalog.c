@@ -25,42 +25,44 @@ struct lm_catalog {
 	struct lm_lock lock;
 	/* under lock */
 	sqlite3_stmt *by_path, *by_rowid, *by_parent; /* whole rows */
-	sqlite3_stmt *up_rowid, *up_path;	      /* name and parent */
 	sqlite3_stmt *chunks;
-	sqlite3_stmt *nested, *nested_after, *bind, *bind_after;
+	sqlite3_stmt *nested, *bind;
+	sqlite3_stmt *up_rowid, *up_path; /* name and parent; from here on prepared on first use */
+	sqlite3_stmt *nested_after, *bind_after;
 	struct group *groups; /* by number, those whose members agree; read on first use */
 	size_t group_count;
 	bool groups_read;
 };
 
-static int prepare_all(struct lm_catalog *c, struct lm_err *err)
+/* What is asked of most catalogs; together they also look at the columns and indexes of all tables. */
+static int prepare(struct lm_catalog *c, struct lm_err *err)
 {
-	const char *up = "SELECT md5path_1, md5path_2, parent_1, parent_2, name FROM catalog ";
-	char by_rowid[256], by_path[256];
-	snprintf(by_rowid, sizeof(by_rowid), "%s%s", up, LM_ROW_BY_ROWID);
-	snprintf(by_path, sizeof(by_path), "%s%s", up, LM_ROW_BY_PATH);
-
 	int r = lm_row_prepare(&c->db, LM_ROW_BY_PATH, &c->by_path, err);
 	if (r == 0)
 		r = lm_row_prepare(&c->db, LM_ROW_BY_ROWID, &c->by_rowid, err);
 	if (r == 0)
 		r = lm_row_prepare(&c->db, LM_ROW_BY_PARENT, &c->by_parent, err);
 	if (r == 0)
-		r = lm_db_prepare(&c->db.db, by_rowid, &c->up_rowid, err);
-	if (r == 0)
-		r = lm_db_prepare(&c->db.db, by_path, &c->up_path, err);
-	if (r == 0)
 		r = lm_db_prepare(&c->db.db, LM_CHUNKS_SELECT, &c->chunks, err);
 	if (r == 0)
 		r = lm_nested_prepare(&c->db, "nested_catalogs", "WHERE path = ?1", &c->nested, err);
-	if (r == 0)
-		r = lm_nested_prepare(
-			&c->db, "nested_catalogs", "WHERE path > ?1 ORDER BY path", &c->nested_after, err);
 	if (r == 0 && c->db.revision >= LM_SCHEMA_HAS_BIND)
 		r = lm_nested_prepare(&c->db, "bind_mountpoints", "WHERE path = ?1", &c->bind, err);
-	if (r == 0 && c->db.revision >= LM_SCHEMA_HAS_BIND)
-		r = lm_nested_prepare(&c->db, "bind_mountpoints", "WHERE path > ?1 ORDER BY path", &c->bind_after, err);
 	return r;
+}
+
+static int prepare_up(struct lm_catalog *c, const char *where, sqlite3_stmt **stmt, struct lm_err *err)
+{
+	if (*stmt)
+		return 0;
+	char sql[256];
+	snprintf(sql, sizeof(sql), "SELECT md5path_1, md5path_2, parent_1, parent_2, name FROM catalog %s", where);
+	return lm_db_prepare(&c->db.db, sql, stmt, err);
+}
+
+static int prepare_after(struct lm_catalog *c, const char *table, sqlite3_stmt **stmt, struct lm_err *err)
+{
+	return *stmt ? 0 : lm_nested_prepare(&c->db, table, "WHERE path > ?1 ORDER BY path", stmt, err);
 }
 
 int lm_catalog_open(const char *path, const char *mountpoint, struct lm_catalog **ret, struct lm_err *err)
@@ -73,7 +75,7 @@ int lm_catalog_open(const char *path, const char *mountpoint, struct lm_catalog 
 	if (r == 0)
 		r = lm_catalog_db_check(&c->db, mountpoint, err);
 	if (r == 0)
-		r = prepare_all(c, err);
+		r = prepare(c, err);
 	if (r == 0)
 		r = lm_db_property_number(&c->db.db, "revision", 0, &c->revision, err);
 	if (r == 0)
@@ -264,9 +266,14 @@ static int walk_to_root(struct lm_catalog *c, uint64_t rowid, struct path_builde
 {
 	struct lm_path_hash first = {0, 0}, self, parent = {0, 0};
 	LM_LOCKED(&c->lock);
+	int r = prepare_up(c, LM_ROW_BY_ROWID, &c->up_rowid, err);
+	if (r == 0)
+		r = prepare_up(c, LM_ROW_BY_PATH, &c->up_path, err);
+	if (r < 0)
+		return r;
 	CLEANUP(lm_stmt_resetp) sqlite3_stmt *from = c->up_rowid;
 	sqlite3_bind_int64(from, 1, (int64_t)rowid);
-	int r = walk_up(c, from, path, &first, &parent, err);
+	r = walk_up(c, from, path, &first, &parent, err);
 	self = first;
 	while (r == 0 && !lm_path_hash_equal(self, c->db.root)) {
 		CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = c->up_path;
@@ -472,15 +479,18 @@ static void nested_batch_done(struct nested_batch *batch)
 	batch->count = 0;
 }
 
-static int nested_batch_read(
-	struct lm_catalog *c, sqlite3_stmt *kept, const char *after, struct nested_batch *batch, struct lm_err *err)
+static int nested_batch_read(struct lm_catalog *c, const char *table, sqlite3_stmt **kept, const char *after,
+	struct nested_batch *batch, struct lm_err *err)
 {
 	LM_LOCKED(&c->lock);
-	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = kept;
+	int r = prepare_after(c, table, kept, err);
+	if (r < 0)
+		return r;
+	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = *kept;
 	sqlite3_bind_text(stmt, 1, after, -1, SQLITE_STATIC);
 	while (batch->count < BATCH) {
 		struct lm_nested *item = &batch->items[batch->count];
-		int r = lm_db_step(&c->db.db, stmt, err);
+		r = lm_db_step(&c->db.db, stmt, err);
 		if (r <= 0) {
 			batch->end = true;
 			return r;
@@ -496,15 +506,15 @@ static int nested_batch_read(
 	return 0;
 }
 
-static int each_nested(
-	struct lm_catalog *c, sqlite3_stmt *stmt, lm_catalog_nested_fn *fn, void *arg, struct lm_err *err)
+static int each_nested(struct lm_catalog *c, const char *table, sqlite3_stmt **stmt, lm_catalog_nested_fn *fn,
+	void *arg, struct lm_err *err)
 {
 	CLEANUP(lm_freep) char *after = strdup("");
 	bool end = false;
 	int r = after ? 0 : lm_err_oom(err);
 	while (r == 0 && !end) {
 		CLEANUP(nested_batch_done) struct nested_batch batch = {0};
-		r = nested_batch_read(c, stmt, after, &batch, err);
+		r = nested_batch_read(c, table, stmt, after, &batch, err);
 		if (r < 0)
 			return lm_err_prefix(err, r, "catalog of '%s'", c->db.mountpoint);
 		for (size_t i = 0; i < batch.count && r == 0; i++)
@@ -520,12 +530,12 @@ static int each_nested(
 
 int lm_catalog_nested_each(struct lm_catalog *c, lm_catalog_nested_fn *fn, void *arg, struct lm_err *err)
 {
-	return each_nested(c, c->nested_after, fn, arg, err);
+	return each_nested(c, "nested_catalogs", &c->nested_after, fn, arg, err);
 }
 
 int lm_catalog_binds_each(struct lm_catalog *c, lm_catalog_nested_fn *fn, void *arg, struct lm_err *err)
 {
-	return c->bind_after ? each_nested(c, c->bind_after, fn, arg, err) : 0;
+	return c->bind ? each_nested(c, "bind_mountpoints", &c->bind_after, fn, arg, err) : 0;
 }
 
 /* NULL where there is none. */
