@@ -156,8 +156,8 @@ static int check(struct options *o, struct lm_repo_source *source, struct lm_err
 	if (r < 0)
 		return r;
 	o->check.fqrn = source->fqrn;
-	o->check.keys = source->keys;
-	o->check.key_count = source->key_count;
+	o->check.keys = source->keys.keys;
+	o->check.key_count = source->keys.count;
 	o->check.now_s = lm_wall_s();
 	o->check.expiry_warning_s = EXPIRY_WARNING_S;
 	o->check.scratch = lm_tmp_dir();

@@ -1,9 +1,9 @@
 /* lamella repo sign: a new whitelist, a new certificate. */
 #include "repo/sign.h"
 
-#include "base/file.h"
 #include "base/str.h"
 #include "common.h"
+#include "public_keys.h"
 #include "repo.h"
 #include "source.h"
 
@@ -29,22 +29,12 @@ static void options_freep(struct options **o)
 	free(*o);
 }
 
-static int read_public_key(const char *path, struct lm_key **ret, struct lm_err *err)
-{
-	CLEANUP(lm_buf_done) struct lm_buf pem = LM_BUF(LM_PEM_MAX);
-	int r = lm_file_read(AT_FDCWD, path, &pem, err);
-	if (r < 0)
-		return r;
-	r = lm_key_parse_public(lm_buf_cstr(&pem), pem.len, ret, err);
-	return r < 0 ? lm_err_prefix(err, r, "%s", path) : 0;
-}
-
 static int parse_trusted(void *arg, const char *value, struct lm_err *err)
 {
 	struct options *o = arg;
 	if (o->trusted_count == TRUSTED_MAX)
 		return lm_err_set(err, -EINVAL, "--trusted-by: at most %d keys", TRUSTED_MAX);
-	int r = read_public_key(value, &o->trusted[o->trusted_count], err);
+	int r = lm_public_key_read(value, &o->trusted[o->trusted_count], err);
 	if (r == 0)
 		o->trusted_count++;
 	return r;
@@ -83,7 +73,7 @@ static int check_public_key(const struct lm_repo_record *record, const struct lm
 	struct lm_err why = LM_ERR_INIT;
 	if (!path)
 		return lm_err_oom(err);
-	int r = read_public_key(path, &key, &why);
+	int r = lm_public_key_read(path, &key, &why);
 	if (r == -ENOENT)
 		return 0; /* clients have it from elsewhere */
 	if (r == 0)

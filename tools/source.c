@@ -7,14 +7,12 @@
 #include "s3/storage.h"
 #include "storage_http.h"
 
-#include <glob.h>
 #include <stdio.h>
 #include <string.h>
 
 void lm_repo_source_done(struct lm_repo_source *source)
 {
-	for (size_t i = 0; i < source->key_count; i++)
-		lm_key_free(source->keys[i]);
+	lm_public_keys_done(&source->keys);
 	lm_storage_free(source->storage);
 	free(source->fqrn);
 	free(source->where);
@@ -23,44 +21,13 @@ void lm_repo_source_done(struct lm_repo_source *source)
 
 /* --- public keys --- */
 
-static int add_key(struct lm_repo_source *source, const char *path, struct lm_err *err)
-{
-	CLEANUP(lm_buf_done) struct lm_buf pem = LM_BUF(LM_PEM_MAX);
-	if (source->key_count == LM_REPO_SOURCE_KEYS_MAX)
-		return lm_err_set(err, -E2BIG, "more than %d public keys", LM_REPO_SOURCE_KEYS_MAX);
-	int r = lm_file_read(AT_FDCWD, path, &pem, err);
-	if (r < 0)
-		return r;
-	r = lm_key_parse_public(lm_buf_cstr(&pem), pem.len, &source->keys[source->key_count], err);
-	if (r < 0)
-		return lm_err_prefix(err, r, "%s", path);
-	source->key_count++;
-	return 0;
-}
-
-/* Every *.pub of the directory. */
-static int add_all_keys(struct lm_repo_source *source, const char *dir, struct lm_err *err)
-{
-	CLEANUP(globfree) glob_t found = {0};
-	CLEANUP(lm_freep) char *pattern = lm_str_printf("%s/*.pub", dir);
-	if (!pattern)
-		return lm_err_oom(err);
-	int r = glob(pattern, 0, NULL, &found);
-	if (r == GLOB_NOMATCH)
-		return lm_err_set(err, -ENOENT, "%s: no public key (*.pub) is there", dir);
-	if (r != 0)
-		return lm_err_set(err, r == GLOB_NOSPACE ? -ENOMEM : -EIO, "%s can't be listed", dir);
-	for (size_t i = 0; r == 0 && i < found.gl_pathc; i++)
-		r = add_key(source, found.gl_pathv[i], err);
-	return r;
-}
-
 static int add_keys(struct lm_repo_source *source, const char *dir, struct lm_err *err)
 {
 	CLEANUP(lm_freep) char *path = lm_str_printf("%s/%s.pub", dir, source->fqrn);
 	if (!path)
 		return lm_err_oom(err);
-	return access(path, F_OK) == 0 ? add_key(source, path, err) : add_all_keys(source, dir, err);
+	return access(path, F_OK) == 0 ? lm_public_keys_add(&source->keys, path, err)
+				       : lm_public_keys_add_dir(&source->keys, dir, err);
 }
 
 /* Keys that are given must be readable; those that are only recorded need not be. */
@@ -68,7 +35,7 @@ static int load_keys(
 	struct lm_repo_source *source, const struct lm_repo_source_options *o, const char *recorded, struct lm_err *err)
 {
 	if (o->key)
-		return add_key(source, o->key, err);
+		return lm_public_keys_add(&source->keys, o->key, err);
 	if (o->keys)
 		return add_keys(source, o->keys, err);
 	if (recorded)
@@ -227,7 +194,7 @@ int lm_repo_source_fetch_signed(void *arg, const struct lm_hash *certificate, st
 struct lm_trust lm_repo_source_trust(const struct lm_repo_source *source)
 {
 	return (struct lm_trust){
-		.fqrn = source->fqrn, .keys = source->keys, .key_count = source->key_count, .now_s = lm_wall_s()};
+		.fqrn = source->fqrn, .keys = source->keys.keys, .key_count = source->keys.count, .now_s = lm_wall_s()};
 }
 
 int lm_repo_source_judge(struct lm_repo_source *source, const struct lm_buf *text, struct lm_repo_source_manifest *ret,
@@ -239,7 +206,7 @@ int lm_repo_source_judge(struct lm_repo_source *source, const struct lm_buf *tex
 	int r = lm_manifest_parse(lm_buf_cstr(text), text->len, &ret->manifest, &ret->reason);
 	if (r < 0)
 		return lm_err_set(err, r, "repository %s: %s", source->fqrn, ret->reason.msg);
-	if (source->key_count == 0) {
+	if (source->keys.count == 0) {
 		ret->verdict = LM_UNCHECKED;
 		ret->reason = source->keys_err;
 	} else if (lm_trust_manifest(&trust, lm_buf_cstr(text), text->len, lm_repo_source_fetch_signed, source,

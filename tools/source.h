@@ -15,9 +15,9 @@
 #define LM_TOOLS_SOURCE_H
 
 #include "common.h"
+#include "public_keys.h"
 #include "repo/catalog.h"
 #include "repo/manifest.h"
-#include "repo/signature.h"
 #include "repo/storage.h"
 #include "repo/trust.h"
 
@@ -40,7 +40,6 @@ struct lm_repo_source_options { /* NULL: not given */
 		"proxy", "LIST", "proxies as in CVMFS_HTTP_PROXY (default: DIRECT)", .text = &(o)->proxy             \
 	}
 
-enum { LM_REPO_SOURCE_KEYS_MAX = 64 };
 /* A catalog or history unpacks to this much at most. */
 #define LM_DATABASE_MAX ((uint64_t)4 << 30)
 
@@ -50,9 +49,8 @@ struct lm_repo_source {
 	char *where;			  /* the directory, or the URLs, as text for people */
 	bool remote;			  /* by HTTP */
 	const char *manifest, *whitelist; /* as in the options, whose strings they are */
-	struct lm_key *keys[LM_REPO_SOURCE_KEYS_MAX];
-	size_t key_count;
-	struct lm_err keys_err; /* why key_count is 0 */
+	struct lm_public_keys keys;
+	struct lm_err keys_err; /* why there are none */
 };
 
 /* -EINVAL: no such word; -ENOENT: no such record or directory; a key file that is given and can't be read. */

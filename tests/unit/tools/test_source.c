@@ -83,7 +83,7 @@ static void test_urls(void **state)
 	assert_int_equal(OPEN("http://127.0.0.1:1/cvmfs/" NAME "/;http://127.0.0.1:2/cvmfs/other"), 0);
 	assert_string_equal(source.fqrn, NAME);
 	assert_true(source.remote);
-	assert_int_equal(source.key_count, 1);
+	assert_int_equal(source.keys.count, 1);
 	assert_int_equal(OPEN("https://127.0.0.1/cvmfs/" NAME, .proxy = "nonsense://"), -EINVAL);
 	assert_int_equal(OPEN("http://127.0.0.1/@fqrn@"), -EINVAL);
 	assert_int_equal(OPEN("http://127.0.0.1/@fqrn@", .name = NAME), 0);
@@ -112,7 +112,7 @@ static void test_keys(void **state)
 	assert_int_equal(rename(pub, below("keys/a.pub")), 0);
 	assert_int_equal(RUN("init", "second.example.org", "--storage", below("www2"), "--keys", keys), 0);
 	assert_int_equal(OPEN(path, .keys = keys), 0);
-	assert_int_equal(source.key_count, 2);
+	assert_int_equal(source.keys.count, 2);
 	assert_int_equal(verdict(), LM_VALID);
 	assert_int_equal(unlink(below("keys/a.pub")), 0);
 	assert_int_equal(OPEN(path, .keys = keys), 0);
@@ -121,7 +121,7 @@ static void test_keys(void **state)
 	/* Recorded keys that are gone leave the signatures unchecked. */
 	assert_int_equal(unlink(below("keys/second.example.org.pub")), 0);
 	assert_int_equal(OPEN(path), 0);
-	assert_int_equal(source.key_count, 0);
+	assert_int_equal(source.keys.count, 0);
 	assert_int_equal(verdict(), LM_UNCHECKED);
 	assert_int_equal(OPEN(path, .keys = keys), -ENOENT);
 }
