@@ -440,8 +440,11 @@ int lm_cmd_images(int argc, char **argv)
 		return code;
 	if (o.node && !o.repo)
 		return lm_snapshotter_images(o.snapshotter, o.layers, o.json);
-	if (!o.repo || o.node) {
-		lm_cli_error("%s", syntax.words);
+	const char *wrong = !o.repo || o.node		? syntax.words
+			    : o.layers || o.snapshotter ? "--layers and --snapshotter are for --node"
+							: NULL;
+	if (wrong) {
+		lm_cli_error("%s", wrong);
 		return lm_cli_usage(argv[0]);
 	}
 	CLEANUP(report_done) struct report report = {0};

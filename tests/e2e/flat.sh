@@ -149,6 +149,15 @@ images '.images[] | select(.platforms | length > 0) | "\(.name) \(.platform) \(.
 [ "$(cat "$WORK/seen")" = "$all linux/$native 2" ] || fail "images: $(cat "$WORK/seen")"
 "$LAMELLA" repo check "$FQRN" --storage "$WORK/storage" --objects >"$WORK/out" || fail "check: $(cat "$WORK/out")"
 
+say "words that are for nodes alone"
+for option in --layers --snapshotter=/nonexistent.sock; do
+	code=0
+	"$LAMELLA" images --repo "$FQRN" --storage "$WORK/storage" "$option" >"$WORK/out" 2>"$WORK/err" || code=$?
+	[ $code = 2 ] || fail "images $option: exit code $code"
+	grep -q 'are for --node' "$WORK/err" || fail "images $option: $(cat "$WORK/err")"
+	[ ! -s "$WORK/out" ] || fail "images $option: a list: $(cat "$WORK/out")"
+done
+
 say "what would be removed"
 before=$(revision)
 lamella rm "$all" --dry-run --now --json
