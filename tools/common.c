@@ -44,7 +44,7 @@ static size_t printable(const unsigned char *text)
 }
 
 /* Control characters would let a name from a registry move the cursor or forge a line. */
-static void defuse(char *text)
+void lm_cli_defuse(char *text)
 {
 	for (unsigned char *c = (unsigned char *)text; *c;) {
 		size_t len = printable(c);
@@ -73,7 +73,7 @@ static void print_line(const char *prefix, const char *fmt, va_list args)
 {
 	char line[LINE_BYTES];
 	vsnprintf(line, sizeof(line), fmt, args);
-	defuse(line);
+	lm_cli_defuse(line);
 	pthread_mutex_lock(&terminal.mutex);
 	fprintf(stderr, "%s%s%s\n", erase().s, prefix, line);
 	pthread_mutex_unlock(&terminal.mutex);
@@ -152,7 +152,7 @@ void lm_cli_status(const char *fmt, ...)
 	va_start(args, fmt);
 	vsnprintf(line, sizeof(line), fmt, args);
 	va_end(args);
-	defuse(line);
+	lm_cli_defuse(line);
 	pthread_mutex_lock(&terminal.mutex);
 	int64_t now = lm_now_ms();
 	if (now >= terminal.next_status_ms) {
@@ -192,6 +192,12 @@ struct lm_cli_time_text lm_cli_time(int64_t seconds)
 	if (seconds != 0 && gmtime_r(&t, &tm))
 		strftime(text.s, sizeof(text.s), "%Y-%m-%dT%H:%M:%SZ", &tm);
 	return text;
+}
+
+const char *lm_cli_environment(const char *variable, const char *otherwise)
+{
+	const char *value = getenv(variable);
+	return value && *value ? value : otherwise;
 }
 
 int lm_cli_socket_check(const char *path, const char *meaning, struct lm_err *err)

@@ -23,8 +23,10 @@
 
 enum { LM_EXIT_OK = 0, LM_EXIT_FAILED = 1, LM_EXIT_USAGE = 2 };
 
-/* "lamella: " and the message on a line of its own. Here and below, what is no UTF-8 and what a terminal would obey
- * (control characters, turns of the direction of writing) becomes "?". */
+/* What is no UTF-8 and what a terminal would obey (control characters, turns of the direction of writing) becomes "?".
+ */
+void lm_cli_defuse(char *text);
+/* "lamella: " and the message on a line of its own; it is defused, as all that follow are. */
 void lm_cli_error(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* The same for an error; returns LM_EXIT_FAILED, or LM_EXIT_USAGE where the user's words were wrong (-EINVAL). */
 int lm_cli_fail(const struct lm_err *err);
@@ -63,6 +65,9 @@ struct lm_cli_time_text {
 	char s[32];
 };
 struct lm_cli_time_text lm_cli_time(int64_t seconds);
+
+/* A variable of the environment, where it is set and not empty. */
+const char *lm_cli_environment(const char *variable, const char *otherwise);
 
 /* Before a daemon is called: -EAGAIN where its socket is not there, with what that means ("containerd is not running").
  */

@@ -33,9 +33,8 @@ char *lm_fetcher_program(void)
 
 int lm_fetcher_open(const char *socket, struct lm_rpc_client **ret, struct lm_err *err)
 {
-	const char *from_outside = getenv("LAMELLA_SOCKET");
 	if (!socket)
-		socket = from_outside && *from_outside ? from_outside : LM_FETCHER_SOCKET;
+		socket = lm_cli_environment("LAMELLA_SOCKET", LM_FETCHER_SOCKET);
 	int r = lm_cli_socket_check(socket, "lamella-fetcher is not running, or starting", err);
 	return r < 0 ? r : lm_rpc_client_new(socket, ret, err);
 }

@@ -63,19 +63,13 @@ static int add_repository(void *arg, const char *value, struct lm_err *err)
 	return 0;
 }
 
-static const char *or_environment(const char *variable, const char *otherwise)
-{
-	const char *value = getenv(variable);
-	return value && *value ? value : otherwise;
-}
-
 /* 0 go on, else -1 with *ret_code set. */
 static int parse_options(int argc, char **argv, struct options *o, int *ret_code)
 {
 	o->containerd = (struct lm_containerd_options){
-		.socket = or_environment("CONTAINERD_ADDRESS", LM_CONTAINERD_SOCKET),
-		.namespace = or_environment("CONTAINERD_NAMESPACE", "default"),
-		.snapshotter = or_environment("CONTAINERD_SNAPSHOTTER", "lamella"),
+		.socket = lm_cli_environment("CONTAINERD_ADDRESS", LM_CONTAINERD_SOCKET),
+		.namespace = lm_cli_environment("CONTAINERD_NAMESPACE", "default"),
+		.snapshotter = lm_cli_environment("CONTAINERD_SNAPSHOTTER", "lamella"),
 	};
 	o->mount_base = "/cvmfs";
 	o->lease_s = 3600;

@@ -19,9 +19,8 @@ enum { TIMEOUT_MS = 10000, DIGEST_SHOWN = sizeof("sha256:") - 1 + 12, NAME_MAX_W
 int lm_snapshotter_status(const char *socket, bool images, StatusResponse **ret, struct lm_err *err)
 {
 	CLEANUP(lm_rpc_client_freep) struct lm_rpc_client *client = NULL;
-	const char *from_outside = getenv("LAMELLA_SNAPSHOTTER_SOCKET");
 	if (!socket)
-		socket = from_outside && *from_outside ? from_outside : LM_SNAPSHOTTER_SOCKET;
+		socket = lm_cli_environment("LAMELLA_SNAPSHOTTER_SOCKET", LM_SNAPSHOTTER_SOCKET);
 	int r = lm_cli_socket_check(socket, "lamella-snapshotter is not running", err);
 	if (r == 0)
 		r = lm_rpc_client_new(socket, &client, err);
