@@ -89,8 +89,6 @@ static bool is_true(const struct lm_toml_value *v)
 static int take(void *arg, const struct lm_toml_value *v)
 {
 	struct lm_containerd_config *config = arg;
-	if (!v->text)
-		return 0;
 	if (v->depth >= 3 && strcmp(v->path[0], "proxy_plugins") == 0)
 		return take_plugin(config, v);
 	if (IS(v, "root"))

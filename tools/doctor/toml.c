@@ -5,18 +5,15 @@
 
 #include <string.h>
 
-enum { NESTED_MAX = 64 };
-
 struct reader {
 	const char *at, *end;
-	unsigned line, elements;
+	unsigned line;
 	lm_toml_fn *fn;
 	void *arg;
 	struct lm_err *err;
 	char *path[LM_TOML_DEPTH_MAX];
 	size_t table_depth; /* of path: what the last header said */
 	size_t depth;
-	unsigned element;
 };
 
 static void cut_path(struct reader *r, size_t depth)
@@ -187,12 +184,6 @@ static int take_names(struct reader *r)
 
 /* --- values --- */
 
-static int give(struct reader *r, const char *text, bool bare, bool in_array)
-{
-	const struct lm_toml_value value = {(const char *const *)r->path, r->depth, r->element, text, bare, in_array};
-	return r->fn(r->arg, &value);
-}
-
 /* A string or a bare word. */
 static int take_scalar(struct reader *r, bool in_array, bool silent)
 {
@@ -207,7 +198,9 @@ static int take_scalar(struct reader *r, bool in_array, bool silent)
 		return malformed(r, "no value, where one is expected");
 	if (!quoted && lm_buf_append(&text, start, (size_t)(r->at - start)) < 0)
 		return lm_err_oom(r->err);
-	return silent ? 0 : give(r, lm_buf_cstr(&text), !quoted, in_array);
+	const struct lm_toml_value value = {
+		(const char *const *)r->path, r->depth, lm_buf_cstr(&text), !quoted, in_array};
+	return silent ? 0 : r->fn(r->arg, &value);
 }
 
 /* What is inside of brackets that are open, up to the last of them. */
@@ -231,27 +224,23 @@ static int pass_over(struct reader *r)
 			if (e < 0)
 				return e;
 		}
-		if (nested > NESTED_MAX)
-			return malformed(r, "too many brackets");
 	}
 	return 0;
 }
 
 static int take_array(struct reader *r)
 {
-	int e = give(r, NULL, false, true);
-	while (e >= 0) {
+	for (;;) {
 		skip_space(r);
 		if (take(r, "]"))
 			return 0;
-		e = take(r, "[") || take(r, "{") ? pass_over(r) : take_scalar(r, true, false);
+		int e = take(r, "[") || take(r, "{") ? pass_over(r) : take_scalar(r, true, false);
 		if (e < 0)
 			return e;
 		skip_space(r);
 		if (!take(r, ",") && !is_at(r, "]"))
 			return malformed(r, "an array without an end");
 	}
-	return e;
 }
 
 static int take_value(struct reader *r)
@@ -272,7 +261,6 @@ static int take_header(struct reader *r)
 	if (!take(r, array ? "]]" : "]"))
 		return malformed(r, "a table's name without an end");
 	r->table_depth = r->depth;
-	r->element = array ? ++r->elements : 0;
 	return end_of_line(r);
 }
 

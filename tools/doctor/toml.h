@@ -18,8 +18,7 @@ enum { LM_TOML_DEPTH_MAX = 16, LM_TOML_MAX = 4 << 20 };
 struct lm_toml_value {		 /* strings are valid during the call */
 	const char *const *path; /* the names of tables, then the key */
 	size_t depth;		 /* of path */
-	unsigned element;	 /* counts tables of arrays from 1 on over the whole text; 0: not in one */
-	const char *text;	 /* of a string, or the bare word; NULL: the array begins */
+	const char *text;	 /* of a string, or the bare word */
 	bool bare;
 	bool in_array;
 };

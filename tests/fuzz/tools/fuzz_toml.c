@@ -18,7 +18,7 @@ static int look(void *arg, const struct lm_toml_value *v)
 	for (size_t i = 0; i < v->depth; i++)
 		seen->bytes += strlen(v->path[i]);
 	seen->values++;
-	seen->bytes += v->text ? strlen(v->text) : 0;
+	seen->bytes += strlen(v->text);
 	return 0;
 }
 

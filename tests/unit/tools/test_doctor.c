@@ -54,9 +54,8 @@ static int append(void *arg, const struct lm_toml_value *v)
 	for (size_t i = 0; i < v->depth && r == 0; i++)
 		r = lm_buf_printf(out, "%s%s", i ? "|" : "", v->path[i]);
 	if (r == 0)
-		r = v->text ? lm_buf_printf(out, "%s%s%s%s\n", v->in_array ? " +" : "=", v->bare ? "" : "\"", v->text,
-				      v->bare ? "" : "\"")
-			    : lm_buf_str(out, " []\n");
+		r = lm_buf_printf(
+			out, "%s%s%s%s\n", v->in_array ? " +" : "=", v->bare ? "" : "\"", v->text, v->bare ? "" : "\"");
 	return r;
 }
 
@@ -73,8 +72,8 @@ static void values(void **state)
 		{"[plugins.\"io.x/y\".'z']\n  k = \"v\"\n[b]\nk=1", "plugins|io.x/y|z|k=\"v\"\nb|k=1\n"},
 		{"a.b.'c d' = 'x'\n", "a|b|c d=\"x\"\n"},
 		{"[[l]]\nx=1\n[[l]]\nx=2\n", "l|x=1\nl|x=2\n"},
-		{"a = [\"x\", 'y', 3]\nb = []\n", "a []\na +\"x\"\na +\"y\"\na +3\nb []\n"},
-		{"a = [\n  \"x\", # c\n  [1, [2]],\n  {k = 'v'},\n]\nb = 1", "a []\na +\"x\"\nb=1\n"},
+		{"a = [\"x\", 'y', 3]\nb = []\n", "a +\"x\"\na +\"y\"\na +3\n"},
+		{"a = [\n  \"x\", # c\n  [1, [2]],\n  {k = 'v'},\n]\nb = 1", "a +\"x\"\nb=1\n"},
 		{"a = {x = 1, y = {z = \"}\"}}\nb = 1", "b=1\n"},
 		{"a = '''\none\ntwo'''\nb = \"\"\"x\ny\"\"\"", "a=\"one\ntwo\"\nb=\"x\ny\"\n"},
 		{"t = 1979-05-27T07:32:00Z", "t=1979-05-27T07:32:00Z\n"},
