@@ -32,8 +32,7 @@ const struct lm_doctor_row lm_doctor_rows[LM_DOCTOR_KINDS] = {
 		"Load the module: modprobe overlay. Keep --root of lamella-snapshotter on ext4 or xfs (with ftype=1)."),
 	ROW(EROFS, "erofs", KERNEL, NOTE, "the kernel has no EROFS: merged trees are not used",
 		"Load the module where there is one: modprobe erofs. Without it containers start from the layers, "
-		"which takes "
-		"more requests."),
+		"which takes more requests."),
 	ROW(LOOP, "loop", KERNEL, NOTE, "there are no loop devices: merged trees are not used",
 		"Load the module: modprobe loop. In a container, hand /dev/loop-control and /dev/loop* through to it."),
 	ROW(FETCHER_MISSING, "fetcher-missing", SETTINGS, PROBLEM, "lamella-fetcher is not installed, or can't be run",
@@ -55,8 +54,7 @@ const struct lm_doctor_row lm_doctor_rows[LM_DOCTOR_KINDS] = {
 		"Nothing, if it is a replica and catches up; else ask who runs it."),
 	ROW(UNTRUSTED, "untrusted", NETWORK, PROBLEM, "a repository is not signed by the configured keys",
 		"Compare the key files with those that the repository's owner has published; a proxy or portal that "
-		"answers "
-		"something else looks the same."),
+		"answers something else looks the same."),
 	ROW(WHITELIST_EXPIRED, "whitelist-expired", NETWORK, PROBLEM, "a repository's whitelist has expired",
 		"Check this machine's clock; if that is right, the repository's owner has to run `lamella repo sign`."),
 	ROW(WHITELIST_EXPIRES, "whitelist-expires", NETWORK, WARNING, "a repository's whitelist expires within a week",
@@ -72,8 +70,7 @@ const struct lm_doctor_row lm_doctor_rows[LM_DOCTOR_KINDS] = {
 		"See what the areas network and disk found; `lamella status` has the details."),
 	ROW(FETCHER_CRASHES, "fetcher-crashes", FETCHER, WARNING, "the fetcher's worker ended without being asked to",
 		"Readers saw no error. Look for memory that ran short (dmesg), and report what journalctl -u "
-		"lamella-fetcher "
-		"says."),
+		"lamella-fetcher says."),
 	ROW(FETCHER_VERSION, "fetcher-version", FETCHER, WARNING, "the fetcher that runs is not the installed one",
 		"systemctl kill --kill-whom=main -s USR1 lamella-fetcher; mounts and their readers stay."),
 	ROW(FETCHER_SOCKET, "fetcher-socket", FETCHER, WARNING, "others than root may command the fetcher",
@@ -118,8 +115,7 @@ const struct lm_doctor_row lm_doctor_rows[LM_DOCTOR_KINDS] = {
 		"section counts."),
 	ROW(ANNOTATIONS, "annotations", CONTAINERD, WARNING, "containerd does not tell which layers belong to an image",
 		"Set disable_snapshot_annotations = false: else layers are asked for one after another, and those that "
-		"stock "
-		"tools published are not found."),
+		"stock tools published are not found."),
 	ROW(DISCARDED, "discarded", CONTAINERD, NOTE, "containerd throws the blobs of unpacked layers away",
 		"Nothing has to be done: layers that were pulled can't be exported or pushed, as those that were not "
 		"pulled."),
@@ -134,8 +130,7 @@ const struct lm_doctor_row lm_doctor_rows[LM_DOCTOR_KINDS] = {
 		"lamella-snapshotter."),
 	ROW(UNPACK_CONFIG, "unpack-config", CONTAINERD, NOTE, "the transfer service does not know the snapshotter",
 		"Add the unpack_config of our file for containerd 2: else `ctr images pull --snapshotter lamella` "
-		"leaves images "
-		"packed."),
+		"leaves images packed."),
 	ROW(UNWRITABLE, "unwritable", DISK, PROBLEM, "a directory can't be written to",
 		"Mount its file system for writing, on a kind that has files without names (ext4, xfs, btrfs; not "
 		"NFS)."),
