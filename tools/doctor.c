@@ -36,21 +36,18 @@ static int examine(const struct lm_doctor_options *options, const bool areas[LM_
 {
 	CLEANUP(lm_doctor_done) struct lm_doctor doctor = {0};
 	struct lm_err err = LM_ERR_INIT;
-	int r = lm_doctor_init(&doctor, options, &err);
-	if (r < 0)
+	if (lm_doctor_init(&doctor, options, &err) < 0)
 		return lm_cli_fail(&err);
 	lm_doctor_gather(&doctor);
 	for (int i = 0; i < LM_DOCTOR_AREAS; i++)
 		if (areas[i])
 			lm_doctor_look(&doctor, (enum lm_doctor_area)i);
-	if (json)
-		r = lm_doctor_print_json(&doctor, &err);
-	else
+	if (!json)
 		lm_doctor_print(&doctor);
-	if (r == 0 && doctor.incomplete)
-		r = lm_err_oom(&err);
-	if (r < 0)
-		return lm_cli_fail(&err);
+	else if (lm_doctor_print_json(&doctor) != LM_EXIT_OK)
+		return LM_EXIT_FAILED;
+	if (doctor.incomplete)
+		return lm_cli_fail((lm_err_oom(&err), &err));
 	return doctor.levels[LM_DOCTOR_PROBLEM] + doctor.levels[LM_DOCTOR_WARNING] ? LM_EXIT_FAILED : LM_EXIT_OK;
 }
 

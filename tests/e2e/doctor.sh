@@ -140,10 +140,17 @@ overlay() { echo "mount -t overlay overlay -o 'lowerdir=$1,upperdir=$2/upper,wor
 elsewhere "$(overlay "$WORK/deep/lower" "$WORK/deep/1"); $(overlay "$WORK/deep/1/root" "$WORK/deep/2"); mount --bind '$WORK/deep/2/root' '$WORK/snapshotter'"
 finds overlay 'mount an overlay' kernel
 umount "$WORK/deep/2"
-BY=(setpriv --reuid 65534 --regid 65534 --clear-groups)
+NOBODY_BY=(setpriv --reuid 65534 --regid 65534 --clear-groups)
+BY=("${NOBODY_BY[@]}")
 finds not-root 'root' kernel
-examine fetcher
-[ "$(jq '.problems' "$WORK/report")" = 0 ] || fail "taken for a problem, since it is root's: $(cat "$WORK/report")"
+for area in fetcher snapshotter containerd; do
+	examine $area
+	[ "$(jq -c '[.problems, (.saw[].text | test("not looked at"))]' "$WORK/report")" = '[0,true]' ] ||
+		fail "$area: taken for a problem, since it is root's: $(cat "$WORK/report")"
+done
+elsewhere "mount -t tmpfs dev '$WORK/dev'; cp -a /dev/null /dev/zero /dev/urandom /dev/fuse '$WORK/dev'; chmod 600 '$WORK/dev/fuse'; mount --rbind '$WORK/dev' /dev"
+BY+=("${NOBODY_BY[@]}")
+finds_not fuse kernel
 here
 
 say "settings"
@@ -151,6 +158,12 @@ mkdir "$WORK/bin"
 cp "$LAMELLA" "$WORK/bin/lamella"
 PROGRAM=$WORK/bin/lamella BY=(env PATH=/nonexistent)
 finds fetcher-missing 'lamella-fetcher' settings
+printf '#!/bin/sh\necho "no such option" >&2\nexit 2\n' >"$WORK/bin/lamella-fetcher" # an older one
+chmod 755 "$WORK/bin/lamella-fetcher"
+finds fetcher-missing 'no such option' settings
+printf '#!/bin/sh\necho "{}, and more"\n' >"$WORK/bin/lamella-fetcher"
+finds fetcher-missing 'no JSON' settings
+rm "$WORK/bin/lamella-fetcher"
 here
 with_settings CVMFS_TIMEOUT=soon
 finds settings-wrong 'other.conf:[0-9]+: CVMFS_TIMEOUT=soon is not a number' settings
@@ -209,6 +222,9 @@ here
 say "the fetcher"
 OPTIONS=(--socket /nonexistent.sock)
 finds fetcher-down '/nonexistent.sock is not there' fetcher
+here
+with_settings LAMELLA_SOCKET=
+finds fetcher-down 'LAMELLA_SOCKET is set to nothing' fetcher
 here
 version=$("$LAMELLA" --version | cut -d' ' -f2)
 copy_program "$LAMELLA" "$WORK/bin/lamella" "$version" "${version%?}x"
@@ -280,6 +296,19 @@ OPTIONS=(--snapshotter /run/lamella/snapshotter2-status.sock)
 finds owners "$WORK/memory" snapshotter
 finds volatile "$WORK/memory is on ramfs" disk
 finds plugin-address "$SNAPSHOTTER_SOCKET, lamella-snapshotter listens at /run/lamella/snapshotter2.sock" containerd
+here
+stop snapshotter2
+# Layers from mounts of others: no fetcher is needed, nor is one missed.
+echo "LAMELLA_SOURCE=path:$MOUNT_BASE/$FQRN" >"$WORK/other-snapshotter.conf"
+mkdir "$WORK/from-mounts"
+start_socket snapshotter2 /run/lamella/snapshotter2.sock "$LM_BUILD/snapshotter/lamella-snapshotter" --config "$WORK/other-snapshotter.conf" \
+	--root "$WORK/from-mounts" --address /run/lamella/snapshotter2.sock
+PROGRAM=$WORK/bin/lamella BY=(env PATH=/nonexistent)
+cp "$LAMELLA" "$WORK/bin/lamella"
+OPTIONS=(--snapshotter /run/lamella/snapshotter2-status.sock --socket /nonexistent.sock)
+examine settings network fetcher snapshotter
+jq -e ".problems + .warnings == 0 and any(.saw[]; .area == \"fetcher\" and (.text | test(\"$MOUNT_BASE/$FQRN\")))" "$WORK/report" >/dev/null ||
+	fail "without a fetcher: $(cat "$WORK/report")"
 here
 stop snapshotter2
 snapshotter_start

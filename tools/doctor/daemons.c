@@ -9,12 +9,6 @@
 typedef Lamella__Fetcher__V1__StatusResponse FetcherStatus;
 typedef Lamella__Snapshotter__V1__StatusResponse SnapshotterStatus;
 
-/* Root's sockets are for root: what they would say is not known then. */
-static bool is_refused(const struct lm_err *err)
-{
-	return err->code == -EACCES && geteuid() != 0;
-}
-
 static void look_at_socket(struct lm_doctor *doctor, enum lm_doctor_kind kind, const char *socket)
 {
 	struct stat st;
@@ -48,12 +42,13 @@ void lm_doctor_fetcher(struct lm_doctor *doctor)
 {
 	const struct lm_doctor_gathered *g = &doctor->gathered;
 	const FetcherStatus *status = g->fetcher;
-	if (!status && is_refused(&g->no_fetcher)) {
-		lm_doctor_saw(doctor, LM_DOCTOR_FETCHER, "not looked at: %s", lm_err_text(&g->no_fetcher));
+	if (!status && lm_doctor_without_fetcher(doctor)) {
+		lm_doctor_saw(doctor, LM_DOCTOR_FETCHER, "there is none, and none is needed: layers come from %s",
+			g->snapshotter->source);
 		return;
 	}
 	if (!status) {
-		lm_doctor_found(doctor, LM_DOCTOR_FETCHER_DOWN, "%s", lm_err_text(&g->no_fetcher));
+		lm_doctor_no_answer(doctor, LM_DOCTOR_FETCHER_DOWN, &g->no_fetcher);
 		return;
 	}
 	lm_doctor_saw(doctor, LM_DOCTOR_FETCHER, "lamella-fetcher %s answers at %s", status->version, g->socket);
@@ -74,7 +69,7 @@ static void look_at_abilities(struct lm_doctor *doctor, const SnapshotterStatus 
 		lm_doctor_found(doctor, LM_DOCTOR_TREES, "%s", status->trees->reason);
 	if (*status->no_mapping)
 		lm_doctor_found(doctor, LM_DOCTOR_OWNERS, "%s", status->no_mapping);
-	if (status->fetcher && !status->fetcher->listens)
+	if (status->fetcher && !status->fetcher->listens && !lm_doctor_without_fetcher(doctor))
 		lm_doctor_found(doctor, LM_DOCTOR_SNAPSHOTTER_FETCHER, "%s", status->fetcher->socket);
 }
 
@@ -82,12 +77,8 @@ void lm_doctor_snapshotter(struct lm_doctor *doctor)
 {
 	const struct lm_doctor_gathered *g = &doctor->gathered;
 	const SnapshotterStatus *status = g->snapshotter;
-	if (!status && is_refused(&g->no_snapshotter)) {
-		lm_doctor_saw(doctor, LM_DOCTOR_SNAPSHOTTER, "not looked at: %s", lm_err_text(&g->no_snapshotter));
-		return;
-	}
 	if (!status) {
-		lm_doctor_found(doctor, LM_DOCTOR_SNAPSHOTTER_DOWN, "%s", lm_err_text(&g->no_snapshotter));
+		lm_doctor_no_answer(doctor, LM_DOCTOR_SNAPSHOTTER_DOWN, &g->no_snapshotter);
 		return;
 	}
 	lm_doctor_saw(doctor, LM_DOCTOR_SNAPSHOTTER,

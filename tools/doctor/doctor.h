@@ -100,18 +100,18 @@ struct lm_doctor_row {
 };
 extern const struct lm_doctor_row lm_doctor_rows[LM_DOCTOR_KINDS];
 
-struct lm_doctor_options {     /* NULL: not given */
-	const char *config[8]; /* files for lamella-fetcher --config */
+struct lm_doctor_options {	/* NULL: not given */
+	const char *config[16]; /* files for lamella-fetcher --config, which takes as many */
 	size_t config_count;
 	const char *socket, *snapshotter, *containerd;
 };
 
 /* What programs say. Of one that does not answer there is nothing, and why. */
 struct lm_doctor_gathered {
-	json_t *settings;   /* lamella-fetcher --check-config --json; NULL: none */
-	bool fetcher_found; /* the program */
+	json_t *settings;      /* lamella-fetcher --check-config --json; NULL: none */
+	bool settings_refused; /* by the program, which says why */
 	struct lm_err no_settings;
-	char *socket; /* of the fetcher: as given, or as the settings say */
+	const char *socket; /* of the fetcher: as given, or as the settings say; "": they say that there is none */
 	Lamella__Fetcher__V1__StatusResponse *fetcher;
 	struct lm_err no_fetcher;
 	const char *snapshotter_socket;
@@ -135,6 +135,8 @@ void lm_doctor_look(struct lm_doctor *doctor, enum lm_doctor_area area);
 /* For the areas. The text says where and what exactly; it may hold foreign bytes. */
 void lm_doctor_found(struct lm_doctor *doctor, enum lm_doctor_kind kind, const char *fmt, ...) PRINTF_LIKE(3, 4);
 void lm_doctor_saw(struct lm_doctor *doctor, enum lm_doctor_area area, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* Who should have answered has not: found, or, where that is only since the socket is root's, "not looked at". */
+void lm_doctor_no_answer(struct lm_doctor *doctor, enum lm_doctor_kind kind, const struct lm_err *why);
 
 void lm_doctor_kernel(struct lm_doctor *doctor);
 void lm_doctor_settings(struct lm_doctor *doctor);
@@ -150,6 +152,12 @@ const char *lm_doctor_setting(const struct lm_doctor *doctor, const char *key);
 const char *lm_doctor_setting_of(const json_t *repository, const char *key);
 /* Of a number: 0 where it is none. */
 uint64_t lm_doctor_number_of(const json_t *repository, const char *key);
+
+/* A text of an object, "" where there is none. */
+const char *lm_doctor_text_of(const json_t *object, const char *key);
+
+/* The snapshotter says that layers come from mounts of others: there may be no fetcher, nor settings for one. */
+bool lm_doctor_without_fetcher(const struct lm_doctor *doctor);
 
 /* The snapshotter's directory: as it says, or the default; of the fetcher's cache, NULL where that is not known. The
  * caller frees the latter. */
@@ -171,7 +179,7 @@ enum { LM_DOCTOR_CLOCK_S = 120, LM_DOCTOR_EXPIRY_S = 7 * 86400 };
 
 /* Printing. */
 void lm_doctor_print(const struct lm_doctor *doctor);
-int lm_doctor_print_json(const struct lm_doctor *doctor, struct lm_err *err) MUST_CHECK;
+int lm_doctor_print_json(const struct lm_doctor *doctor); /* returns the exit code: LM_EXIT_OK, or it was said */
 void lm_doctor_list(void);
 
 #endif

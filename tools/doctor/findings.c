@@ -78,7 +78,8 @@ const struct lm_doctor_row lm_doctor_rows[LM_DOCTOR_KINDS] = {
 	ROW(SNAPSHOTTER_DOWN, "snapshotter-down", SNAPSHOTTER, PROBLEM, "lamella-snapshotter does not answer",
 		"systemctl start lamella-snapshotter; journalctl -u lamella-snapshotter says why it ended."),
 	ROW(SNAPSHOTTER_PROBLEM, "snapshotter-problem", SNAPSHOTTER, PROBLEM, "the snapshotter can't serve layers",
-		"See what the area fetcher found."),
+		"See what the area fetcher found; where layers come from mounts of others, look at the one that is "
+		"named."),
 	ROW(SNAPSHOTTER_DEGRADED, "snapshotter-degraded", SNAPSHOTTER, WARNING,
 		"the snapshotter works, but not as well as it could",
 		"`lamella status` and journalctl -u lamella-snapshotter say more."),

@@ -1,8 +1,9 @@
 /* Asks the programs for what they know; the areas then say what it means. */
-#include "base/file.h"
 #include "base/program.h"
 #include "base/str.h"
+#include "common.h"
 #include "doctor/doctor.h"
+#include "oci/image.h"
 #include "oci/json.h"
 #include "rpc/rpc.h"
 
@@ -11,7 +12,7 @@
 #include <string.h>
 
 #define SNAPSHOTTER_ROOT "/var/lib/lamella/snapshotter"
-enum { SETTINGS_MAX = 16 << 20, SETTINGS_LIMIT_MS = 20000 };
+enum { SETTINGS_MAX = LM_MANIFEST_JSON_MAX /* what lm_json_load() takes */, SETTINGS_LIMIT_MS = 20000 };
 
 /* --- settings --- */
 
@@ -48,6 +49,7 @@ static int take_settings(struct lm_doctor_gathered *g, const struct lm_buf *text
 	if (r < 0)
 		return r;
 	error = json_string_value(json_object_get(settings, "error"));
+	g->settings_refused = error != NULL;
 	if (error)
 		return lm_err_set(err, -EINVAL, "%s", error);
 	g->settings = STEAL(settings);
@@ -71,18 +73,12 @@ static int ask_settings(struct lm_doctor *doctor, struct lm_err *err)
 	int r = lm_program_run(&program, &text, &status, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "%s", path);
-	doctor->gathered.fetcher_found = true;
 	if (text.len == 0)
 		return lm_err_set(err, -EPROTO, "%s: %s", path, errors.len ? lm_buf_cstr(&errors) : "it said nothing");
 	return take_settings(&doctor->gathered, &text, err);
 }
 
 /* --- the daemons --- */
-
-static const char *first_set(const char *a, const char *b, const char *c, const char *d)
-{
-	return a && *a ? a : b && *b ? b : c && *c ? c : d;
-}
 
 /* Root's socket says nothing to others, which is not its fault. */
 static int may_ask(const char *socket, struct lm_err *err)
@@ -95,7 +91,8 @@ static int may_ask(const char *socket, struct lm_err *err)
 static int ask_fetcher(struct lm_doctor_gathered *g, struct lm_err *err)
 {
 	CLEANUP(lm_rpc_client_freep) struct lm_rpc_client *client = NULL;
-	int r = g->socket ? may_ask(g->socket, err) : lm_err_oom(err);
+	int r = *g->socket ? may_ask(g->socket, err)
+			   : lm_err_set(err, -ENOENT, "it has no control service: LAMELLA_SOCKET is set to nothing");
 	if (r == 0)
 		r = lm_fetcher_open(g->socket, &client, err);
 	if (r == 0)
@@ -114,15 +111,19 @@ void lm_doctor_gather(struct lm_doctor *doctor)
 	struct lm_doctor_gathered *g = &doctor->gathered;
 	const struct lm_doctor_options *o = &doctor->options;
 	(void)!ask_settings(doctor, &g->no_settings);
-	g->socket = strdup(first_set(
-		o->socket, getenv("LAMELLA_SOCKET"), lm_doctor_setting(doctor, "LAMELLA_SOCKET"), LM_FETCHER_SOCKET));
-	g->snapshotter_socket =
-		first_set(o->snapshotter, getenv("LAMELLA_SNAPSHOTTER_SOCKET"), NULL, LM_SNAPSHOTTER_SOCKET);
+	const char *set = lm_doctor_setting(doctor, "LAMELLA_SOCKET");
+	g->socket = o->socket ? o->socket : lm_cli_environment("LAMELLA_SOCKET", set ? set : LM_FETCHER_SOCKET);
+	g->snapshotter_socket = o->snapshotter
+					? o->snapshotter
+					: lm_cli_environment("LAMELLA_SNAPSHOTTER_SOCKET", LM_SNAPSHOTTER_SOCKET);
 	(void)!ask_fetcher(g, &g->no_fetcher);
 	(void)!ask_snapshotter(g, &g->no_snapshotter);
 }
 
-/* --- directories --- */
+bool lm_doctor_without_fetcher(const struct lm_doctor *doctor)
+{
+	return doctor->gathered.snapshotter && lm_snapshotter_has_mounts(doctor->gathered.snapshotter);
+}
 
 const char *lm_doctor_root(const struct lm_doctor *doctor)
 {

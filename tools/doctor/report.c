@@ -18,7 +18,6 @@ void lm_doctor_done(struct lm_doctor *doctor)
 	json_decref(doctor->saw);
 	json_decref(doctor->findings);
 	json_decref(g->settings);
-	free(g->socket);
 	lm_fetcher_status_freep(&g->fetcher);
 	lm_snapshotter_status_freep(&g->snapshotter);
 }
@@ -29,10 +28,10 @@ static json_t *PRINTF_LIKE(1, 0) text_of(const char *fmt, va_list args)
 	char *text = NULL;
 	if (vasprintf(&text, fmt, args) < 0)
 		return NULL;
-	for (char *at = text; *at; at++)
-		if ((unsigned char)*at < ' ' || *at == 0x7f)
-			*at = *at == '\n' ? ' ' : '?';
-	json_t *json = lm_cli_text_json(text);
+	for (char *at = text; (at = strchr(at, '\n'));)
+		*at = ' ';
+	lm_cli_defuse(text);
+	json_t *json = json_string(text);
 	free(text);
 	return json;
 }
@@ -63,9 +62,17 @@ void lm_doctor_saw(struct lm_doctor *doctor, enum lm_doctor_area area, const cha
 		doctor->incomplete = true;
 }
 
+void lm_doctor_no_answer(struct lm_doctor *doctor, enum lm_doctor_kind kind, const struct lm_err *why)
+{
+	if (why->code == -EACCES && geteuid() != 0)
+		lm_doctor_saw(doctor, lm_doctor_rows[kind].area, "not looked at: %s", lm_err_text(why));
+	else
+		lm_doctor_found(doctor, kind, "%s", lm_err_text(why));
+}
+
 /* --- text --- */
 
-static const char *member(const json_t *object, const char *key)
+const char *lm_doctor_text_of(const json_t *object, const char *key)
 {
 	const char *text = json_string_value(json_object_get(object, key));
 	return text ? text : "";
@@ -77,18 +84,18 @@ static void print_area(const struct lm_doctor *doctor, const char *area)
 	const char *name = area;
 	for (size_t i = 0; i < json_array_size(doctor->saw); i++) {
 		const json_t *item = json_array_get(doctor->saw, i);
-		if (strcmp(member(item, "area"), area) != 0)
+		if (strcmp(lm_doctor_text_of(item, "area"), area) != 0)
 			continue;
-		printf("%-12s %s\n", name, member(item, "text"));
+		printf("%-12s %s\n", name, lm_doctor_text_of(item, "text"));
 		name = "";
 	}
 	for (size_t i = 0; i < json_array_size(doctor->findings); i++) {
 		const json_t *item = json_array_get(doctor->findings, i);
-		if (strcmp(member(item, "area"), area) != 0)
+		if (strcmp(lm_doctor_text_of(item, "area"), area) != 0)
 			continue;
-		printf("%-12s %s %s: %s: %s\n", name, member(item, "level"), member(item, "name"),
-			member(item, "sentence"), member(item, "text"));
-		printf("%-12s     %s\n", "", member(item, "advice"));
+		printf("%-12s %s %s: %s: %s\n", name, lm_doctor_text_of(item, "level"), lm_doctor_text_of(item, "name"),
+			lm_doctor_text_of(item, "sentence"), lm_doctor_text_of(item, "text"));
+		printf("%-12s     %s\n", "", lm_doctor_text_of(item, "advice"));
 		name = "";
 	}
 }
@@ -97,23 +104,21 @@ void lm_doctor_print(const struct lm_doctor *doctor)
 {
 	for (size_t i = 0; i < LM_DOCTOR_AREAS; i++)
 		print_area(doctor, lm_doctor_area_names[i]);
-	printf("%zu problems, %zu warnings, %zu notes\n", doctor->levels[LM_DOCTOR_PROBLEM],
-		doctor->levels[LM_DOCTOR_WARNING], doctor->levels[LM_DOCTOR_NOTE]);
+	for (size_t i = 0; i < LM_DOCTOR_LEVELS; i++)
+		printf("%s%zu %s%s", i ? ", " : "", doctor->levels[i], lm_doctor_level_names[i],
+			doctor->levels[i] == 1 ? "" : "s");
+	putchar('\n');
 }
 
 /* --- JSON --- */
 
-int lm_doctor_print_json(const struct lm_doctor *doctor, struct lm_err *err)
+int lm_doctor_print_json(const struct lm_doctor *doctor)
 {
-	json_t *all = json_pack("{s:b, s:I, s:I, s:I, s:O, s:O}", "healthy",
+	return lm_cli_print_json(json_pack("{s:b, s:I, s:I, s:I, s:O, s:O}", "healthy",
 		doctor->levels[LM_DOCTOR_PROBLEM] + doctor->levels[LM_DOCTOR_WARNING] == 0, "problems",
 		(json_int_t)doctor->levels[LM_DOCTOR_PROBLEM], "warnings",
 		(json_int_t)doctor->levels[LM_DOCTOR_WARNING], "notes", (json_int_t)doctor->levels[LM_DOCTOR_NOTE],
-		"saw", doctor->saw, "findings", doctor->findings);
-	int r = all ? json_dumpf(all, stdout, JSON_INDENT(1)) : -1;
-	json_decref(all);
-	putchar('\n');
-	return r < 0 ? lm_err_oom(err) : 0;
+		"saw", doctor->saw, "findings", doctor->findings));
 }
 
 /* --- the table --- */

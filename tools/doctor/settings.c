@@ -1,39 +1,36 @@
 /* The settings of the fetcher, as it reads them itself. */
 #include "doctor/doctor.h"
 
-#include <string.h>
-
-static const char *text_of(const json_t *object, const char *key)
-{
-	const char *text = json_string_value(json_object_get(object, key));
-	return text ? text : "";
-}
-
 static void tell_remark(struct lm_doctor *doctor, const json_t *remark)
 {
 	const json_t *from = json_object_get(remark, "from");
-	const char *repository = text_of(remark, "repository");
+	const char *repository = lm_doctor_text_of(remark, "repository");
 	json_int_t line = json_integer_value(json_object_get(from, "line"));
 	if (!json_is_true(json_object_get(remark, "warning")))
 		return;
-	lm_doctor_found(doctor, LM_DOCTOR_SETTINGS_DOUBTFUL, "%s:%lld: %s%s%s: %s", text_of(from, "file"),
-		(long long)line, text_of(remark, "key"), *repository ? " of " : "", repository,
-		text_of(remark, "text"));
+	lm_doctor_found(doctor, LM_DOCTOR_SETTINGS_DOUBTFUL, "%s:%lld: %s%s%s: %s", lm_doctor_text_of(from, "file"),
+		(long long)line, lm_doctor_text_of(remark, "key"), *repository ? " of " : "", repository,
+		lm_doctor_text_of(remark, "text"));
 }
 
 static void tell_repository(struct lm_doctor *doctor, const json_t *repository)
 {
 	json_int_t keys = json_integer_value(json_object_get(repository, "keys"));
 	lm_doctor_saw(doctor, LM_DOCTOR_SETTINGS, "%s is to be mounted at %s, trusting %lld key%s",
-		text_of(repository, "name"), text_of(repository, "mountpoint"), (long long)keys, keys == 1 ? "" : "s");
+		lm_doctor_text_of(repository, "name"), lm_doctor_text_of(repository, "mountpoint"), (long long)keys,
+		keys == 1 ? "" : "s");
 }
 
 void lm_doctor_settings(struct lm_doctor *doctor)
 {
 	const struct lm_doctor_gathered *g = &doctor->gathered;
+	if (!g->settings && lm_doctor_without_fetcher(doctor)) {
+		lm_doctor_saw(doctor, LM_DOCTOR_SETTINGS, "there are none for a fetcher, and none is needed");
+		return;
+	}
 	if (!g->settings) {
-		lm_doctor_found(doctor, g->fetcher_found ? LM_DOCTOR_SETTINGS_WRONG : LM_DOCTOR_FETCHER_MISSING, "%s",
-			lm_err_text(&g->no_settings));
+		lm_doctor_found(doctor, g->settings_refused ? LM_DOCTOR_SETTINGS_WRONG : LM_DOCTOR_FETCHER_MISSING,
+			"%s", lm_err_text(&g->no_settings));
 		return;
 	}
 	const json_t *repositories = json_object_get(g->settings, "repositories");
