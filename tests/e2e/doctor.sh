@@ -260,6 +260,18 @@ finds fetcher-crashes '1 times .*(KILL|killed|signal)' fetcher
 stop fetcher
 start_fetcher
 finds_nothing fetcher
+# A fetcher that hangs, and so does whoever touches its mount, in which the cache is said to be.
+mapfile -t frozen < <(pid_of fetcher && pgrep -P "$(pid_of fetcher)")
+[ ${#frozen[@]} -gt 1 ] || fail "no worker: $(ps ax)"
+kill -STOP "${frozen[@]}"
+with_settings "CVMFS_CACHE_BASE=$MOUNT_BASE/$FQRN/nobody-has-asked-for-this"
+began=$(now_ms)
+finds unwritable "the cache: $MOUNT_BASE/.*: no answer within 10 s" fetcher disk
+say "  said after $(($(now_ms) - began)) ms"
+kill -CONT "${frozen[@]}"
+jq -e 'any(.findings[]; .name == "fetcher-down")' "$WORK/report" >/dev/null || fail "of one that hangs: $(cat "$WORK/report")"
+here
+finds_nothing fetcher
 
 say "the snapshotter"
 OPTIONS=(--snapshotter /nonexistent.sock)
@@ -273,7 +285,7 @@ stop snapshotter
 SNAPSHOTTER_BY=(unshare -m --propagation slave bash -c 'mount --bind /dev/null /dev/loop-control && exec "$@"' bash)
 snapshotter_start
 SNAPSHOTTER_BY=()
-ask_mounts without-loop || fail "no mounts, without a loop device"
+ask_mounts without-loop || fail "no mounts, without a loop device: $(cat "$WORK/tmp/mounts")"
 finds snapshotter-degraded 'loop' snapshotter
 stop snapshotter
 snapshotter_start

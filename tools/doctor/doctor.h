@@ -7,8 +7,10 @@
  * changed: what has to be tried is tried in a name space of its own, or by files without a name.
  *
  * Order: lm_doctor_gather() asks the programs; then areas are looked at one by one, in any order, and each may use what
- * was gathered. Then the results are printed. One thread calls all of it. Where memory is short, that is noted in the
- * results, which are then incomplete.
+ * was gathered. Then the results are printed. One thread calls all of it, and nothing of it takes for ever: programs
+ * and servers are waited for for a time, and directories, which may be on anything, are looked at by lm_doctor_apart().
+ * Mountpoints of repositories are not touched. Where memory is short, that is noted in the results, which are then
+ * incomplete.
  */
 #ifndef LM_TOOLS_DOCTOR_H
 #define LM_TOOLS_DOCTOR_H
@@ -18,6 +20,7 @@
 #include "snapshotter.h"
 
 #include <jansson.h>
+#include <limits.h>
 
 enum lm_doctor_area {
 	LM_DOCTOR_KERNEL,
@@ -159,12 +162,18 @@ const char *lm_doctor_text_of(const json_t *object, const char *key);
 /* The snapshotter says that layers come from mounts of others: there may be no fetcher, nor settings for one. */
 bool lm_doctor_without_fetcher(const struct lm_doctor *doctor);
 
-/* The snapshotter's directory: as it says, or the default; of the fetcher's cache, NULL where that is not known. The
- * caller frees the latter. */
+/* The snapshotter's directory: as it says, or the default. */
 const char *lm_doctor_root(const struct lm_doctor *doctor);
-char *lm_doctor_cache(const struct lm_doctor *doctor);
-/* path, or the lowest directory above it that is there. NULL: no memory; the caller frees. */
-char *lm_doctor_existing(const char *path);
+/* path, or the lowest directory above it that is there. */
+int lm_doctor_existing(const char *path, char ret[PATH_MAX], struct lm_err *err) MUST_CHECK;
+
+/*
+ * Runs fn in a process of its own, which has no descriptors and hears no signals, on a copy of the arg (of that size),
+ * which then takes the place of ours. -ETIMEDOUT: it does not come to its end, as happens to who touches a file system
+ * whose server is gone. It is left behind then, since such a process can't be waited for; arg is as it was. Others: for
+ * want of memory or processes.
+ */
+int lm_doctor_apart(void (*fn)(void *arg), void *arg, size_t size, struct lm_err *err) MUST_CHECK;
 
 /* What is pure, for tests too. */
 

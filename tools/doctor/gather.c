@@ -7,7 +7,6 @@
 #include "oci/json.h"
 #include "rpc/rpc.h"
 
-#include <libgen.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -129,26 +128,6 @@ const char *lm_doctor_root(const struct lm_doctor *doctor)
 {
 	const Lamella__Snapshotter__V1__StatusResponse *status = doctor->gathered.snapshotter;
 	return status && *status->root ? status->root : SNAPSHOTTER_ROOT;
-}
-
-char *lm_doctor_cache(const struct lm_doctor *doctor)
-{
-	const Lamella__Fetcher__V1__StatusResponse *status = doctor->gathered.fetcher;
-	const char *base = lm_doctor_setting(doctor, "CVMFS_CACHE_BASE");
-	if (status && status->cache && *status->cache->directory)
-		return strdup(status->cache->directory);
-	return base && *base ? lm_str_printf("%s/lamella", base) : NULL;
-}
-
-char *lm_doctor_existing(const char *path)
-{
-	char *at = strdup(path);
-	while (at && access(at, F_OK) < 0 && strcmp(at, "/") != 0 && strcmp(at, ".") != 0) {
-		char *above = strdup(dirname(at));
-		free(at);
-		at = above;
-	}
-	return at;
 }
 
 /* --- areas --- */

@@ -3,7 +3,6 @@
 #include "base/str.h"
 #include "doctor/doctor.h"
 
-#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,7 +26,7 @@ static const struct {
 unsigned lm_doctor_version(const char *release)
 {
 	unsigned major, minor;
-	return sscanf(release, "%3u.%3u", &major, &minor) == 2 && minor < 1000 ? major * 1000 + minor : 0;
+	return sscanf(release, "%3u.%3u", &major, &minor) == 2 ? major * 1000 + minor : 0;
 }
 
 static void look_at_version(struct lm_doctor *doctor, const struct utsname *system)
@@ -48,6 +47,8 @@ static void look_at_fuse(struct lm_doctor *doctor)
 {
 	struct stat st;
 	CLEANUP(lm_closep) int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0 && errno == EACCES && geteuid() != 0)
+		return; /* it may be root's alone */
 	if (fd < 0)
 		lm_doctor_found(doctor, LM_DOCTOR_FUSE, "/dev/fuse: %s", strerror(errno));
 	else if (fstat(fd, &st) < 0 || !S_ISCHR(st.st_mode) || st.st_rdev != makedev(10, 229))
@@ -59,95 +60,91 @@ static void look_at_fuse(struct lm_doctor *doctor)
 /* --- a trial overlay --- */
 
 struct trial {
-	const char *dir; /* in which it is made */
-	char *own;	 /* the directory made there */
-	struct lm_err err;
+	const char *wanted; /* where the snapshotter has its overlays */
+	char dir[PATH_MAX]; /* that is there: itself, or the lowest one above it */
+	struct lm_err err;  /* code 0: it can be made */
 };
 
-static int mount_trial(const char *own, struct lm_err *err)
+/* In the current directory: whatever is in its name, nothing has to be escaped. */
+static int mount_overlay(struct lm_err *err)
 {
 	static const char *const parts[] = {"lower", "upper", "work", "root"};
-	for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
-		CLEANUP(lm_freep) char *part = lm_str_printf("%s/%s", own, parts[i]);
-		if (!part)
-			return lm_err_oom(err);
-		if (mkdir(part, 0700) < 0)
-			return lm_err_sys(err, -errno, "%s", part);
-	}
-	CLEANUP(lm_freep) char *root = lm_str_printf("%s/root", own);
-	CLEANUP(lm_freep)
-	char *options = lm_str_printf("lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work", own, own, own);
-	if (!root || !options)
-		return lm_err_oom(err);
-	if (mount("overlay", root, "overlay", 0, options) < 0)
-		return lm_err_sys(err, -errno, "mount an overlay in %s", own);
-	(void)umount2(root, MNT_DETACH);
+	for (size_t i = 0; i < ARRAY_LEN(parts); i++)
+		if (mkdir(parts[i], 0700) < 0)
+			return lm_err_sys(err, -errno, "make a directory");
+	if (mount("overlay", "root", "overlay", 0, "lowerdir=lower,upperdir=upper,workdir=work") < 0)
+		return lm_err_sys(err, -errno, "mount an overlay");
+	(void)umount2("root", MNT_DETACH);
 	return 0;
 }
 
-/* On a thread of its own, since a name space of mounts, once left, is not come back to. */
-static void *try_overlay(void *arg)
+/* In the current directory, too. */
+static int try_here(struct lm_err *err)
+{
+	char own[] = "doctor.XXXXXX";
+	struct lm_err late = LM_ERR_INIT;
+	if (!mkdtemp(own))
+		return lm_err_sys(err, -errno, "make a directory");
+	int r = chdir(own) < 0 ? lm_err_sys(err, -errno, "enter a directory") : mount_overlay(err);
+	if (chdir("..") < 0 || lm_remove_tree(AT_FDCWD, own, &late) < 0)
+		return r < 0 ? r : lm_err_set(err, -EIO, "%s", late.code ? late.msg : "a directory can't be left");
+	return r;
+}
+
+/* Apart: mounts and the current directory are that process' own. */
+static void try_overlay(void *arg)
 {
 	struct trial *trial = arg;
-	struct lm_err late = LM_ERR_INIT;
-	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) {
-		(void)lm_err_sys(&trial->err, -errno, "a name space of mounts");
-		return NULL;
+	struct lm_err *err = &trial->err;
+	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		(void)lm_err_sys(err, -errno, "a name space of mounts");
+	else if (lm_doctor_existing(trial->wanted, trial->dir, err) == 0) {
+		int r = chdir(trial->dir) < 0 ? lm_err_sys(err, -errno, "enter it") : try_here(err);
+		if (r < 0)
+			(void)lm_err_prefix(err, r, "%s", trial->dir);
 	}
-	trial->own = lm_str_printf("%s/doctor.XXXXXX", trial->dir);
-	if (!trial->own || !mkdtemp(trial->own)) {
-		(void)lm_err_sys(&trial->err, -errno, "make a directory in %s", trial->dir);
-		return NULL;
-	}
-	(void)!mount_trial(trial->own, &trial->err);
-	if (lm_remove_tree(AT_FDCWD, trial->own, &late) < 0 && !trial->err.code)
-		trial->err = late;
-	return NULL;
 }
 
 static void look_at_overlay(struct lm_doctor *doctor)
 {
-	CLEANUP(lm_freep) char *dir = lm_doctor_existing(lm_doctor_root(doctor));
-	struct trial trial = {.dir = dir};
-	pthread_t thread;
-	if (!dir || pthread_create(&thread, NULL, try_overlay, &trial) != 0) {
+	struct trial trial = {.wanted = lm_doctor_root(doctor)};
+	struct lm_err err = LM_ERR_INIT;
+	int r = lm_doctor_apart(try_overlay, &trial, sizeof(trial), &err);
+	if (r == -ETIMEDOUT)
+		lm_doctor_found(doctor, LM_DOCTOR_OVERLAY, "%s: %s", trial.wanted, lm_err_text(&err));
+	else if (r < 0)
 		doctor->incomplete = true;
-		return;
-	}
-	pthread_join(thread, NULL);
-	free(trial.own);
-	if (trial.err.code)
+	else if (trial.err.code)
 		lm_doctor_found(doctor, LM_DOCTOR_OVERLAY, "%s", lm_err_text(&trial.err));
 	else
-		lm_doctor_saw(doctor, LM_DOCTOR_KERNEL, "an overlay can be made in %s", dir);
+		lm_doctor_saw(doctor, LM_DOCTOR_KERNEL, "an overlay can be made in %s", trial.dir);
 }
 
 /* --- modules --- */
 
-/* Whether the text has a line that ends so. */
-static bool has_line(const char *file, const char *end)
+static bool has_text(const char *file, const char *wanted)
 {
 	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LIST_MAX);
-	CLEANUP(lm_freep) char *wanted = lm_str_printf("%s\n", end);
-	return wanted && lm_file_read(AT_FDCWD, file, &text, NULL) == 0 && strstr(lm_buf_cstr(&text), wanted);
+	return lm_file_read(AT_FDCWD, file, &text, NULL) == 0 && strstr(lm_buf_cstr(&text), wanted);
 }
 
-/* Part of the kernel or a module of it that can be loaded when it is wanted. */
+/* Part of the kernel, or a module of it that can be loaded when it is wanted. */
 static bool has_module(const struct utsname *system, const char *name)
 {
-	CLEANUP(lm_freep) char *builtin = lm_str_printf("/lib/modules/%s/modules.builtin", system->release);
-	CLEANUP(lm_freep) char *dep = lm_str_printf("/lib/modules/%s/modules.dep", system->release);
-	CLEANUP(lm_buf_done) struct lm_buf text = LM_BUF(LIST_MAX);
-	char file[64];
+	static const char *const lists[] = {"modules.builtin", "modules.dep"};
+	char file[64], list[128 + sizeof(system->release)];
 	snprintf(file, sizeof(file), "/%s.ko", name);
-	if (builtin && has_line(builtin, file))
-		return true;
-	return dep && lm_file_read(AT_FDCWD, dep, &text, NULL) == 0 && strstr(lm_buf_cstr(&text), file);
+	bool found = false;
+	for (size_t i = 0; i < ARRAY_LEN(lists) && !found; i++) {
+		snprintf(list, sizeof(list), "/lib/modules/%s/%s", system->release, lists[i]);
+		found = has_text(list, file);
+	}
+	return found;
 }
 
 static void look_at_trees(struct lm_doctor *doctor, const struct utsname *system)
 {
-	bool erofs = has_line("/proc/filesystems", "\terofs") || has_module(system, "erofs");
+	bool erofs = has_text("/proc/filesystems", "\terofs\n") || has_module(system, "erofs");
 	bool loop = access("/dev/loop-control", F_OK) == 0 || has_module(system, "loop");
 	if (!erofs)
 		lm_doctor_found(doctor, LM_DOCTOR_EROFS, "neither /proc/filesystems nor /lib/modules/%s has it",

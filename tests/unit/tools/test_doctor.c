@@ -5,6 +5,7 @@
 #include "doctor/containerd_config.h"
 #include "doctor/toml.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -43,6 +44,72 @@ static void clocks(void **state)
 	};
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++)
 		assert_int_equal(lm_doctor_clock_behind(cases[i].ahead_s, cases[i].count), cases[i].behind_s);
+}
+
+static void directories(void **state)
+{
+	static const struct {
+		const char *path, *there;
+	} cases[] = {
+		{"/", "/"},
+		{".", "."},
+		{"/proc/self", "/proc/self"},
+		{"/proc/self/none/at/all", "/proc/self"},
+		{"/nonexistent", "/"},
+		{"/nonexistent//a/", "/"},
+		{"nonexistent", "."},
+		{"nonexistent/a", "."},
+	};
+	char there[PATH_MAX], too_long[PATH_MAX + 1] = "";
+	struct lm_err err = LM_ERR_INIT;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		assert_int_equal(lm_doctor_existing(cases[i].path, there, NULL), 0);
+		assert_string_equal(there, cases[i].there);
+	}
+	memset(too_long, 'a', sizeof(too_long) - 1);
+	assert_int_equal(lm_doctor_existing(too_long, there, &err), -ENAMETOOLONG);
+}
+
+/* --- apart --- */
+
+static void count(void *arg)
+{
+	++*(int *)arg;
+}
+
+static void die(void *arg)
+{
+	count(arg);
+	(void)raise(SIGKILL);
+}
+
+static void apart(void **state)
+{
+	struct lm_err err = LM_ERR_INIT;
+	int n = 1;
+	assert_int_equal(lm_doctor_apart(count, &n, sizeof(n), &err), 0);
+	assert_int_equal(n, 2);
+	assert_int_equal(lm_doctor_apart(die, &n, sizeof(n), &err), -EIO);
+	assert_int_equal(n, 2);
+}
+
+/* --- results --- */
+
+static void texts(void **state)
+{
+	CLEANUP(lm_doctor_done) struct lm_doctor doctor = {0};
+	const struct lm_doctor_options options = {0};
+	const struct lm_err no = {.code = -ENOENT, .msg = "nobody"};
+	assert_int_equal(lm_doctor_init(&doctor, &options, NULL), 0);
+	lm_doctor_saw(&doctor, LM_DOCTOR_DISK, "%s", "one\ntwo \033[1m \302\233 \377 \342\200\256 \303\251");
+	lm_doctor_no_answer(&doctor, LM_DOCTOR_CONTAINERD_DOWN, &no);
+	const json_t *saw = json_array_get(doctor.saw, 0), *found = json_array_get(doctor.findings, 0);
+	assert_string_equal(lm_doctor_text_of(saw, "text"), "one two ?[1m ?? ? ??? \303\251");
+	assert_string_equal(lm_doctor_text_of(found, "name"), "containerd-down");
+	assert_string_equal(lm_doctor_text_of(found, "text"), "nobody");
+	assert_string_equal(lm_doctor_text_of(found, "nothing"), "");
+	assert_int_equal(doctor.levels[LM_DOCTOR_PROBLEM], 1);
+	assert_false(doctor.incomplete);
 }
 
 /* --- TOML --- */
@@ -218,6 +285,7 @@ static void table(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(versions), cmocka_unit_test(clocks),
+		cmocka_unit_test(directories), cmocka_unit_test(apart), cmocka_unit_test(texts),
 		cmocka_unit_test(values), cmocka_unit_test(lines), cmocka_unit_test(judgements),
 		cmocka_unit_test(table)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
