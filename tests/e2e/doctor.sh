@@ -336,6 +336,30 @@ changed() { # EXPRESSION OF SED: what its file says now; containerd goes on as i
 back() { cp "$WORK/tmp/saved.toml" "$FILE"; }
 OPTIONS=(--address /nonexistent.sock)
 finds containerd-down '/nonexistent.sock' containerd
+# One that accepts nobody any more; a third one has to wait for its place in the queue.
+start full python3 -c 'import socket, sys, time
+s, waiting = socket.socket(socket.AF_UNIX), [socket.socket(socket.AF_UNIX) for _ in range(2)]
+s.bind(sys.argv[1])
+s.listen(0)
+for w in waiting:
+	w.setblocking(False)
+	w.connect_ex(sys.argv[1])
+print("full", flush=True)
+time.sleep(600)' "$WORK/tmp/full.sock"
+wait_for 20 "a queue that is full" grep -q full "$WORK/log/full.log"
+OPTIONS=(--address "$WORK/tmp/full.sock")
+finds containerd-down 'full.sock: .*timed out' containerd
+stop full
+here
+# In another root directory its files may be others.
+mkdir "$WORK/tmp/root"
+# shellcheck disable=SC2016 # the loop is in there
+elsewhere "mount -t tmpfs root '$WORK/tmp/root'; cd '$WORK/tmp/root'"'; for d in /*; do
+	if [ -L "$d" ]; then cp -a "$d" .; elif [ -d "$d" ]; then mkdir ".$d" && mount --rbind "$d" ".$d"; fi
+done'
+BY+=(chroot "$WORK/tmp/root")
+finds_nothing containerd
+jq -e 'any(.saw[].text; test("not looked at: it has another root"))' "$WORK/report" >/dev/null || fail "in another root: $(cat "$WORK/report")"
 here
 changed '1s/^/this is no TOML\n/'
 finds containerd-config 'config.toml' containerd

@@ -3,7 +3,9 @@
 #include "base/file.h"
 #include "base/program.h"
 #include "base/str.h"
+#include "common.h"
 #include "doctor/containerd_config.h"
+#include "doctor/toml.h"
 #include "rpc/rpc.h"
 
 #include "containerd/introspection.pb-c.h"
@@ -12,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
@@ -19,11 +22,11 @@ typedef Containerd__Services__Version__V1__VersionResponse VersionResponse;
 typedef Containerd__Services__Introspection__V1__PluginsResponse PluginsResponse;
 typedef Containerd__Services__Introspection__V1__Plugin Plugin;
 
-enum { TIMEOUT_MS = 10000, DUMP_LIMIT_MS = 30000, LEAST = 1006, CMDLINE_MAX = 64 << 10, DUMP_MAX = 4 << 20 };
+enum { TIMEOUT_MS = 10000, DUMP_LIMIT_MS = 30000, LEAST = 1006, CMDLINE_MAX = 64 << 10 };
 
 struct containerd {
 	const char *socket;
-	pid_t pid; /* 0: in another name space of processes */
+	pid_t pid; /* 0: not known, or in another name space of processes */
 	VersionResponse *version;
 	PluginsResponse *plugins;
 };
@@ -36,18 +39,20 @@ static void containerd_done(struct containerd *c)
 
 /* --- the one that runs --- */
 
-/* Who listens there. */
+/* Who listens there. Of one that accepts nothing any more, the queue may be full: then connecting waits. */
 static int find_process(struct containerd *c, struct lm_err *err)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	const struct timeval limit = {.tv_sec = TIMEOUT_MS / 1000};
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
 	if (strlen(c->socket) >= sizeof(address.sun_path))
 		return lm_err_set(err, -ENAMETOOLONG, "%s is too long for a socket", c->socket);
 	strcpy(address.sun_path, c->socket);
 	CLEANUP(lm_closep) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		return lm_err_sys(err, -errno, "%s", c->socket);
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0 ||
+		connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		return lm_err_sys(err, errno == EAGAIN ? -ETIMEDOUT : -errno, "%s", c->socket);
 	c->pid = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 ? peer.pid : 0;
 	return 0;
 }
@@ -77,6 +82,21 @@ static int ask(struct containerd *c, struct lm_err *err)
 
 /* --- its configuration --- */
 
+/* 0: the names of its files are ours, too. In a container of its own they are not, or in ours. */
+static int check_root(const struct containerd *c, struct lm_err *err)
+{
+	char path[64];
+	struct stat its, ours;
+	if (c->pid <= 0)
+		return lm_err_set(err, -ESRCH, "its process is not to be seen from here");
+	snprintf(path, sizeof(path), "/proc/%d/root", c->pid);
+	if (stat(path, &its) < 0 || stat("/", &ours) < 0)
+		return lm_err_sys(err, -errno, "%s", path);
+	if (its.st_dev != ours.st_dev || its.st_ino != ours.st_ino)
+		return lm_err_set(err, -EXDEV, "it has another root directory than this program");
+	return 0;
+}
+
 /* The file that it was started with, for a --config of our own; NULL: its default. */
 static char *config_file(pid_t pid)
 {
@@ -103,17 +123,15 @@ static char *config_file(pid_t pid)
 /* By the program that runs, which need not be the one that PATH finds. */
 static int dump_config(const struct containerd *c, struct lm_buf *dump, struct lm_err *err)
 {
-	CLEANUP(lm_freep) char *file = c->pid > 0 ? config_file(c->pid) : NULL;
+	CLEANUP(lm_freep) char *file = config_file(c->pid);
 	CLEANUP(lm_buf_done) struct lm_buf errors = LM_BUF(LM_ERR_MAX / 2);
 	const char *argv[] = {"containerd", "config", "dump", NULL, NULL, NULL};
 	const char *with_file[] = {"containerd", "--config", file, "config", "dump", NULL};
 	char path[64];
 	int status = 0;
 	snprintf(path, sizeof(path), "/proc/%d/exe", c->pid);
-	const struct lm_program program = {.argv = file ? with_file : argv,
-		.path = c->pid > 0 ? path : NULL,
-		.limit_ms = DUMP_LIMIT_MS,
-		.errors = &errors};
+	const struct lm_program program = {
+		.argv = file ? with_file : argv, .path = path, .limit_ms = DUMP_LIMIT_MS, .errors = &errors};
 	int r = lm_program_run(&program, dump, &status, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "containerd config dump");
@@ -163,8 +181,13 @@ static void look_at_config(struct lm_doctor *doctor, const struct containerd *c)
 	const Lamella__Snapshotter__V1__StatusResponse *snapshotter = doctor->gathered.snapshotter;
 	const char *address = snapshotter ? snapshotter->address : NULL;
 	CLEANUP(lm_containerd_config_done) struct lm_containerd_config config = {0};
-	CLEANUP(lm_buf_done) struct lm_buf dump = LM_BUF(DUMP_MAX);
+	CLEANUP(lm_buf_done) struct lm_buf dump = LM_BUF(LM_TOML_MAX);
 	struct lm_err err = LM_ERR_INIT;
+	if (check_root(c, &err) < 0) {
+		lm_doctor_saw(
+			doctor, LM_DOCTOR_CONTAINERD, "its configuration was not looked at: %s", lm_err_text(&err));
+		return;
+	}
 	int r = dump_config(c, &dump, &err);
 	if (r == 0)
 		r = lm_containerd_config_parse(lm_buf_cstr(&dump), dump.len, &config, &err);
@@ -180,19 +203,12 @@ static void look_at_config(struct lm_doctor *doctor, const struct containerd *c)
 
 void lm_doctor_containerd(struct lm_doctor *doctor)
 {
-	const char *given = doctor->options.containerd, *from_outside = getenv("CONTAINERD_ADDRESS");
-	CLEANUP(containerd_done)
-	struct containerd c = {.socket = given				 ? given
-					 : from_outside && *from_outside ? from_outside
-									 : LM_CONTAINERD_SOCKET};
+	CLEANUP(containerd_done) struct containerd c = {.socket = doctor->options.containerd};
 	struct lm_err err = LM_ERR_INIT;
-	int r = ask(&c, &err);
-	if (r == -EACCES && geteuid() != 0) {
-		lm_doctor_saw(doctor, LM_DOCTOR_CONTAINERD, "not looked at: %s", lm_err_text(&err));
-		return;
-	}
-	if (r < 0) {
-		lm_doctor_found(doctor, LM_DOCTOR_CONTAINERD_DOWN, "%s", lm_err_text(&err));
+	if (!c.socket)
+		c.socket = lm_cli_environment("CONTAINERD_ADDRESS", LM_CONTAINERD_SOCKET);
+	if (ask(&c, &err) < 0) {
+		lm_doctor_no_answer(doctor, LM_DOCTOR_CONTAINERD_DOWN, &err);
 		return;
 	}
 	lm_doctor_saw(doctor, LM_DOCTOR_CONTAINERD, "containerd %s answers at %s", c.version->version, c.socket);
