@@ -192,6 +192,14 @@ finds_not server-fails network
 with_settings "CVMFS_HTTP_PROXY='http://somebody:secret@$NOBODY;DIRECT'"
 finds proxy-password "$NOBODY" network
 ! grep -q secret "$WORK/report" || fail "a password is shown: $(cat "$WORK/report")"
+# What was not tried may work.
+with_settings "CVMFS_HTTP_PROXY='http://somebody:secret@$NOBODY|http://127.0.0.1:10'"
+finds proxy-fails '127.0.0.1:10' network
+finds_not unreachable network
+finds_not server-fails network
+with_settings CVMFS_DNS_SERVER=127.0.0.1
+examine network
+jq -e 'any(.saw[].text; test("CVMFS_DNS_SERVER 127.0.0.1"))' "$WORK/report" >/dev/null || fail "who is asked for names: $(cat "$WORK/report")"
 with_settings "CVMFS_SERVER_URL='http://$OTHER_WEB/cvmfs/@fqrn@;$good'"
 finds server-behind "$OTHER_WEB.* revision 1, another 2" network
 "$LAMELLA" repo init other.lamella.test --storage "$WORK/others" --keys "$WORK/other-keys" >/dev/null

@@ -8,23 +8,15 @@
 #include "doctor/doctor.h"
 #include "net/http.h"
 #include "net/origin_lists.h"
+#include "public_keys.h"
 #include "repo/object.h"
 #include "repo/trust.h"
 
-#include <glob.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
-enum {
-	WAYS_MAX = 256,
-	KEYS_MAX = 64,
-	KEY_FILE_MAX = 1 << 20,
-	CERTIFICATE_MAX = 2 * LM_PEM_MAX,
-	BLACKLIST_MAX = 1 << 20
-};
-enum { SECOND_MS = 1000 };
+enum { WAYS_MAX = 256, CLOCKS_MAX = 1024, BLACKLIST_MAX = 1 << 20, SECOND_MS = 1000 };
 #define STOCK_BLACKLIST "/etc/cvmfs/blacklist"
 
 /* One server by one proxy. */
@@ -39,6 +31,12 @@ struct way {
 	int64_t ahead_s;       /* of our clock, where date_s is set */
 };
 
+/* How far those of servers are ahead of ours, as each answer says. */
+struct clocks {
+	int64_t ahead_s[CLOCKS_MAX];
+	size_t count;
+};
+
 /* Of one repository. */
 struct network {
 	struct lm_doctor *doctor;
@@ -46,11 +44,11 @@ struct network {
 	const char *fqrn;
 	struct lm_http *http; /* borrowed */
 	struct lm_origin_lists *lists;
-	struct lm_key *keys[KEYS_MAX];
-	size_t key_count;
+	struct lm_public_keys keys;
 	struct lm_buf blacklist;
 	struct way ways[WAYS_MAX];
 	size_t way_count;
+	bool has_hidden; /* there are ways that can't be tried */
 	struct lm_lock lock;
 	struct lm_cond changed;
 	size_t running; /* under lock */
@@ -62,8 +60,7 @@ static void network_free(struct network *n)
 		return;
 	for (size_t i = 0; i < n->way_count; i++)
 		lm_buf_done(&n->ways[i].body);
-	for (size_t i = 0; i < n->key_count; i++)
-		lm_key_free(n->keys[i]);
+	lm_public_keys_done(&n->keys);
 	lm_buf_done(&n->blacklist);
 	lm_origin_lists_free(n->lists);
 	lm_cond_done(&n->changed);
@@ -77,6 +74,7 @@ static const char *setting(const struct network *n, const char *key)
 	return lm_doctor_setting_of(n->settings, key);
 }
 
+/* As base/conf.h reads it; the fetcher has refused what is neither yes nor no. */
 static bool is_yes(const struct network *n, const char *key)
 {
 	const char *value = setting(n, key);
@@ -84,56 +82,12 @@ static bool is_yes(const struct network *n, const char *key)
 	       strcmp(value, "1") == 0;
 }
 
-/* --- keys --- */
-
-static int add_key(struct network *n, const char *path, struct lm_err *err)
+static void tell(const struct network *n, enum lm_doctor_kind kind, const char *what, const struct lm_err *err)
 {
-	CLEANUP(lm_buf_done) struct lm_buf pem = LM_BUF(KEY_FILE_MAX);
-	if (n->key_count == KEYS_MAX)
-		return lm_err_set(err, -E2BIG, "more than %d public keys", KEYS_MAX);
-	int r = lm_file_read(AT_FDCWD, path, &pem, err);
-	if (r == 0)
-		r = lm_key_parse_public(lm_buf_cstr(&pem), pem.len, &n->keys[n->key_count], err);
-	if (r < 0)
-		return lm_err_prefix(err, r, "public key %s", path);
-	n->key_count++;
-	return 0;
-}
-
-static int add_key_list(struct network *n, const char *list, struct lm_err *err)
-{
-	CLEANUP(lm_freep) char *copy = strdup(list);
-	char *save = NULL;
-	int r = copy ? 0 : lm_err_oom(err);
-	for (char *path = copy ? strtok_r(copy, ":", &save) : NULL; path && r == 0; path = strtok_r(NULL, ":", &save))
-		r = add_key(n, path, err);
-	return r;
-}
-
-static int add_key_dir(struct network *n, const char *dir, struct lm_err *err)
-{
-	CLEANUP(globfree) glob_t found = {0};
-	CLEANUP(lm_freep) char *pattern = lm_str_printf("%s/*.pub", dir);
-	int r = 0;
-	if (!pattern)
-		return lm_err_oom(err);
-	if (glob(pattern, 0, NULL, &found) != 0)
-		return lm_err_set(err, -ENOENT, "%s: no public key (*.pub) is there", dir);
-	for (size_t i = 0; r == 0 && i < found.gl_pathc; i++)
-		r = add_key(n, found.gl_pathv[i], err);
-	return r;
-}
-
-/* Those that the fetcher said it takes. */
-static int load_trust(struct network *n, struct lm_err *err)
-{
-	const char *from = json_string_value(json_object_get(n->settings, "keys_from"));
-	const char *blacklist = setting(n, "CVMFS_BLACKLIST");
-	int r = from && strcmp(from, "CVMFS_KEYS_DIR") == 0 ? add_key_dir(n, setting(n, "CVMFS_KEYS_DIR"), err)
-							    : add_key_list(n, setting(n, "CVMFS_PUBLIC_KEY"), err);
-	if (r == 0 && json_is_true(json_object_get(n->settings, "blacklist")))
-		r = lm_file_read(AT_FDCWD, *blacklist ? blacklist : STOCK_BLACKLIST, &n->blacklist, err);
-	return r;
+	if (err->code == -ENOMEM)
+		n->doctor->incomplete = true;
+	else
+		lm_doctor_found(n->doctor, kind, "%s: %s", what, lm_err_text(err));
 }
 
 /* --- requests --- */
@@ -180,7 +134,9 @@ static int on_data(void *arg, const void *data, size_t len, struct lm_err *err)
 {
 	struct way *way = arg;
 	int r = lm_buf_append(&way->body, data, len);
-	return r < 0 ? lm_err_set(err, r, "more than %zu bytes", way->body.max) : 0;
+	if (r == -EMSGSIZE)
+		return lm_err_set(err, r, "more than %zu bytes", way->body.max);
+	return r < 0 ? lm_err_oom(err) : 0;
 }
 
 static void on_done(void *arg, const struct lm_http_result *result)
@@ -230,12 +186,13 @@ static bool is_hidden(const struct lm_origin_proxy *proxy)
 	return proxy->url && strstr(proxy->url, ":***@");
 }
 
-static void try_all(struct network *n)
+static void prepare(struct network *n)
 {
 	for (unsigned p = 0; p < n->lists->n_proxies; p++) {
-		if (is_hidden(&n->lists->proxies[p])) {
-			lm_doctor_found(
-				n->doctor, LM_DOCTOR_PROXY_PASSWORD, "%s for %s", n->lists->proxies[p].shown, n->fqrn);
+		const struct lm_origin_proxy *proxy = &n->lists->proxies[p];
+		if (is_hidden(proxy)) {
+			lm_doctor_found(n->doctor, LM_DOCTOR_PROXY_PASSWORD, "%s for %s", proxy->shown, n->fqrn);
+			n->has_hidden = true;
 			continue;
 		}
 		for (unsigned s = 0; s < n->lists->n_servers && n->way_count < WAYS_MAX; s++) {
@@ -246,6 +203,14 @@ static void try_all(struct network *n)
 	if (n->way_count == WAYS_MAX)
 		lm_doctor_saw(n->doctor, LM_DOCTOR_NETWORK, "%s: the first %d pairs of server and proxy are tried",
 			n->fqrn, WAYS_MAX);
+	if (*setting(n, "CVMFS_DNS_SERVER"))
+		lm_doctor_saw(n->doctor, LM_DOCTOR_NETWORK,
+			"%s: names of proxies are looked up as this machine does, not at CVMFS_DNS_SERVER %s", n->fqrn,
+			setting(n, "CVMFS_DNS_SERVER"));
+}
+
+static void try_all(struct network *n)
+{
 	for (size_t i = 0; i < n->way_count; i++)
 		start(n, &n->ways[i]);
 	LM_LOCKED(&n->lock);
@@ -296,10 +261,32 @@ static void tell_failures(struct network *n)
 
 /* --- trust --- */
 
+static int add_keys(struct lm_public_keys *keys, const char *list, struct lm_err *err)
+{
+	CLEANUP(lm_freep) char *copy = strdup(list);
+	char *save = NULL;
+	int r = copy ? 0 : lm_err_oom(err);
+	for (char *path = copy ? strtok_r(copy, ":", &save) : NULL; path && r == 0; path = strtok_r(NULL, ":", &save))
+		r = lm_public_keys_add(keys, path, err);
+	return r;
+}
+
+/* Those that the fetcher said it takes. */
+static int load_trust(struct network *n, struct lm_err *err)
+{
+	const char *blacklist = setting(n, "CVMFS_BLACKLIST");
+	bool in_dir = strcmp(lm_doctor_text_of(n->settings, "keys_from"), "CVMFS_KEYS_DIR") == 0;
+	int r = in_dir ? lm_public_keys_add_dir(&n->keys, setting(n, "CVMFS_KEYS_DIR"), err)
+		       : add_keys(&n->keys, setting(n, "CVMFS_PUBLIC_KEY"), err);
+	if (r == 0 && json_is_true(json_object_get(n->settings, "blacklist")))
+		r = lm_file_read(AT_FDCWD, *blacklist ? blacklist : STOCK_BLACKLIST, &n->blacklist, err);
+	return r;
+}
+
 struct verifying {
-	struct network *network;
+	const struct network *network;
 	const struct way *way;
-	struct lm_buf whitelist; /* as it came */
+	int64_t expires_s; /* of the whitelist that came, and may yet be refused */
 };
 
 static int fetch_signed(void *arg, const struct lm_hash *certificate, struct lm_buf *ret, struct lm_err *err)
@@ -307,47 +294,52 @@ static int fetch_signed(void *arg, const struct lm_hash *certificate, struct lm_
 	struct verifying *v = arg;
 	struct lm_http_request request;
 	char object[LM_OBJECT_PATH_MAX];
-	bool whitelist = !certificate || !certificate->set;
-	size_t before = ret->len;
 	CLEANUP(lm_freep)
 	char *url = lm_str_printf("%s/%s", v->network->lists->servers[v->way->server],
-		whitelist ? LM_WHITELIST_NAME : lm_object_path(certificate, LM_OBJECT_CERTIFICATE, object));
+		certificate->set ? lm_object_path(certificate, LM_OBJECT_CERTIFICATE, object) : LM_WHITELIST_NAME);
 	if (!url)
 		return lm_err_oom(err);
 	request_of(v->network, v->way, url, &request);
+	request.no_cache = !certificate->set;
+	struct lm_whitelist whitelist;
+	size_t before = ret->len;
 	int r = lm_http_get(v->network->http, &request, ret, NULL, err);
-	if (r == 0 && whitelist)
-		r = lm_buf_append(&v->whitelist, ret->data + before, ret->len - before);
+	if (r == 0 && !certificate->set &&
+		lm_whitelist_parse((const char *)ret->data + before, ret->len - before, &whitelist, NULL) == 0)
+		v->expires_s = whitelist.expires_s;
 	return r;
 }
 
-static void tell_distrust(const struct network *n, const char *server, const struct lm_err *err)
+static enum lm_doctor_kind kind_of(const struct lm_err *err)
 {
-	bool transport = err->code == -EIO || err->code == -ETIMEDOUT || err->code == -ENOENT || err->code == -EACCES;
-	lm_doctor_found(n->doctor,
-		err->code == -EKEYEXPIRED ? LM_DOCTOR_WHITELIST_EXPIRED
-		: transport		  ? LM_DOCTOR_SERVER_FAILS
-					  : LM_DOCTOR_UNTRUSTED,
-		"%s: %s", server, lm_err_text(err));
+	switch (err->code) {
+	case -EKEYEXPIRED:
+		return LM_DOCTOR_WHITELIST_EXPIRED;
+	case -EIO:
+	case -ETIMEDOUT:
+	case -ENOENT:
+	case -EACCES:
+		return LM_DOCTOR_SERVER_FAILS;
+	default:
+		return LM_DOCTOR_UNTRUSTED;
+	}
 }
 
 /* 0, or it was told. */
-static int verify(struct network *n, const struct way *way, struct lm_manifest *ret, int64_t *ret_expires_s)
+static int verify(const struct network *n, const struct way *way, struct lm_manifest *ret, int64_t *ret_expires_s)
 {
-	struct verifying v = {.network = n, .way = way, .whitelist = LM_BUF(LM_WHITELIST_MAX)};
+	struct verifying v = {.network = n, .way = way};
 	const struct lm_trust trust = {.fqrn = n->fqrn,
-		.keys = n->keys,
-		.key_count = n->key_count,
+		.keys = n->keys.keys,
+		.key_count = n->keys.count,
 		.now_s = lm_wall_s(),
 		.blacklist = n->blacklist.len ? lm_buf_cstr(&n->blacklist) : NULL};
-	struct lm_whitelist whitelist;
 	struct lm_err err = LM_ERR_INIT;
 	int r = lm_trust_manifest(&trust, lm_buf_cstr(&way->body), way->body.len, fetch_signed, &v, ret, &err);
 	if (r < 0)
-		tell_distrust(n, n->lists->servers[way->server], &err);
-	else if (lm_whitelist_parse(lm_buf_cstr(&v.whitelist), v.whitelist.len, &whitelist, NULL) == 0)
-		*ret_expires_s = whitelist.expires_s;
-	lm_buf_done(&v.whitelist);
+		tell(n, kind_of(&err), n->lists->servers[way->server], &err);
+	else
+		*ret_expires_s = v.expires_s;
 	return r;
 }
 
@@ -375,10 +367,15 @@ static void judge(struct network *n)
 	uint64_t revisions[LM_ORIGIN_SERVERS_MAX] = {0}, newest = 0;
 	int64_t expires_s = INT64_MAX, now_s = lm_wall_s();
 	unsigned good = 0;
+	struct lm_err err = LM_ERR_INIT;
+	if (load_trust(n, &err) < 0) { /* but the fetcher could */
+		tell(n, LM_DOCTOR_UNTRUSTED, n->fqrn, &err);
+		return;
+	}
 	for (unsigned s = 0; s < n->lists->n_servers; s++) {
 		const struct way *way = best_way(n, (int)s, -1);
 		struct lm_manifest manifest;
-		int64_t until_s = INT64_MAX;
+		int64_t until_s;
 		if (!way || way->code < 0 || verify(n, way, &manifest, &until_s) < 0)
 			continue;
 		good++;
@@ -397,12 +394,11 @@ static void judge(struct network *n)
 
 /* --- all of it --- */
 
-/* Appends how far servers' clocks are ahead. */
-static void note_clocks(const struct network *n, int64_t *ahead_s, size_t max, size_t *count)
+static void note_clocks(const struct network *n, struct clocks *clocks)
 {
-	for (size_t i = 0; i < n->way_count && *count < max; i++)
+	for (size_t i = 0; i < n->way_count && clocks->count < CLOCKS_MAX; i++)
 		if (n->ways[i].code == 0 && n->ways[i].date_s)
-			ahead_s[(*count)++] = n->ways[i].ahead_s;
+			clocks->ahead_s[clocks->count++] = n->ways[i].ahead_s;
 }
 
 int64_t lm_doctor_clock_behind(const int64_t *ahead_s, size_t count)
@@ -414,41 +410,38 @@ int64_t lm_doctor_clock_behind(const int64_t *ahead_s, size_t count)
 	return llabs(nearest) < LM_DOCTOR_CLOCK_S ? 0 : nearest;
 }
 
+/* Nothing works. Where not all could be tried, that is not to say that nothing would. */
 static void tell_unreachable(struct network *n)
 {
-	const struct way *way = best_way(n, -1, -1);
-	if (!way)
-		lm_doctor_found(n->doctor, LM_DOCTOR_UNREACHABLE, "%s: no way could be tried", n->fqrn);
-	for (size_t i = 0; i < n->way_count; i++)
-		lm_doctor_found(n->doctor, LM_DOCTOR_UNREACHABLE, "%s by %s: %s", n->fqrn,
-			proxy_name(n, n->ways[i].proxy), lm_err_text(&n->ways[i].err));
+	for (size_t i = 0; i < n->way_count; i++) {
+		const struct way *way = &n->ways[i];
+		CLEANUP(lm_freep) char *what = lm_str_printf("%s by %s", n->fqrn, proxy_name(n, way->proxy));
+		tell(n, n->has_hidden ? LM_DOCTOR_PROXY_FAILS : LM_DOCTOR_UNREACHABLE, what ? what : n->fqrn,
+			&way->err);
+	}
 }
 
-static int look_at(struct network *n, int64_t *ahead_s, size_t max, size_t *count, struct lm_err *err)
+static int look_at(struct network *n, struct clocks *clocks, struct lm_err *err)
 {
 	int r = lm_origin_lists_parse(setting(n, "CVMFS_SERVER_URL"), setting(n, "CVMFS_HTTP_PROXY"),
 		setting(n, "CVMFS_FALLBACK_PROXY"), n->fqrn, &n->lists, err);
-	if (r == 0)
-		r = load_trust(n, err);
 	if (r < 0)
 		return r;
+	prepare(n);
 	try_all(n);
-	note_clocks(n, ahead_s, max, count);
+	note_clocks(n, clocks);
 	const struct way *best = best_way(n, -1, -1);
-	bool hidden = n->way_count < (size_t)n->lists->n_servers * n->lists->n_proxies;
-	if (!best && hidden) /* said already */
-		return 0;
-	if (!best || best->code < 0) {
+	if (best && best->code == 0) {
+		tell_failures(n);
+		judge(n);
+	} else {
 		tell_unreachable(n);
-		return 0;
 	}
-	tell_failures(n);
-	judge(n);
 	return 0;
 }
 
-static int look_at_repository(struct lm_doctor *doctor, struct lm_http *http, const json_t *settings, int64_t *ahead_s,
-	size_t max, size_t *count, struct lm_err *err)
+static int look_at_repository(struct lm_doctor *doctor, struct lm_http *http, const json_t *settings,
+	struct clocks *clocks, struct lm_err *err)
 {
 	CLEANUP(network_freep) struct network *n = calloc(1, sizeof(*n));
 	if (!n)
@@ -460,14 +453,12 @@ static int look_at_repository(struct lm_doctor *doctor, struct lm_http *http, co
 	n->blacklist = LM_BUF(BLACKLIST_MAX);
 	lm_lock_init(&n->lock);
 	lm_cond_init(&n->changed);
-	return n->fqrn ? look_at(n, ahead_s, max, count, err) : lm_err_set(err, -EPROTO, "a repository without a name");
+	return n->fqrn ? look_at(n, clocks, err) : lm_err_set(err, -EPROTO, "a repository without a name");
 }
 
 void lm_doctor_network(struct lm_doctor *doctor)
 {
-	enum { CLOCKS_MAX = 1024 };
-	int64_t ahead_s[CLOCKS_MAX];
-	size_t count = 0;
+	struct clocks clocks = {.count = 0};
 	struct lm_err err = LM_ERR_INIT;
 	CLEANUP(lm_http_freep) struct lm_http *http = NULL;
 	if (!doctor->gathered.settings) {
@@ -480,13 +471,12 @@ void lm_doctor_network(struct lm_doctor *doctor)
 	}
 	const json_t *repositories = json_object_get(doctor->gathered.settings, "repositories");
 	for (size_t i = 0; i < json_array_size(repositories); i++)
-		if (look_at_repository(
-			    doctor, http, json_array_get(repositories, i), ahead_s, CLOCKS_MAX, &count, &err) < 0)
+		if (look_at_repository(doctor, http, json_array_get(repositories, i), &clocks, &err) < 0)
 			lm_doctor_found(doctor, LM_DOCTOR_UNREACHABLE, "%s", lm_err_text(&err));
-	int64_t behind_s = lm_doctor_clock_behind(ahead_s, count);
+	int64_t behind_s = lm_doctor_clock_behind(clocks.ahead_s, clocks.count);
 	if (behind_s)
 		lm_doctor_found(doctor, LM_DOCTOR_CLOCK, "it is %lld s %s by the nearest of %zu answers",
-			(long long)llabs(behind_s), behind_s > 0 ? "behind" : "ahead", count);
-	else if (count > 0)
+			(long long)llabs(behind_s), behind_s > 0 ? "behind" : "ahead", clocks.count);
+	else if (clocks.count > 0)
 		lm_doctor_saw(doctor, LM_DOCTOR_NETWORK, "the clock agrees with the servers'");
 }
