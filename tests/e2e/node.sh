@@ -266,9 +266,19 @@ installs
 said "settings are wrong, and not put in force"
 ! grep -q NONSENSE /etc/lamella/lamella.conf || fail "wrong settings are in /etc"
 settings CVMFS_QUOTA_LIMIT=2000
-rm "$SETTINGS/repository.$FQRN.conf"
+cp "$SETTINGS/repository.$FQRN.conf" "$WORK/tmp/repository"
+echo "LAMELLA_NONSENSE=1" >>"$SETTINGS/repository.$FQRN.conf"
+installs
+said "settings are wrong, and not put in force"
+grep -q "NONSENSE" "$WORK/out" || fail "it is not said what is wrong: $(cat "$WORK/out")"
+cmp "/etc/lamella/config.d/$FQRN.conf" "$WORK/tmp/repository" || fail "a repository's wrong settings are in /etc"
+rm "$SETTINGS/repository.$FQRN.conf" "$SETTINGS/lamella-fetcher.service.conf"
+: >"$STANDIN/orders"
 installs
 [ ! -e "/etc/lamella/config.d/$FQRN.conf" ] || fail "a file of settings is left"
+[ ! -e /etc/systemd/system/lamella-fetcher.service.d/50-kubernetes.conf ] || fail "a drop-in is left"
+[ "$(orders '^daemon-reload$')" = 1 ] || fail "systemd goes on with a drop-in that is gone"
+[ ! -e /etc/lamella/.new ] || fail "left: $(find /etc/lamella/.new)"
 touch "$SETTINGS/what.else"
 installs
 said "left out.*what.else"
