@@ -49,7 +49,7 @@ daemon-reload | "enable --quiet "*) ;;
 "disable --now "*) for u in "${@:3}"; do end "$u"; done ;;
 "is-active --quiet "*) lives "$(pid_of "$3")" ;;
 "start "*) lives "$(pid_of "$2")" || begin "$2" ;;
-"restart containerd.service") ;;
+"restart containerd.service") [ ! -e "$STANDIN/containerd-fails" ] || { rm "$STANDIN/containerd-fails" && exit 1; } ;;
 "restart "*)
 	end "$2"
 	begin "$2"
@@ -344,6 +344,12 @@ for SERIES in 1.6 1.7 2; do
 	holds 'oom_score = -500' "$now"
 	holds 'snapshotter = "lamella"' "$now"
 	site_config "$([ $SERIES = 2 ] && echo 3 || echo 2)"
+	cp /etc/containerd/config.toml "$WORK/tmp/was"
+	touch "$STANDIN/containerd-fails"
+	: >"$STANDIN/orders"
+	refuses "does not start with lamella" "$NODE" install
+	cmp "$WORK/tmp/was" /etc/containerd/config.toml || fail "containerd is left without its configuration"
+	[ "$(orders '^restart containerd.service$')" = 2 ] || fail "containerd was not started again"
 	echo control-group >"$STANDIN/killmode"
 	refuses "would end all containers" "$NODE" install
 	echo process >"$STANDIN/killmode"
