@@ -369,15 +369,18 @@ site_config 2
 export CONTAINERD=containerd
 installs
 refuses "containers of this node" $PREFIX/libexec/lamella-node remove
+mkdir -p /var/lib/lamella/snapshotter/snapshots/1/tree
+mount -t tmpfs tree /var/lib/lamella/snapshotter/snapshots/1/tree # as if an image with a merged tree were there
 cri lamella rm "$CONTAINER"
 collect_garbage
 $PREFIX/libexec/lamella-node remove >"$WORK/out" 2>&1 || fail "remove: $(cat "$WORK/out")"
 stop containerd-lamella
 [ ! -e $PREFIX ] || fail "left: $(find $PREFIX)"
 ! grep -q lamella /etc/containerd/config.toml || fail "containerd's configuration names it still"
+[ "$(stat -c %a /etc/containerd/config.toml)" = 640 ] || fail "containerd's configuration can be read by everybody"
 [ -z "$(find /etc/systemd/system -name 'lamella*')" ] || fail "units are left"
 [ ! -e /etc/lamella/lamella.conf ] || fail "settings are left"
-! grep -q " $MOUNT_BASE/" /proc/self/mountinfo || fail "mounts are left"
+! grep -E " ($MOUNT_BASE|/var/lib/lamella/snapshotter)/" /proc/self/mountinfo || fail "mounts are left"
 ! pgrep lamella- >/dev/null || fail "processes are left: $(pgrep -a lamella-)"
 stop serve
 check_reports
