@@ -217,7 +217,7 @@ wait_for 20 "the pod to see other settings" quota_is 1500
 stop pod
 forget
 goes_on "two pods"
-touch -d '10 minutes ago' "$HEARTBEAT"
+touch -d '20 minutes ago' "$HEARTBEAT"
 refuses "no sign of life" "$NODE" alive
 flock "$LOCK" sleep 1 &
 begin=$(now_ms)
