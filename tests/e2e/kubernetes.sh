@@ -63,6 +63,7 @@ refused 'needs both ports' "${example[@]}" --set ports.fetcher=null,acceptance.i
 refused 'there is no port' "${example[@]}" --set ports.fetcher=null,ports.snapshotter=null,monitoring.monitor=PodMonitor
 refused "must not have a '" "${example[@]}" --set "settings.CVMFS_DNS_SERVER='x"
 refused 'mountBase' "${example[@]}" --set mountBase=cvmfs
+refused 'CVMFS_QUOTA_LIMIT' "${example[@]}" --set-json settings.CVMFS_QUOTA_LIMIT=0.5
 
 say "objects"
 node "$OBJECTS" "$LM_KUBERNETES" "$WORK"/*.yaml "$DEPLOY"/kubernetes/manifests/*.yaml "$DEPLOY"/atlas/harvester/*.yaml >"$WORK/out" 2>&1 ||

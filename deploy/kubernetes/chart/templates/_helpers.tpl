@@ -43,7 +43,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 {{- end }}
 
-{{- /* Programs are there for these. */ -}}
+{{- /* The image is built for these (Containerfile). */ -}}
 {{- define "lamella.affinity" -}}
 nodeAffinity:
   requiredDuringSchedulingIgnoredDuringExecution:
