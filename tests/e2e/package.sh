@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The Debian packages, as an administrator has them: in a fresh Debian with systemd they are installed, set up by the manual,
-# upgraded under a container that reads on, removed and purged; then the disk is as it was before. The service manager is a real one.
+# upgraded under a container that reads on, keep a wish list, are removed and purged; then the disk is as it was before. The service
+# manager is a real one.
 # time limit: 900 s
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -119,8 +120,9 @@ test_install() {
 	install_version "$VERSION"
 	version_is "$VERSION"
 	for p in lamella lamella-fetcher lamella-snapshotter; do inside $p --help | has . || fail "$p --help says nothing"; done
-	for page in lamella.1 lamella-pull.1 lamella-sync.1 lamella.conf.5 lamella-fetcher.8 lamella-snapshotter.8; do
-		gzip -t "$WORK/machine/usr/share/man/man${page##*.}/$page.gz" || fail "no manual $page"
+	for page in "$LM_ROOT"/deploy/man/* lamella-fetcher-worker.8; do
+		page=${page##*/}
+		inside gzip -t "/usr/share/man/man${page##*.}/$page.gz" || fail "no manual $page"
 	done
 	for unit in fetcher snapshotter sync registry; do
 		inside systemd-analyze verify --man=no "/lib/systemd/system/lamella-$unit.service" >"$WORK/verify" 2>&1 || echo "exit code $?" >>"$WORK/verify"
@@ -174,6 +176,12 @@ test_start() {
 		fail "no container: $(journal)"
 	[ -z "$(registry_layer_requests "$WORK/oci-reader")" ] || fail "layers were pulled: $(registry_log)"
 	reads_on "the start"
+	inside lamella doctor >"$WORK/doctor" 2>&1 || fail "lamella doctor: $(cat "$WORK/doctor")"
+	# The guide's first container, without the CRI.
+	inside lamella pull "$IMAGE" >"$WORK/pull" 2>&1 || fail "lamella pull: $(cat "$WORK/pull")"
+	[ "$(inside ctr run --rm --snapshotter lamella "$IMAGE" first sh -c 'echo started')" = started ] || fail "ctr starts no container: $(journal)"
+	[ -z "$(registry_layer_requests "$WORK/oci-reader")" ] || fail "lamella pull pulled layers: $(registry_log)"
+	inside ctr images rm --sync "$IMAGE" >"$WORK/pull" 2>&1 || fail "ctr images rm: $(cat "$WORK/pull")"
 }
 journal() { inside journalctl -q --no-pager -n 20 -u 'lamella-*'; }
 
@@ -202,19 +210,20 @@ test_upgrade() {
 
 # What the units are for, by the real service manager.
 test_units() {
-	local fetcher
+	local fetcher snapshotter
 	say "the services under systemd"
 	fetcher=$(property lamella-fetcher MainPID)
 	inside systemctl kill --kill-whom=main -s KILL lamella-fetcher
-	wait_for 20 "another keeper" another_keeper "$fetcher"
+	wait_for 20 "another keeper" another lamella-fetcher "$fetcher"
 	[ "$(property lamella-fetcher NRestarts)" = 1 ] || fail "$(property lamella-fetcher NRestarts) starts after the kill"
 	reads_on "the keeper's death"
 	apt install --reinstall --no-install-recommends "/mnt/lamella-node_${NEXT}_$ARCH.deb"
 	[ "$(property lamella-fetcher NRestarts)" = 1 ] || fail "the fetcher was started again by an installation after a crash"
 	reads_on "an upgrade after that"
 	inside systemctl reload lamella-fetcher
+	snapshotter=$(property lamella-snapshotter MainPID)
 	inside systemctl kill -s KILL lamella-snapshotter
-	wait_for 20 "another snapshotter" test -n "$(property lamella-snapshotter MainPID)"
+	wait_for 20 "another snapshotter" another lamella-snapshotter "$snapshotter"
 	inside systemctl restart lamella-snapshotter containerd
 	wait_for 30 "containerd" node_ready
 	reads_on "a reload, and restarts of snapshotter and containerd"
@@ -224,14 +233,42 @@ test_units() {
 	inside systemctl stop lamella-registry
 	rm "$WORK/machine/etc/lamella/registry.env"
 }
-another_keeper() { [ "$(property lamella-fetcher MainPID)" != "$1" ] && [ "$(property lamella-fetcher ActiveState)" = active ]; }
+another() { [ "$(property "$1" MainPID)" != "$2" ] && [ "$(property "$1" ActiveState)" = active ]; } # SERVICE PID
+
+# As lamella-librarian(7) says: under the unit's restrictions it fetches, converts and publishes, also after root has had a hand in.
+PUBLISHED=service.lamella.test
+wishes() { # TAG...
+	printf 'version: 2\nrepositories:\n  - repository: %s\n    images:\n' $PUBLISHED
+	printf "      - http://$REGISTRY/reader:%s\n" "$@"
+}
+published() { inside lamella images --repo $PUBLISHED 2>/dev/null | has -F "$REGISTRY/reader:$1"; } # TAG
+test_sync() {
+	local tag tags=()
+	say "a wish list, kept by the service"
+	inside lamella repo init $PUBLISHED --storage /srv/repo --keys /srv/keys >>"$WORK/log/sync.log" 2>&1 || fail "repo init"
+	inside chown -R lamella: /srv/repo /srv/keys
+	for tag in latest second third; do
+		tags+=("$tag")
+		push "$WORK/oci-reader:latest" "reader:$tag"
+		wishes "${tags[@]}" >"$WORK/machine/etc/lamella/wishes.yaml"
+		inside systemctl reload-or-restart lamella-sync || fail "lamella-sync: $(journal)"
+		wait_for 60 "the service to publish $tag" published "$tag"
+		inside lamella repo sign $PUBLISHED >>"$WORK/log/sync.log" 2>&1 || fail "repo sign"
+	done
+	[ "$(property lamella-sync NRestarts)$(property lamella-sync ActiveState)" = 0active ] || fail "lamella-sync: $(journal)"
+	! inside journalctl -q -u lamella-sync | has -iE 'not permitted|permission denied|read-only' || fail "it may not do what it has to: $(journal)"
+	inside systemctl stop lamella-sync
+	[ "$(property lamella-sync Result)" = success ] || fail "lamella-sync: $(journal)"
+	inside rm -r /srv/repo /srv/keys /etc/lamella/wishes.yaml /etc/lamella/repositories.d
+}
 
 test_remove() {
 	say "removed"
 	node rm "$READER"
 	node clear
 	apt remove lamella lamella-node
-	[ -z "$(pgrep -x lamella-fetche)$(pgrep -x lamella-snapsho)" ] || fail "programs are running"
+	# Names of processes have 15 characters.
+	[ -z "$(pgrep -x lamella-fetcher)$(pgrep -x lamella-snapsho)" ] || fail "programs are running"
 	! inside grep -E ' (cvmfs2|lamella) | /var/lib/lamella/' /proc/mounts || fail "mounts are left"
 	[ -e "$WORK/machine/etc/lamella/lamella.conf" ] || fail "the settings went at a removal"
 	[ -d "$WORK/machine/var/lib/cvmfs/lamella" ] || fail "the cache went at a removal"
@@ -253,5 +290,6 @@ test_install
 test_start
 test_upgrade
 test_units
+test_sync
 test_remove
 say "passed"
