@@ -5,6 +5,8 @@
 #
 # Network namespaces only: all processes and mounts are where they would be without.
 
+shopt -s inherit_errexit # what fails on the way to a figure must not become one
+
 NET=198.18.0 # of those that are reserved for benchmarks
 ORIGIN=$NET.2 SQUID=$NET.3
 RELAY=$LM_BUILD/benchmarks/bench-relay
@@ -75,6 +77,8 @@ workload() { # IMAGE NAME COLUMN
 
 # --- the origin -------------------------------------------------------------------------------------------------------
 
+MANIFESTS='application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json'
+
 # Registry and repository by their names in lib.sh, as everybody is to call them; they listen behind the relay.
 origin_start() {
 	net_host origin "${ORIGIN##*.}"
@@ -88,6 +92,21 @@ relay_start() { # RTT_MS
 	on_host origin start_listening relay "$ORIGIN:5000" "$RELAY" --rtt-ms "$1" \
 		"$ORIGIN:5000=127.0.0.1:5000" "$ORIGIN:8000=127.0.0.1:8000"
 }
+
+# What it serves comes from its memory, whoever asks and whatever was there before: it is read once, ahead of time. Files of
+# $WORK, a line each: what a pull reads, what was asked of the repository since web_mark, and all those in the input read.
+registry_files() { # NAME TAG...
+	local tag digests digest
+	for tag in "${@:2}"; do
+		digests=$(curl -sSf "http://$REGISTRY/v2/$1/manifests/$tag" -H "Accept: $MANIFESTS" | jq -r '.config.digest, .layers[].digest')
+		for digest in $digests; do
+			digest=${digest#sha256:}
+			echo "registry/docker/registry/v2/blobs/sha256/${digest:0:2}/$digest/data"
+		done
+	done
+}
+repository_files() { web_log | sed -nE 's|.*"GET /([^ ]*) [^"]*" 20[06] .*|storage/\1|p' | sort -u; }
+read_ahead_of_time() { (cd "$WORK" && sort -u | xargs -r cat >/dev/null); }
 
 # --- Squid ------------------------------------------------------------------------------------------------------------
 
@@ -141,8 +160,8 @@ process_tree() { # PID...
 		process_tree $(cat /proc/"$p"/task/*/children 2>/dev/null)
 	done
 }
-# Prints clock ticks of processor time, bytes written to disk, and the most memory, in KiB, of a daemon and its children, also
-# those that ended; of memory the sum of each one's most.
+# Prints clock ticks of processor time, also of children that ended, bytes written to disk, and the most memory, in KiB, of a
+# daemon and its children; of memory the sum of each one's most.
 used_by() { # NAME
 	local p files=()
 	for p in $(process_tree "$(pid_of "$1")"); do files+=("/proc/$p/stat" "/proc/$p/io" "/proc/$p/status"); done
@@ -150,4 +169,10 @@ used_by() { # NAME
 	{ cat "${files[@]}" 2>/dev/null || true; } | awk '/^[0-9]+ \(/ { sub(/.*\) /, ""); ticks += $12 + $13 + $14 + $15 }
 		/^write_bytes:/ { written += $2 } /^cancelled_write_bytes:/ { written -= $2 } /^VmHWM:/ { peak += $2 }
 		END { printf "%.0f %.0f %.0f\n", ticks, written, peak }'
+}
+forget_peaks() { # NAME...: of memory the most from now on
+	local d p
+	for d; do
+		for p in $(process_tree "$(pid_of "$d")"); do echo 5 >"/proc/$p/clear_refs"; done
+	done
 }

@@ -9,14 +9,21 @@
 # Each line after it is one measurement: what was measured (text, and numbers that were chosen) and its figures. What is in
 # `all` is so for each of them.
 
+# shellcheck disable=SC2034 # for those who source this
+MEDIAN='def median: sort | (.[(length - 1) / 2 | floor] + .[length / 2 | floor]) / 2;' # of jq
+
+commit() {
+	local modified=''
+	git -C "$LM_ROOT" diff --quiet HEAD 2>/dev/null || modified=', and changes'
+	echo "$(git -C "$LM_ROOT" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)$modified"
+}
+
 results_begin() { # FILE BENCHMARK [KEY=VALUE...]: the rest is of `all`
-	local file=$1 benchmark=$2 commit modified=''
+	local file=$1 benchmark=$2
 	shift 2
 	mkdir -p "$(dirname "$file")"
-	commit=$(git -C "$LM_ROOT" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-	git -C "$LM_ROOT" diff --quiet HEAD 2>/dev/null || modified=', and changes'
 	jq -nc --arg benchmark "$benchmark" --arg run "$(date -u +%Y%m%dT%H%M%S)-$RANDOM" --arg time "$(date -u +%FT%TZ)" \
-		--arg command "run bench $benchmark ${arguments[*]:-}" --arg commit "$commit$modified" --argjson machine "$(machine)" \
+		--arg command "run bench $benchmark ${arguments[*]:-}" --arg commit "$(commit)" --argjson machine "$(machine)" \
 		--argjson versions "$(versions)" '{$benchmark, $run, $time, $command, $commit, $machine, $versions,
 		all: ($ARGS.positional | map(split("=") | {(.[0]): .[1:] | join("=")}) | add // {})}' --args "$@" >>"$file"
 }
@@ -29,11 +36,11 @@ machine() {
 }
 
 version_of() { "$@" 2>&1 | grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?[^ ,]*' | sed -n 1p || true; } # COMMAND...
-versions() { # of what is there
+versions() { # of what is there; containerd unpacks by unpigz, later ones by igzip, where these are
 	local p
 	{
 		echo "lamella $(version_of "$LAMELLA" --version)"
-		for p in containerd runc squid docker-registry "$LM_CONTAINERDS/stargz/bin/containerd-stargz-grpc"; do
+		for p in containerd runc unpigz igzip squid docker-registry "$LM_CONTAINERDS/stargz/bin/containerd-stargz-grpc"; do
 			! command -v "$p" >/dev/null || echo "${p##*/} $(version_of "$p" --version)"
 		done
 	} | jq -nR '[inputs | select(test(" ")) | capture("^(?<key>[^ ]*) (?<value>.*)$")] | from_entries'

@@ -39,7 +39,9 @@ check "a lazy start moves a third of it at most, and is quicker" '[of("lamella";
 check "round trips are in it: manifest and configuration at least" 'all(each("ordinary", "lamella"; "cold") | select(.via == "direct"); .pull_ms >= 2 * $rtt)'
 check "a second start moves nothing to speak of" 'all(each("ordinary", "lamella"; "warm"); .received_bytes < 200000 and .pull_ms < 200)'
 check "another image with the same layers moves its own one" '[of("ordinary"; "shared"; "direct")] | all(.[]; .received_bytes > 3000000 and .received_bytes < 5000000)'
-check "every daemon is counted" 'all(each("lamella"; "cold"); (.cpu_s | has("containerd", "snapshotter", "fetcher", "serve", "registry")) and
+check "what a node has before is said" 'all(each("lamella"; "cold"); .standing_bytes > 0 and .standing_bytes < 1000000) and all(each("ordinary"; "cold"); .standing_bytes < 10000) and
+	all($all[]; .published == $all[0].published and (.published | test("^[0-9a-f]{12}|unknown")))'
+check "every daemon is counted" 'all(each("lamella"; "cold"); (.cpu_s | has("containerd", "snapshotter", "fetcher", "serve", "registry", "relay")) and
 	.cpu_s.fetcher > 0 and .peak_kib.fetcher > 1000 and .peak_kib.containerd > 1000)'
 [ $VIA = direct ] || check "a warm Squid spares the origin" '[of("lamella"; "cold"; "squid-cold"), of("lamella"; "cold"; "squid-warm")] |
 	.[0].origin_bytes > 4 * .[1].origin_bytes and .[1].origin_requests * 2 < .[1].requests'
