@@ -32,7 +32,11 @@ static void see(void *arg)
 		(void)lm_err_sys(&place->unseen, -errno, "%s", place->dir);
 		return;
 	}
-	CLEANUP(lm_closep) int fd = geteuid() == 0 ? lm_file_tmp(AT_FDCWD, place->dir, &place->unwritable) : -1;
+	if (geteuid() != 0)
+		return;
+	int fd = lm_file_tmp(AT_FDCWD, place->dir, &place->unwritable);
+	if (fd >= 0)
+		close(fd);
 }
 
 static void look_at_room(struct lm_doctor *doctor, const char *what, const struct place *place)
