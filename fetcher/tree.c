@@ -378,6 +378,17 @@ static int find_name(const struct place *place, struct lm_buf *path, struct lm_p
 	return r;
 }
 
+/* Where a catalog begins: what merged trees lead to. */
+static int find_file(const struct place *place, int64_t half, struct lm_row *ret, struct lm_err *err)
+{
+	const char *deleted;
+	int r = lm_catalog_lookup_half(place->catalog, half, ret, err);
+	if (r < 0)
+		return r;
+	bool shown = S_ISREG(ret->mode) && !(ret->flags & LM_ROW_HIDDEN);
+	return shown && whiteout_kind(place, ret, &deleted) == LM_WHITEOUT_NONE ? 0 : -ENOENT;
+}
+
 /* In the layers' view: what is there, or else what is deleted. */
 static int find_shown(const struct place *place, struct lm_buf *path, struct lm_path_hash parent, const char *name,
 	struct lm_row *ret, struct lm_err *err)
@@ -422,6 +433,24 @@ static bool is_hidden_marker(const struct lm_row *row)
 	return row->flags & LM_ROW_HIDDEN && strcmp(row->name, ".cvmfscatalog") == 0;
 }
 
+static int find_child(
+	const struct place *place, struct lm_buf *path, const char *name, struct lm_row *ret, struct lm_err *err)
+{
+	int64_t half;
+	int r = -ENOENT;
+	if (place->rowid == 1 && lm_images_file_parse(name, &half))
+		r = find_file(place, half, ret, err);
+	if (r != -ENOENT)
+		return r;
+	lm_row_done(ret);
+	r = path_of(place, path, err);
+	if (r < 0)
+		return r;
+	const struct lm_path_hash parent = lm_path_hash(lm_buf_cstr(path), path->len);
+	return place->open->view == LM_VIEW_LAYERS ? find_shown(place, path, parent, name, ret, err)
+						   : find_name(place, path, parent, "", name, ret, err);
+}
+
 int lm_tree_lookup(struct lm_tree *tree, uint64_t parent, const char *name, struct lm_entry *ret,
 	struct lm_object_ref *ret_need, struct lm_err *err)
 {
@@ -438,12 +467,7 @@ int lm_tree_lookup(struct lm_tree *tree, uint64_t parent, const char *name, stru
 	if (r == 0)
 		r = enter(tree, parent, &place, ret_need, err);
 	if (r == 0)
-		r = path_of(&place, &path, err);
-	if (r != 0)
-		return r;
-	struct lm_path_hash parent_hash = lm_path_hash(lm_buf_cstr(&path), path.len);
-	r = place.open->view == LM_VIEW_LAYERS ? find_shown(&place, &path, parent_hash, name, &row, err)
-					       : find_name(&place, &path, parent_hash, "", name, &row, err);
+		r = find_child(&place, &path, name, &row, err);
 	if (r == 0 && is_hidden_marker(&row))
 		r = -ENOENT;
 	if (r == 0)

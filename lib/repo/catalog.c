@@ -27,7 +27,8 @@ struct lm_catalog {
 	sqlite3_stmt *by_path, *by_rowid, *by_parent; /* whole rows */
 	sqlite3_stmt *chunks;
 	sqlite3_stmt *nested, *bind;
-	sqlite3_stmt *up_rowid, *up_path; /* name and parent; from here on prepared on first use */
+	sqlite3_stmt *by_half;		  /* whole rows; from here on prepared on first use */
+	sqlite3_stmt *up_rowid, *up_path; /* name and parent */
 	sqlite3_stmt *nested_after, *bind_after;
 	struct group *groups; /* by number, those whose members agree; read on first use */
 	size_t group_count;
@@ -91,8 +92,8 @@ void lm_catalog_close(struct lm_catalog *c)
 {
 	if (!c)
 		return;
-	sqlite3_stmt *stmts[] = {c->by_path, c->by_rowid, c->by_parent, c->up_rowid, c->up_path, c->chunks, c->nested,
-		c->nested_after, c->bind, c->bind_after};
+	sqlite3_stmt *stmts[] = {c->by_path, c->by_rowid, c->by_parent, c->by_half, c->up_rowid, c->up_path, c->chunks,
+		c->nested, c->nested_after, c->bind, c->bind_after};
 	for (size_t i = 0; i < ARRAY_LEN(stmts); i++)
 		sqlite3_finalize(stmts[i]);
 	lm_catalog_db_done(&c->db);
@@ -146,6 +147,35 @@ int lm_catalog_lookup(struct lm_catalog *c, struct lm_path_hash path, struct lm_
 	CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = c->by_path;
 	lm_bind_path(stmt, path);
 	int r = step_row(c, stmt, ret, err);
+	return r < 0 && r != -ENOENT ? lm_err_prefix(err, r, "catalog of '%s'", c->db.mountpoint) : r;
+}
+
+/* The caller's row is empty after a failure, as it was before. */
+static int step_only_row(struct lm_catalog *c, sqlite3_stmt *stmt, struct lm_row *ret, struct lm_err *err)
+{
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	int r = step_row(c, stmt, &row, err);
+	if (r == 0)
+		r = lm_db_step(&c->db.db, stmt, err);
+	if (r > 0)
+		return lm_err_set(err, -EPROTO, "row %llu: another one's path has the same half of a hash",
+			(unsigned long long)row.rowid);
+	if (r < 0)
+		return r;
+	*ret = row;
+	row = (struct lm_row){0};
+	return 0;
+}
+
+int lm_catalog_lookup_half(struct lm_catalog *c, int64_t half, struct lm_row *ret, struct lm_err *err)
+{
+	LM_LOCKED(&c->lock);
+	int r = c->by_half ? 0 : lm_row_prepare(&c->db, LM_ROW_BY_HALF, &c->by_half, err);
+	if (r == 0) {
+		CLEANUP(lm_stmt_resetp) sqlite3_stmt *stmt = c->by_half;
+		sqlite3_bind_int64(stmt, 1, half);
+		r = step_only_row(c, stmt, ret, err);
+	}
 	return r < 0 && r != -ENOENT ? lm_err_prefix(err, r, "catalog of '%s'", c->db.mountpoint) : r;
 }
 

@@ -95,6 +95,8 @@ uint64_t lm_catalog_ttl(const struct lm_catalog *catalog);    /* seconds; 240 wh
 /* -ENOENT: no such row. A row whose name or fields make no sense (slash in the name, wrong types): -EPROTO. */
 int lm_catalog_lookup(
 	struct lm_catalog *catalog, struct lm_path_hash path, struct lm_row *ret, struct lm_err *err) MUST_CHECK;
+/* By the first half of its path hash (struct lm_path_hash). -EPROTO: there are several, too. */
+int lm_catalog_lookup_half(struct lm_catalog *catalog, int64_t half, struct lm_row *ret, struct lm_err *err) MUST_CHECK;
 int lm_catalog_row(struct lm_catalog *catalog, uint64_t rowid, struct lm_row *ret, struct lm_err *err) MUST_CHECK;
 
 /*

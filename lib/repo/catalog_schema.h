@@ -92,6 +92,7 @@ enum lm_row_column {
 int lm_row_prepare(struct lm_catalog_db *db, const char *where, sqlite3_stmt **ret, struct lm_err *err) MUST_CHECK;
 /* The conditions used: indexes are named, so that a database without them is refused instead of scanned. */
 #define LM_ROW_BY_PATH "INDEXED BY sqlite_autoindex_catalog_1 WHERE md5path_1 = ?1 AND md5path_2 = ?2"
+#define LM_ROW_BY_HALF "INDEXED BY sqlite_autoindex_catalog_1 WHERE md5path_1 = ?1 LIMIT 2"
 #define LM_ROW_BY_ROWID "WHERE rowid = ?1"
 #define LM_ROW_BY_PARENT \
 	"INDEXED BY idx_catalog_parent WHERE parent_1 = ?1 AND parent_2 = ?2 AND rowid > ?3 ORDER BY rowid"

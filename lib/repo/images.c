@@ -2,6 +2,7 @@
 
 #include "base/str.h"
 
+#include <inttypes.h>
 #include <openssl/evp.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -33,6 +34,26 @@ int lm_images_chain(const char *const *digests, size_t count, struct lm_chain_he
 		return lm_err_set(err, -ENOMEM, "OpenSSL's SHA-256 failed");
 	lm_hex_format(bytes, len, ret->s);
 	return 0;
+}
+
+struct lm_images_file lm_images_file(struct lm_path_hash path)
+{
+	struct lm_images_file name;
+	snprintf(name.s, sizeof(name.s), LM_IMAGES_FILE "%016" PRIx64, (uint64_t)path.a);
+	return name;
+}
+
+bool lm_images_file_parse(const char *name, int64_t *ret)
+{
+	uint8_t bytes[sizeof(uint64_t)];
+	uint64_t half = 0;
+	if (!lm_str_starts(name, LM_IMAGES_FILE) || strlen(name) != sizeof(struct lm_images_file) - 1 ||
+		lm_hex_parse(name + strlen(LM_IMAGES_FILE), bytes, sizeof(bytes)) < 0)
+		return false;
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		half = half << 8 | bytes[i];
+	*ret = (int64_t)half;
+	return true;
 }
 
 bool lm_images_digest_parse(const char *text, struct lm_images_digest *ret)

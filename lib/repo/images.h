@@ -3,7 +3,8 @@
  *
  *   /.layers/xx/HEX/layerfs             the layer sha256:HEX, xx its first two digits
  *   /.lamella/trees/xx/HEX/tree         the merged tree of a chain of layers as an EROFS image (erofs/erofs.h) whose
- *                                       redirects are relative to /.layers, with the content of large files behind it.
+ *                                       redirects (LM_IMAGES_FILE) are relative to /.layers, with the content of large
+ *                                       files behind it.
  *                                       HEX names the chain
  *
  *   /.lamella/chains/xx/HEX             the index by chain id: the layer that ends the chain sha256:HEX
@@ -26,6 +27,7 @@
 #define LM_REPO_IMAGES_H
 
 #include "base/err.h"
+#include "repo/pathhash.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -46,6 +48,19 @@ struct lm_chain_hex {
 
 /* digests: "sha256:…", the lowest layer's first. -ENOMEM, or what OpenSSL failed with. */
 int lm_images_chain(const char *const *digests, size_t count, struct lm_chain_hex *ret, struct lm_err *err) MUST_CHECK;
+
+/*
+ * By which name a merged tree calls a file of a layer, in the directory where the catalog of the file begins:
+ * LM_IMAGES_FILE and in 16 digits the first half of the hash of its path (pathhash.h). No directory lists it; a mount
+ * that knows the name (fetcher/tree.h) finds the row by it at once, without the directories on the way.
+ */
+#define LM_IMAGES_FILE ".lamella-file."
+struct lm_images_file {
+	char s[sizeof(LM_IMAGES_FILE) + 16];
+};
+struct lm_images_file lm_images_file(struct lm_path_hash path);
+/* *ret: the half. */
+bool lm_images_file_parse(const char *name, int64_t *ret);
 
 /* "sha256:HEX" */
 struct lm_images_digest {

@@ -42,16 +42,25 @@ static int encode_xattrs(struct building *b, const struct lm_layer_inode *inode,
 	return count == 0 ? 0 : lm_xattr_encode(attrs, count, &b->xattr, err);
 }
 
-/* The merge counts layers from the uppermost down. */
-static int make_redirect(struct building *b, const struct lm_layer_inode *inode, struct lm_err *err)
+/* The merge counts layers from the uppermost down. By its path where no catalog begins on the way. */
+static int make_redirect(struct building *b, const struct lm_layer_inode *inode, const char **ret, struct lm_err *err)
 {
+	const size_t top = strlen("/" LM_IMAGES_LAYERS);
 	const struct lm_layer_path layer = lm_layer_path(b->digests[b->count - 1 - inode->layer]);
 	lm_buf_clear(&b->redirect);
-	int r = lm_buf_printf(&b->redirect, "%s/" LM_IMAGES_LAYER_ROOT "%s", layer.s + strlen("/" LM_IMAGES_LAYERS),
-		lm_buf_cstr(&b->path));
-	return r == -EMSGSIZE ? lm_err_set(err, -ENOTSUP, "a path of %zu bytes is too long", b->path.len)
-	       : r < 0	      ? lm_err_oom(err)
-			      : 0;
+	int r = lm_buf_printf(&b->redirect, "%s/" LM_IMAGES_LAYER_ROOT "%s", layer.s, lm_buf_cstr(&b->path));
+	if (r == 0 && inode->catalog_len >= top) {
+		const struct lm_path_hash path = lm_path_hash(lm_buf_cstr(&b->redirect), b->redirect.len);
+		b->redirect.len = inode->catalog_len;
+		r = lm_buf_printf(&b->redirect, "/%s", lm_images_file(path).s);
+	}
+	if (r == 0 && b->redirect.len - top > LM_EROFS_TARGET_MAX)
+		r = -EMSGSIZE;
+	if (r < 0)
+		return r == -EMSGSIZE ? lm_err_set(err, -ENOTSUP, "a path of %zu bytes is too long", b->path.len)
+				      : lm_err_oom(err);
+	*ret = lm_buf_cstr(&b->redirect) + top;
+	return 0;
 }
 
 /* Where the content of a file of more than 0 bytes is. */
@@ -62,9 +71,7 @@ static int place_content(
 		attr->content = true;
 		return lm_chain_content_add(b->content, inode, &attr->content_at, err);
 	}
-	int r = make_redirect(b, inode, err);
-	attr->redirect = lm_buf_cstr(&b->redirect);
-	return r;
+	return make_redirect(b, inode, &attr->redirect, err);
 }
 
 /* What is not yet in the image. */
@@ -146,7 +153,7 @@ int lm_chain_image_write(struct lm_layer_tree *tree, const char *const *digests,
 		.count = count,
 		.content = &ret->content,
 		.path = LM_BUF(LM_LAYER_PATH_MAX),
-		.redirect = LM_BUF(LM_EROFS_TARGET_MAX),
+		.redirect = LM_BUF(LM_REPO_PATH_MAX),
 		.xattr = LM_BUF(LM_XATTR_BLOB_MAX),
 	};
 	char volume[sizeof(FORM) + 16];

@@ -1,8 +1,10 @@
 /*
  * The tree that a container sees, as an EROFS image (erofs/erofs.h): a node mounts it as the uppermost lower directory
  * of an overlay whose data-only layer is the repository's /.layers. Large files have their content in the image
- * (chain_content.h), so that the kernel reads them as it reads files of its own disks. All others have a redirect,
- * "/xx/HEX/layerfs/PATH", their path in their layer there; of several names of one file, the first that the tree has.
+ * (chain_content.h), so that the kernel reads them as it reads files of its own disks. All others have a redirect into
+ * their layer there, "/xx/HEX/DIR/NAME": DIR is where the catalog of the file begins, and NAME the one that leads to it
+ * from there (LM_IMAGES_FILE in repo/images.h), so that a file costs one look-up, however deep it lies; of several
+ * names of one file, the first that the tree has.
  */
 #ifndef LM_TOOLS_CHAIN_IMAGE_H
 #define LM_TOOLS_CHAIN_IMAGE_H
@@ -21,9 +23,9 @@ void lm_chain_image_done(struct lm_chain_image *image);
 /*
  * What image is made of a tree: counted up with each change of merge.c, chain_image.c, chain_content.c or lib/erofs
  * that makes other bytes of some tree. The image's volume is called "lamella form N"; before there were forms it had no
- * name. Form 1 had redirects for all files.
+ * name. Form 1 had redirects for all files; in forms 1 and 2 they were paths in the layer.
  */
-enum { LM_CHAIN_IMAGE_FORM = 2 };
+enum { LM_CHAIN_IMAGE_FORM = 3 };
 
 /* The form of the image that begins with head, 0 before there were any; -EPROTO: that can't be said. */
 int lm_chain_image_form(const uint8_t head[LM_EROFS_HEAD], unsigned *ret, struct lm_err *err) MUST_CHECK;

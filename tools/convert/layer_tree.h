@@ -67,6 +67,7 @@ struct lm_layer_inode {
 	uint64_t size;
 	struct lm_hash hash;		/* of the whole, where it is not cut */
 	uint8_t compression;		/* enum lm_compression of the hash's object, or of the chunks: zlib at first */
+	uint16_t catalog_len;		/* of a merged one, how long the path is where its catalog begins */
 	uint32_t layer;			/* of several that were merged, the one that it comes from (merge.h) */
 	uint32_t links;			/* what overlayfs says of a merged one; 0: as many as it has names */
 	struct lm_layer_chunks *chunks; /* NULL: not cut */

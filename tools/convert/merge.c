@@ -4,6 +4,7 @@
 #include "convert/layer_catalog.h"
 #include "repo/xattr.h"
 
+#include <assert.h>
 #include <search.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -29,6 +30,8 @@ struct link { /* a file with several names */
 	uint32_t names; /* in its layer */
 	struct lm_layer_inode *inode;
 };
+
+static_assert(LM_REPO_PATH_MAX <= UINT16_MAX, "struct lm_layer_inode has 16 bits for the length of a path");
 
 struct merging {
 	enum lm_merge_kind kind;
@@ -143,6 +146,7 @@ static int copy_row(struct listing *list, struct lm_row *row, const struct link 
 	int r = lm_layer_tree_set(list->m->tree, inode, row, list->err);
 	if (list->m->kind == LM_MERGE_CONTAINER) {
 		inode->layer = list->part->place;
+		inode->catalog_len = (uint16_t)strlen(lm_catalog_mountpoint(list->part->catalog));
 		inode->links = link ? link->names : 0;
 	} else {
 		inode->mode |= S_ISDIR(row->mode) ? 0700 : S_ISREG(row->mode) ? 0600 : 0;

@@ -1,5 +1,6 @@
 #include "tree_test.h"
 
+#include "repo/images.h"
 #include "repo/manifest.h"
 
 #include <sqlite3.h>
@@ -709,10 +710,49 @@ static void check_opaque(struct tree_rig *rig, uint64_t node, bool opaque)
 	assert_int_equal(names.len, 0);
 }
 
+#define LAYER "/cb/cb0010e88df5e7f422a78ce1207d7d6d51bb3cd8f3c8d8ac0be77eb69975fbc2/layerfs"
+
+/* Path of the name in dir by which merged trees call the file. */
+static char *by_hash(const char *dir, const char *file)
+{
+	char *path = lm_str_printf("/.layers" LAYER "%s", file);
+	char *name = lm_str_printf("%s/%s", dir, lm_images_file(lm_path_hash(path, strlen(path))).s);
+	free(path);
+	return name;
+}
+
+static void leads_to(struct tree_rig *rig, const char *dir, const char *file, int expected)
+{
+	CLEANUP(lm_freep) char *name = by_hash(dir, file);
+	CLEANUP(lm_freep) char *path = lm_str_printf("/.lamella-layers" LAYER "%s", file);
+	struct lm_entry entry, plain;
+	assert_int_equal(walk(rig, name, &entry), expected);
+	if (expected < 0)
+		return;
+	assert_int_equal(walk(rig, path, &plain), 0);
+	assert_memory_equal(&entry, &plain, sizeof(entry));
+}
+
+/* Regular files, where their catalog begins. */
+static void check_files_by_hash(struct tree_rig *rig)
+{
+#define LAYERS "/.lamella-layers"
+	leads_to(rig, LAYERS LAYER, "/app/main", 0);
+	leads_to(rig, LAYERS LAYER, "/etc/passwd", 0);
+	leads_to(rig, LAYERS LAYER, "/etc", -ENOENT);
+	leads_to(rig, LAYERS LAYER, "/etc/.wh.removed-later", -ENOENT);
+	leads_to(rig, LAYERS LAYER, "/etc/removed-later", -ENOENT);
+	leads_to(rig, LAYERS LAYER, "/.cvmfscatalog", -ENOENT);
+	leads_to(rig, LAYERS LAYER, "/nothing", -ENOENT);
+	leads_to(rig, LAYERS LAYER "/app", "/app/main", -ENOENT);
+	leads_to(rig, LAYERS, "/app/main", -ENOENT);
+	CLEANUP(lm_freep) char *name = by_hash("/.layers" LAYER, "/app/main");
+	assert_int_equal(node_of(rig, name), node_of(rig, "/.layers" LAYER "/app/main"));
+}
+
 /* What stock tools wrote. */
 static void test_stock_layers(void **state)
 {
-#define LAYER "/cb/cb0010e88df5e7f422a78ce1207d7d6d51bb3cd8f3c8d8ac0be77eb69975fbc2/layerfs"
 	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
 	CLEANUP(lm_buf_done) struct lm_buf names = LM_BUF(1 << 20), text = LM_BUF(1 << 20);
 	struct lm_entry entry;
@@ -761,6 +801,8 @@ static void test_stock_layers(void **state)
 	assert_false(has_line(&names, ".cvmfscatalog"));
 	assert_int_equal(walk(&rig, "/.lamella-layers" LAYER "/.cvmfscatalog", &entry), -ENOENT);
 	assert_int_equal(walk(&rig, "/.layers" LAYER "/.cvmfscatalog", &entry), 0);
+
+	check_files_by_hash(&rig);
 
 	/* Nodes of their own, the same in the next process; content is the same. */
 	uint64_t shown = node_of(&rig, "/.lamella-layers" LAYER "/app/main");

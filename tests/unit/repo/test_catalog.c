@@ -410,6 +410,7 @@ static void test_plans(void **state)
 	assert_ok(lm_db_open(path, &db, &err), &err);
 	static const char *const plans[] = {
 		"EXPLAIN QUERY PLAN SELECT * FROM catalog " LM_ROW_BY_PATH,
+		"EXPLAIN QUERY PLAN SELECT * FROM catalog " LM_ROW_BY_HALF,
 		"EXPLAIN QUERY PLAN SELECT * FROM catalog " LM_ROW_BY_ROWID,
 		"EXPLAIN QUERY PLAN SELECT * FROM catalog " LM_ROW_BY_PARENT,
 		"EXPLAIN QUERY PLAN " LM_CHUNKS_SELECT,
@@ -789,6 +790,42 @@ static void test_tolerated_content(void **state)
 	}
 }
 
+static void half_is(struct lm_catalog *c, struct lm_path_hash path, int expected, const char *name)
+{
+	struct lm_err err = LM_ERR_INIT;
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	assert_int_equal(lm_catalog_lookup_half(c, path.a, &row, &err), expected);
+	assert_int_equal(row.name != NULL, expected == 0);
+	if (expected == 0)
+		assert_string_equal(row.name, name);
+}
+
+static void test_half(void **state)
+{
+	const struct lm_path_hash file = lm_path_hash("/d/f", 4), chunked = lm_path_hash("/d/c", 4);
+	CLEANUP(lm_freep) char *path = make_victim();
+	CLEANUP(lm_catalog_closep) struct lm_catalog *c = open_catalog(path, "");
+	half_is(c, file, 0, "f");
+	half_is(c, chunked, 0, "c");
+	half_is(c, file, 0, "f");
+	half_is(c, (struct lm_path_hash){file.a + 1, file.b}, -ENOENT, NULL);
+	half_is(c, (struct lm_path_hash){file.a - 1, file.b}, -ENOENT, NULL);
+	half_is(c, file, 0, "f");
+
+	CLEANUP(lm_freep) char *twins = make_victim();
+	CLEANUP(lm_freep)
+	char *sql = lm_str_printf("UPDATE catalog SET md5path_1 = %lld WHERE rowid = 4", (long long)file.a);
+	forge(twins, sql);
+	CLEANUP(lm_catalog_closep) struct lm_catalog *both = open_catalog(twins, "");
+	half_is(both, file, -EPROTO, NULL);
+	half_is(both, chunked, -ENOENT, NULL);
+
+	CLEANUP(lm_freep) char *nonsense = make_victim();
+	forge(nonsense, "UPDATE catalog SET name = 'a/b' WHERE rowid = 3");
+	CLEANUP(lm_catalog_closep) struct lm_catalog *broken = open_catalog(nonsense, "");
+	half_is(broken, file, -EPROTO, NULL);
+}
+
 static void test_refused_links(void **state)
 {
 	static const char *const forgeries[] = {"symlink = NULL", "symlink = ''", "symlink = printf('%.*c', 4096, 't')",
@@ -1153,6 +1190,7 @@ int main(void)
 		cmocka_unit_test(test_groups),
 		cmocka_unit_test(test_list),
 		cmocka_unit_test(test_plans),
+		cmocka_unit_test(test_half),
 		cmocka_unit_test(test_schema),
 		cmocka_unit_test(test_edit_like_new),
 		cmocka_unit_test(test_many_nested),

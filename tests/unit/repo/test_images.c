@@ -66,6 +66,27 @@ static void test_forged_entry(void **state)
 	}
 }
 
+/* md5("") is d41d8cd98f00b204..., a number whose lowest byte comes first. */
+static void test_file(void **state)
+{
+	static const char *const forged[] = {"", ".lamella-file.", ".lamella-file.04b2008fd98c1dd",
+		".lamella-file.04b2008fd98c1dd44", ".lamella-file.04B2008FD98C1DD4", ".lamella-file.04b2008fd98c1dg4",
+		".lamella-file.-4b2008fd98c1dd4", ".lamella-file. 4b2008fd98c1dd4", "lamella-file.04b2008fd98c1dd4",
+		".lamella-files04b2008fd98c1dd4"};
+	const int64_t halves[] = {0, 1, -1, INT64_MAX, INT64_MIN};
+	int64_t half = 77;
+	assert_string_equal(lm_images_file(lm_path_hash("", 0)).s, ".lamella-file.04b2008fd98c1dd4");
+	for (size_t i = 0; i < ARRAY_LEN(halves); i++) {
+		assert_true(lm_images_file_parse(lm_images_file((struct lm_path_hash){halves[i], 5}).s, &half));
+		assert_int_equal(half, halves[i]);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(forged); i++) {
+		half = 77;
+		assert_false(lm_images_file_parse(forged[i], &half));
+		assert_int_equal(half, 77);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -73,6 +94,7 @@ int main(void)
 		cmocka_unit_test(test_digest),
 		cmocka_unit_test(test_entry),
 		cmocka_unit_test(test_forged_entry),
+		cmocka_unit_test(test_file),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,7 +12,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#define ROOT "/.layers/xx/%zu/layerfs"
+#define ROOT "/.layers/xx/xx%zu/layerfs"
 enum { LAYERS = 4 };
 
 /* Layers as catalogs, the uppermost first; a nested one inside a layer hangs at its directory. */
@@ -81,7 +81,7 @@ static void insert(struct fixture *f, struct lm_catalog_writer *w, const char *p
 static void begin_layer(struct fixture *f, size_t i)
 {
 	const struct lm_row root = make_row(S_IFDIR | 0755, NULL), top = make_row(S_IFDIR | 0510, NULL);
-	snprintf(f->mountpoints[i], sizeof(f->mountpoints[i]), "/.layers/xx/%zu", i);
+	snprintf(f->mountpoints[i], sizeof(f->mountpoints[i]), "/.layers/xx/xx%zu", i);
 	snprintf(f->roots[i], sizeof(f->roots[i]), ROOT, i);
 	CLEANUP(lm_freep) char *path = lm_str_printf("%s/%zu", f->dir, i);
 	memcpy(f->paths[i], path, strlen(path) + 1);
@@ -362,6 +362,11 @@ static void test_nested(void **state)
 	has_content(f, "/n/b", "nested");
 	assert_int_equal(at(f, "/n/b")->names, 1);
 	absent(f, "/n/.cvmfscatalog");
+
+	lm_layer_tree_free(STEAL(f->tree));
+	ok(f, lm_merge(f->layers, f->count, LM_MERGE_CONTAINER, open_nested, f, &f->tree, &f->err));
+	assert_int_equal(at(f, "/n/b")->catalog_len, strlen(f->nested_mountpoint));
+	assert_int_equal(at(f, "/n/a")->catalog_len, strlen(f->mountpoints[0]));
 }
 
 static void test_nothing(void **state)
@@ -384,7 +389,7 @@ static void test_refused(void **state)
 	f->layers[0].root = f->roots[0];
 	assert_int_equal(lm_merge(f->layers, 1, LM_MERGE_FLAT, open_nested, f, &f->tree, &f->err), -ENOTSUP);
 	assert_int_equal(lm_merge(f->layers, 1, LM_MERGE_CONTAINER, open_nested, f, &f->tree, &f->err), -ENOTSUP);
-	f->layers[0].root = "/.layers/xx/0/nothing";
+	f->layers[0].root = "/.layers/xx/xx0/nothing";
 	assert_int_equal(lm_merge(f->layers, 1, LM_MERGE_FLAT, open_nested, f, &f->tree, &f->err), -EPROTO);
 }
 
@@ -437,7 +442,7 @@ static void not_for_containers(struct fixture *f, const char *path)
 	open_layers(f);
 	assert_int_equal(
 		lm_merge(f->layers, f->count, LM_MERGE_CONTAINER, open_nested, f, &f->tree, &f->err), -ENOTSUP);
-	assert_non_null(strstr(lm_err_text(&f->err), "/.layers/xx/1/layerfs"));
+	assert_non_null(strstr(lm_err_text(&f->err), "/.layers/xx/xx1/layerfs"));
 }
 
 static void test_stock_whiteout(void **state)
@@ -473,11 +478,21 @@ static unsigned occurrences(const struct lm_buf *in, const char *what)
 	return count;
 }
 
+/* How many there are that lead to a file of a layer whose catalog begins so far below that of the layer. */
+static unsigned redirects(const struct lm_buf *in, size_t layer, const char *begins, const char *file)
+{
+	CLEANUP(lm_freep) char *path = lm_str_printf(ROOT "%s", layer, file);
+	CLEANUP(lm_freep)
+	char *redirect =
+		lm_str_printf("/xx/xx%zu%s/%s", layer, begins, lm_images_file(lm_path_hash(path, strlen(path))).s);
+	return occurrences(in, redirect);
+}
+
 /* The layers of the merge are counted from the uppermost, digests from the lowest. */
 static void test_chain_image(void **state)
 {
 	struct fixture *f = *state;
-	static const char *const digests[] = {"sha256:10wer", "sha256:upper"};
+	static const char *const digests[] = {"sha256:xx1", "sha256:xx0"};
 	CLEANUP(lm_buf_done) struct lm_buf first = LM_BUF(1 << 20), second = LM_BUF(1 << 20);
 	begin_layer(f, 0);
 	begin_layer(f, 1);
@@ -494,10 +509,9 @@ static void test_chain_image(void **state)
 	write_image(f, digests, "second", &second);
 	assert_int_equal(first.len, second.len);
 	assert_memory_equal(first.data, second.data, first.len);
-	assert_int_equal(occurrences(&first, "/up/upper/layerfs/d/upper"), 1);
-	assert_int_equal(occurrences(&first, "/layerfs/"), 2);
-	assert_int_equal(
-		occurrences(&first, "/10/10wer/layerfs/d/one") + occurrences(&first, "/10/10wer/layerfs/two"), 1);
+	assert_int_equal(redirects(&first, 0, "", "/d/upper"), 1);
+	assert_int_equal(occurrences(&first, LM_IMAGES_FILE), 2);
+	assert_int_equal(redirects(&first, 1, "", "/d/one") + redirects(&first, 1, "", "/two"), 1);
 }
 
 /* overlayfs shows the link count of the lower file, whatever an upper layer hides, and none of merged directories. */
@@ -523,12 +537,23 @@ static void test_container_links(void **state)
 	assert_int_equal(lm_layer_tree_root(f->tree)->inode->links, 1);
 }
 
-/* With the layer before it the path is too long for a redirect. */
+static void write_contents(struct fixture *f, struct lm_chain_image *ret, struct lm_buf *ret_bytes)
+{
+	static const char *const digests[] = {"sha256:xx0"};
+	CLEANUP(lm_closep) int fd = lm_file_tmp(AT_FDCWD, f->dir, NULL);
+	merge_for_container(f);
+	ok(f, lm_chain_image_write(f->tree, digests, 1, LM_HASH_SHA1, fd, ret, &f->err));
+	ok(f, lm_buf_reserve(ret_bytes, ret->bytes));
+	ok(f, lm_pread_all(fd, ret_bytes->data, ret->bytes, 0, &f->err));
+	ret_bytes->len = ret->bytes;
+}
+
+/* As long as the way to where its catalog begins is short, the path may have any length. */
 static void test_chain_image_path(void **state)
 {
 	struct fixture *f = *state;
-	static const char *const digests[] = {"sha256:layer"};
-	CLEANUP(lm_buf_done) struct lm_buf path = LM_BUF(LM_LAYER_PATH_MAX);
+	static const char *const digests[] = {"sha256:xx0"};
+	CLEANUP(lm_buf_done) struct lm_buf path = LM_BUF(LM_LAYER_PATH_MAX), bytes = LM_BUF(1 << 20);
 	struct lm_chain_image image;
 	begin_layer(f, 0);
 	for (int i = 0; i < 17; i++) {
@@ -536,17 +561,46 @@ static void test_chain_image_path(void **state)
 		add(f, 0, lm_buf_cstr(&path), S_IFDIR | 0755, NULL);
 	}
 	assert_int_equal(lm_buf_str(&path, "/file"), 0);
-	add(f, 0, lm_buf_cstr(&path), S_IFREG | 0644, "");
-	merge_for_container(f);
-	CLEANUP(lm_closep) int fd = lm_file_tmp(AT_FDCWD, f->dir, NULL);
-	ok(f, lm_chain_image_write(f->tree, digests, 1, LM_HASH_SHA1, fd, &image, &f->err));
+	add(f, 0, lm_buf_cstr(&path), S_IFREG | 0644, "f");
+	write_contents(f, &image, &bytes);
 	assert_int_equal(image.names, 18);
+	assert_int_equal(redirects(&bytes, 0, "", lm_buf_cstr(&path)), 1);
 	lm_chain_image_done(&image);
+
+	CLEANUP(lm_closep) int fd = lm_file_tmp(AT_FDCWD, f->dir, NULL);
 	lm_layer_tree_free(STEAL(f->tree));
 	ok(f, lm_merge(f->layers, f->count, LM_MERGE_CONTAINER, open_nested, f, &f->tree, &f->err));
-	at(f, lm_buf_cstr(&path))->size = 1;
+	at(f, lm_buf_cstr(&path))->catalog_len =
+		(uint16_t)(strlen("/.layers/xx/xx0/layerfs") + path.len - strlen("/file"));
 	assert_int_equal(lm_chain_image_write(f->tree, digests, 1, LM_HASH_SHA1, fd, &image, &f->err), -ENOTSUP);
 	assert_non_null(strstr(lm_err_text(&f->err), "too long"));
+	lm_chain_image_done(&image);
+}
+
+/* By where its catalog begins: a nested one, the layer's, or one above all layers, whose directories have no names for
+ * files. */
+static void test_chain_image_catalogs(void **state)
+{
+	struct fixture *f = *state;
+	static const char *const digests[] = {"sha256:xx0"};
+	CLEANUP(lm_buf_done) struct lm_buf bytes = LM_BUF(1 << 20);
+	struct lm_chain_image image;
+	begin_layer(f, 0);
+	add(f, 0, "/d", S_IFDIR | 0755, NULL);
+	add(f, 0, "/d/nested", S_IFREG | 0644, "nested");
+	add(f, 0, "/d/own", S_IFREG | 0644, "own");
+	add(f, 0, "/d/root", S_IFREG | 0644, "root");
+	merge_for_container(f);
+	at(f, "/d/nested")->catalog_len = (uint16_t)strlen("/.layers/xx/xx0/layerfs/d");
+	at(f, "/d/root")->catalog_len = 0;
+	CLEANUP(lm_closep) int fd = lm_file_tmp(AT_FDCWD, f->dir, NULL);
+	ok(f, lm_chain_image_write(f->tree, digests, 1, LM_HASH_SHA1, fd, &image, &f->err));
+	ok(f, lm_buf_reserve(&bytes, image.bytes));
+	ok(f, lm_pread_all(fd, bytes.data, image.bytes, 0, &f->err));
+	bytes.len = image.bytes;
+	assert_int_equal(redirects(&bytes, 0, "/layerfs/d", "/d/nested"), 1);
+	assert_int_equal(redirects(&bytes, 0, "", "/d/own"), 1);
+	assert_int_equal(occurrences(&bytes, "/xx/xx0/layerfs/d/root"), 1);
 	lm_chain_image_done(&image);
 }
 
@@ -579,17 +633,6 @@ static void next_is(const struct lm_chain_image *image, size_t *i, uint64_t size
 	if (*i > 0)
 		assert_int_equal(chunk->offset, chunk[-1].offset + chunk[-1].size);
 	++*i;
-}
-
-static void write_contents(struct fixture *f, struct lm_chain_image *ret, struct lm_buf *ret_bytes)
-{
-	static const char *const digests[] = {"sha256:layer"};
-	CLEANUP(lm_closep) int fd = lm_file_tmp(AT_FDCWD, f->dir, NULL);
-	merge_for_container(f);
-	ok(f, lm_chain_image_write(f->tree, digests, 1, LM_HASH_SHA1, fd, ret, &f->err));
-	ok(f, lm_buf_reserve(ret_bytes, ret->bytes));
-	ok(f, lm_pread_all(fd, ret_bytes->data, ret->bytes, 0, &f->err));
-	ret_bytes->len = ret->bytes;
 }
 
 /* One after the other, zeros after each, the same pieces once. */
@@ -629,8 +672,8 @@ static void test_chain_content(void **state)
 	next_is(&image, &i, 3, 0);
 	assert_int_equal(i, image.content.count);
 	assert_int_equal(image.content.bytes, 3 * (MIB + 4096) + 18 * 4096);
-	assert_int_equal(occurrences(&bytes, "/layerfs/"), 1);
-	assert_int_equal(occurrences(&bytes, "lamella form 2"), 1);
+	assert_int_equal(occurrences(&bytes, LM_IMAGES_FILE), 1);
+	assert_int_equal(occurrences(&bytes, "lamella form 3"), 1);
 	assert_ptr_equal(at(f, "/b"), at(f, "/c"));
 	lm_chain_image_done(&image);
 }
@@ -651,7 +694,7 @@ static void test_chain_content_elsewhere(void **state)
 	write_contents(f, &image, &bytes);
 	assert_int_equal(image.content.count, 0);
 	assert_int_equal(image.content.bytes, 0);
-	assert_int_equal(occurrences(&bytes, "/layerfs/"), 4);
+	assert_int_equal(occurrences(&bytes, LM_IMAGES_FILE), 4);
 	lm_chain_image_done(&image);
 }
 
@@ -746,6 +789,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_chain_image, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_container_links, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_chain_image_path, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_chain_image_catalogs, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_chain_content, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_chain_content_elsewhere, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_apptainer, setup, teardown),
