@@ -151,15 +151,6 @@ squid_log() { tail -c +$((SQUID_MARK + 1)) /run/squid/access.log; } # of Squid's
 
 # --- what processes took ----------------------------------------------------------------------------------------------
 
-process_tree() { # PID...
-	local p
-	for p; do
-		[ -e "/proc/$p/stat" ] || continue
-		echo "$p"
-		# shellcheck disable=SC2046
-		process_tree $(cat /proc/"$p"/task/*/children 2>/dev/null)
-	done
-}
 # Prints clock ticks of processor time, also of children that ended, bytes written to disk, and the most memory, in KiB, of a
 # daemon and its children; of memory the sum of each one's most.
 used_by() { # NAME

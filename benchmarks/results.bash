@@ -45,3 +45,13 @@ versions() { # of what is there; containerd unpacks by unpigz, later ones by igz
 		done
 	} | jq -nR '[inputs | select(test(" ")) | capture("^(?<key>[^ ]*) (?<value>.*)$")] | from_entries'
 }
+# Those, and what they have started, and so on.
+process_tree() { # PID...
+	local p
+	for p; do
+		[ -e "/proc/$p/stat" ] || continue
+		echo "$p"
+		# shellcheck disable=SC2046
+		process_tree $(cat /proc/"$p"/task/*/children 2>/dev/null)
+	done
+}
