@@ -32,12 +32,18 @@ static bool is_named_alike(const struct lm_chain_content *content, const struct 
 	return true;
 }
 
+static bool is_small(const struct lm_layer_inode *file, size_t count)
+{
+	return file->size / count < LM_CHAIN_PIECE_MIN;
+}
+
 bool lm_chain_content_takes(const struct lm_chain_content *content, const struct lm_layer_inode *file)
 {
 	size_t count;
 	if (!S_ISREG(file->mode) || !file->chunks || file->size == 0 || file->compression != LM_COMPRESSION_ZLIB)
 		return false;
-	return is_named_alike(content, file, &count) && file->size / count >= LM_CHAIN_PIECE_MIN;
+	return is_named_alike(content, file, &count) &&
+	       (!is_small(file, count) || content->small + count <= LM_CHAIN_SMALL_MAX);
 }
 
 static int append(struct lm_chain_content *content, uint64_t size, const struct lm_hash *hash, struct lm_err *err)
@@ -71,10 +77,14 @@ static int append_zeros(struct lm_chain_content *content, uint64_t len, struct l
 
 static int append_file(struct lm_chain_content *content, const struct lm_layer_inode *file, struct lm_err *err)
 {
+	const size_t before = content->count;
 	int r = 0;
 	for (const struct lm_layer_chunks *list = file->chunks; list; list = list->next)
 		for (unsigned i = 0; i < list->count && r == 0; i++)
 			r = append(content, list->chunks[i].size, &list->chunks[i].hash, err);
+	const size_t pieces = content->count - before;
+	if (r == 0 && is_small(file, pieces))
+		content->small += pieces;
 	return r < 0 ? r : append_zeros(content, LM_EROFS_BLOCK - file->size % LM_EROFS_BLOCK, err);
 }
 

@@ -23,7 +23,8 @@ void lm_chain_image_done(struct lm_chain_image *image);
 /*
  * What image is made of a tree: counted up with each change of merge.c, chain_image.c, chain_content.c or lib/erofs
  * that makes other bytes of some tree. The image's volume is called "lamella form N"; before there were forms it had no
- * name. Form 1 had redirects for all files; in forms 1 and 2 they were paths in the layer.
+ * name. Form 1 had redirects for all files; in forms 1 and 2 they were paths in the layer, and databases had them
+ * always.
  */
 enum { LM_CHAIN_IMAGE_FORM = 3 };
 

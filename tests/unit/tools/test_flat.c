@@ -608,12 +608,12 @@ static void test_chain_image_catalogs(void **state)
 static void add_pieces(
 	struct fixture *f, const char *path, uint64_t size, uint64_t piece, uint8_t first, struct lm_row row)
 {
-	struct lm_chunk chunks[64];
+	CLEANUP(lm_freep) struct lm_chunk *chunks = calloc(size / piece + 1, sizeof(*chunks));
 	size_t count = 0;
+	assert_non_null(chunks);
 	row.mode = S_IFREG | 0644;
 	row.size = size;
 	for (uint64_t at = 0; at < size; at += piece, count++) {
-		assert_true(count < ARRAY_LEN(chunks));
 		chunks[count] = (struct lm_chunk){.offset = at, .size = LM_MIN(piece, size - at)};
 		chunks[count].hash = (struct lm_hash){.algo = row.algo, .set = true};
 		memset(chunks[count].hash.bytes, first + (int)count, LM_HASH_BYTES);
@@ -678,15 +678,13 @@ static void test_chain_content(void **state)
 	lm_chain_image_done(&image);
 }
 
-/* Files that lead to their layer: pieces too small, not like the tree's own, or none. */
+/* Files that lead to their layer: their pieces are not like the tree's own, or they have none. */
 static void test_chain_content_elsewhere(void **state)
 {
 	struct fixture *f = *state;
 	struct lm_chain_image image;
 	CLEANUP(lm_buf_done) struct lm_buf bytes = LM_BUF(1 << 20);
-	const struct lm_row plain = {0};
 	begin_layer(f, 0);
-	add_pieces(f, "/database", 1 << 20, 32 << 10, 1, plain);
 	add_pieces(f, "/stored", 1 << 20, 256 << 10, 1, (struct lm_row){.compression = LM_COMPRESSION_NONE});
 	add_pieces(f, "/other", 1 << 20, 256 << 10, 1, (struct lm_row){.algo = LM_HASH_SHAKE128});
 	add(f, 0, "/whole", S_IFREG | 0644, "whole");
@@ -694,7 +692,32 @@ static void test_chain_content_elsewhere(void **state)
 	write_contents(f, &image, &bytes);
 	assert_int_equal(image.content.count, 0);
 	assert_int_equal(image.content.bytes, 0);
-	assert_int_equal(occurrences(&bytes, LM_IMAGES_FILE), 4);
+	assert_int_equal(occurrences(&bytes, LM_IMAGES_FILE), 3);
+	lm_chain_image_done(&image);
+}
+
+/* As many small pieces as there is room for, in the order of the tree: what is too large leaves room for what comes
+ * later. */
+static void test_chain_content_small(void **state)
+{
+	enum { KIB = 1 << 10, MAX = LM_CHAIN_SMALL_MAX };
+	struct fixture *f = *state;
+	struct lm_chain_image image;
+	CLEANUP(lm_buf_done) struct lm_buf bytes = LM_BUF(1 << 20);
+	const struct lm_row plain = {0};
+	begin_layer(f, 0);
+	add_pieces(f, "/a", 8 * 32 * KIB, 32 * KIB, 1, plain);
+	add_pieces(f, "/b", (MAX - 7) * 32ULL * KIB, 32 * KIB, 1, plain);
+	add_pieces(f, "/c", 8 * 32 * KIB, 32 * KIB, 1, plain);
+	add_pieces(f, "/d", (MAX - 8) * 32ULL * KIB, 32 * KIB, 1, plain);
+	add_pieces(f, "/e", 32 * KIB, 32 * KIB, 1, plain);
+	add_pieces(f, "/f", 64 * KIB, 64 * KIB, 1, plain);
+	write_contents(f, &image, &bytes);
+	assert_int_equal(image.content.small, MAX);
+	assert_int_equal(image.content.count, 1 + 8 + 1 + (MAX - 8) + 1 + 1 + 1);
+	assert_int_equal(redirects(&bytes, 0, "", "/b"), 1);
+	assert_int_equal(redirects(&bytes, 0, "", "/e"), 1);
+	assert_int_equal(occurrences(&bytes, LM_IMAGES_FILE), 2);
 	lm_chain_image_done(&image);
 }
 
@@ -792,6 +815,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_chain_image_catalogs, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_chain_content, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_chain_content_elsewhere, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_chain_content_small, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_apptainer, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_apptainer_odd, setup, teardown),
 	};
