@@ -1,6 +1,7 @@
 #include "fetcher/tree.h"
 
 #include "base/str.h"
+#include "fetcher/crossings.h"
 #include "fetcher/dir_paths.h"
 #include "fetcher/whiteout.h"
 #include "repo/images.h"
@@ -22,6 +23,7 @@ struct lm_tree {
 	struct lm_catalogs *catalogs;
 	struct lm_dir_paths *paths; /* as their catalog knows them */
 	_Atomic(uint32_t) root;
+	struct lm_crossings crossings;
 	_Atomic(uint64_t) bare[BARE_SLOTS]; /* nodes; overlayfs asks for an attribute right after each look-up */
 };
 
@@ -35,6 +37,7 @@ int lm_tree_new(struct lm_catalogs *catalogs, struct lm_tree **ret, struct lm_er
 		free(tree);
 		return r;
 	}
+	lm_crossings_init(&tree->crossings);
 	tree->catalogs = catalogs;
 	*ret = tree;
 	return 0;
@@ -44,6 +47,7 @@ void lm_tree_free(struct lm_tree *tree)
 {
 	if (!tree)
 		return;
+	lm_crossings_done(&tree->crossings);
 	lm_dir_paths_free(tree->paths);
 	free(tree);
 }
@@ -378,17 +382,6 @@ static int find_name(const struct place *place, struct lm_buf *path, struct lm_p
 	return r;
 }
 
-/* Where a catalog begins: what merged trees lead to. */
-static int find_file(const struct place *place, int64_t half, struct lm_row *ret, struct lm_err *err)
-{
-	const char *deleted;
-	int r = lm_catalog_lookup_half(place->catalog, half, ret, err);
-	if (r < 0)
-		return r;
-	bool shown = S_ISREG(ret->mode) && !(ret->flags & LM_ROW_HIDDEN);
-	return shown && whiteout_kind(place, ret, &deleted) == LM_WHITEOUT_NONE ? 0 : -ENOENT;
-}
-
 /* In the layers' view: what is there, or else what is deleted. */
 static int find_shown(const struct place *place, struct lm_buf *path, struct lm_path_hash parent, const char *name,
 	struct lm_row *ret, struct lm_err *err)
@@ -433,22 +426,64 @@ static bool is_hidden_marker(const struct lm_row *row)
 	return row->flags & LM_ROW_HIDDEN && strcmp(row->name, ".cvmfscatalog") == 0;
 }
 
-static int find_child(
-	const struct place *place, struct lm_buf *path, const char *name, struct lm_row *ret, struct lm_err *err)
+/* Names of rows: each says which catalogs to pass, and which row of the last one. */
+
+static int find_crossing(const struct place *place, int64_t half, uint64_t *ret, struct lm_err *err)
 {
-	int64_t half;
-	int r = -ENOENT;
-	if (place->rowid == 1 && lm_images_file_parse(name, &half))
-		r = find_file(place, half, ret, err);
-	if (r != -ENOENT)
-		return r;
-	lm_row_done(ret);
-	r = path_of(place, path, err);
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	CLEANUP(lm_buf_done) struct lm_buf path = LM_BUF(LM_REPO_PATH_MAX);
+	struct place mountpoint = *place;
+	int r = lm_catalog_lookup_half(place->catalog, half, &row, err);
+	if (r == 0 && !(S_ISDIR(row.mode) && row.flags & LM_ROW_MOUNTPOINT))
+		r = -ENOENT;
 	if (r < 0)
 		return r;
-	const struct lm_path_hash parent = lm_path_hash(lm_buf_cstr(path), path->len);
-	return place->open->view == LM_VIEW_LAYERS ? find_shown(place, path, parent, name, ret, err)
-						   : find_name(place, path, parent, "", name, ret, err);
+	mountpoint.rowid = row.rowid;
+	r = path_of(&mountpoint, &path, err);
+	if (r == 0)
+		r = cross_mountpoint(place, &row, lm_buf_cstr(&path), ret, err);
+	if (r == 0)
+		lm_crossings_put(&place->tree->crossings, place->open->number, half, *ret);
+	return r;
+}
+
+static int cross(struct place *place, int64_t half, struct lm_object_ref *need, struct lm_err *err)
+{
+	struct place next;
+	uint64_t node = lm_crossings_get(&place->tree->crossings, place->open->number, half);
+	int r = node ? 0 : find_crossing(place, half, &node, err);
+	if (r == 0)
+		r = enter(place->tree, node, &next, need, err);
+	if (r != 0)
+		return r;
+	place_done(place);
+	*place = next;
+	return 0;
+}
+
+static int lookup_row(struct lm_tree *tree, uint64_t parent, const int64_t *halves, size_t count, struct lm_entry *ret,
+	struct lm_object_ref *need, struct lm_err *err)
+{
+	CLEANUP(place_done) struct place place = {0};
+	CLEANUP(lm_row_done) struct lm_row row = {0};
+	const char *deleted;
+	int r = enter(tree, parent, &place, need, err);
+	for (size_t i = 0; i + 1 < count && r == 0; i++)
+		r = cross(&place, halves[i], need, err);
+	if (r == 0)
+		r = lm_catalog_lookup_half(place.catalog, halves[count - 1], &row, err);
+	if (r == 0 && (!S_ISREG(row.mode) || row.flags & LM_ROW_HIDDEN ||
+			      whiteout_kind(&place, &row, &deleted) != LM_WHITEOUT_NONE))
+		r = -ENOENT;
+	return r ? r : make_entry(&place, &row, row.name, ret, err);
+}
+
+/* Of a directory where a catalog begins. */
+static bool is_row_name(uint64_t parent, const char *name, int64_t *halves, size_t *ret_count)
+{
+	const uint64_t row = parent & ((1ULL << ROW_BITS) - 1);
+	*ret_count = row == 1 ? lm_images_row_parse(name, halves) : 0;
+	return *ret_count > 0;
 }
 
 int lm_tree_lookup(struct lm_tree *tree, uint64_t parent, const char *name, struct lm_entry *ret,
@@ -459,7 +494,15 @@ int lm_tree_lookup(struct lm_tree *tree, uint64_t parent, const char *name, stru
 	CLEANUP(place_done) struct place place = {0};
 	CLEANUP(lm_buf_done) struct lm_buf path = LM_BUF(LM_REPO_PATH_MAX);
 	CLEANUP(lm_row_done) struct lm_row row = {0};
+	int64_t halves[LM_IMAGES_ROW_MAX];
+	size_t count;
 	int r = 0;
+	if (is_row_name(parent, name, halves, &count)) {
+		r = lookup_row(tree, parent, halves, count, ret, ret_need, err);
+		if (r != -ENOENT)
+			return r;
+		r = 0;
+	}
 	if (parent == LM_NODE_ROOT && strcmp(name, LM_TREE_LAYERS) == 0) {
 		r = layers_root(tree, &parent, err);
 		name = LM_IMAGES_LAYERS;
@@ -467,7 +510,12 @@ int lm_tree_lookup(struct lm_tree *tree, uint64_t parent, const char *name, stru
 	if (r == 0)
 		r = enter(tree, parent, &place, ret_need, err);
 	if (r == 0)
-		r = find_child(&place, &path, name, &row, err);
+		r = path_of(&place, &path, err);
+	if (r != 0)
+		return r;
+	struct lm_path_hash parent_hash = lm_path_hash(lm_buf_cstr(&path), path.len);
+	r = place.open->view == LM_VIEW_LAYERS ? find_shown(&place, &path, parent_hash, name, &row, err)
+					       : find_name(&place, &path, parent_hash, "", name, &row, err);
 	if (r == 0 && is_hidden_marker(&row))
 		r = -ENOENT;
 	if (r == 0)

@@ -12,8 +12,8 @@
  * become character devices 0:0 and trusted.overlay.opaque, publishers' markers are hidden, all else is as it is. These
  * are nodes of their own. A name of the repository's own in that place can't be reached.
  *
- * FILES. The directory where a catalog begins has another name for each regular file of that catalog, by which merged
- * trees call it (LM_IMAGES_FILE in repo/images.h); no directory lists these.
+ * ROWS. In a directory where a catalog begins, each regular file of that catalog and of those below it has another
+ * name, by which merged trees call it (LM_IMAGES_ROW in repo/images.h); no directory lists these.
  *
  * Operations never wait: one that lacks a catalog returns LM_NEED and says in *ret_need which object; it has done
  * nothing, and is called again when the object is in the cache. Other results: 0, or

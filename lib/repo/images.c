@@ -2,6 +2,8 @@
 
 #include "base/str.h"
 
+#include <assert.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <openssl/evp.h>
 #include <stdint.h>
@@ -11,7 +13,7 @@
 #define SHA256 "sha256:"
 #define TARGET_TOP "../../../" LM_IMAGES_LAYERS "/"
 
-enum { HEX = 64 };
+enum { HEX = 64, HALF = 16 };
 
 static int update(EVP_MD_CTX *ctx, const char *digest)
 {
@@ -36,24 +38,42 @@ int lm_images_chain(const char *const *digests, size_t count, struct lm_chain_he
 	return 0;
 }
 
-struct lm_images_file lm_images_file(struct lm_path_hash path)
+static_assert(sizeof(LM_IMAGES_ROW) + LM_IMAGES_ROW_MAX * (HALF + 1) <= sizeof(struct lm_images_row), "does not fit");
+
+struct lm_images_row lm_images_row(const int64_t *halves, size_t count)
 {
-	struct lm_images_file name;
-	snprintf(name.s, sizeof(name.s), LM_IMAGES_FILE "%016" PRIx64, (uint64_t)path.a);
+	struct lm_images_row name = {LM_IMAGES_ROW};
+	char *at = name.s + strlen(LM_IMAGES_ROW);
+	for (size_t i = 0; i < count; i++)
+		at += sprintf(at, "%s%016" PRIx64, i ? "." : "", (uint64_t)halves[i]);
 	return name;
 }
 
-bool lm_images_file_parse(const char *name, int64_t *ret)
+static int half_parse(const char *digits, int64_t *ret)
 {
-	uint8_t bytes[sizeof(uint64_t)];
+	uint8_t bytes[HALF / 2];
 	uint64_t half = 0;
-	if (!lm_str_starts(name, LM_IMAGES_FILE) || strlen(name) != sizeof(struct lm_images_file) - 1 ||
-		lm_hex_parse(name + strlen(LM_IMAGES_FILE), bytes, sizeof(bytes)) < 0)
-		return false;
+	if (strnlen(digits, HALF) < HALF || lm_hex_parse(digits, bytes, sizeof(bytes)) < 0)
+		return -EINVAL;
 	for (size_t i = 0; i < sizeof(bytes); i++)
 		half = half << 8 | bytes[i];
 	*ret = (int64_t)half;
-	return true;
+	return 0;
+}
+
+size_t lm_images_row_parse(const char *name, int64_t ret[LM_IMAGES_ROW_MAX])
+{
+	const char *at = name + strlen(LM_IMAGES_ROW);
+	if (!lm_str_starts(name, LM_IMAGES_ROW))
+		return 0;
+	for (size_t count = 0; count < LM_IMAGES_ROW_MAX; at++) {
+		if (half_parse(at, &ret[count++]) < 0)
+			return 0;
+		at += HALF;
+		if (*at != '.')
+			return *at ? 0 : count;
+	}
+	return 0;
 }
 
 bool lm_images_digest_parse(const char *text, struct lm_images_digest *ret)

@@ -3,7 +3,7 @@
  *
  *   /.layers/xx/HEX/layerfs             the layer sha256:HEX, xx its first two digits
  *   /.lamella/trees/xx/HEX/tree         the merged tree of a chain of layers as an EROFS image (erofs/erofs.h) whose
- *                                       redirects (LM_IMAGES_FILE) are relative to /.layers, with the content of large
+ *                                       redirects (LM_IMAGES_ROW) are relative to /.layers, with the content of large
  *                                       files behind it.
  *                                       HEX names the chain
  *
@@ -27,10 +27,10 @@
 #define LM_REPO_IMAGES_H
 
 #include "base/err.h"
-#include "repo/pathhash.h"
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #define LM_IMAGES_LAYERS ".layers"
 #define LM_IMAGES_LAYER_ROOT "layerfs"
@@ -50,17 +50,20 @@ struct lm_chain_hex {
 int lm_images_chain(const char *const *digests, size_t count, struct lm_chain_hex *ret, struct lm_err *err) MUST_CHECK;
 
 /*
- * By which name a merged tree calls a file of a layer, in the directory where the catalog of the file begins:
- * LM_IMAGES_FILE and in 16 digits the first half of the hash of its path (pathhash.h). No directory lists it; a mount
- * that knows the name (fetcher/tree.h) finds the row by it at once, without the directories on the way.
+ * By which name a merged tree calls a file of a layer, in a directory where a catalog begins, that of the file or one
+ * above it: LM_IMAGES_ROW, and joined by dots, of each further catalog on the way and of the file itself, the first
+ * half of the hash of its path (pathhash.h) in 16 digits. No directory lists it; a mount that knows such names
+ * (fetcher/tree.h) finds the row at once, without the directories on the way.
  */
-#define LM_IMAGES_FILE ".lamella-file."
-struct lm_images_file {
-	char s[sizeof(LM_IMAGES_FILE) + 16];
+#define LM_IMAGES_ROW ".lamella-row."
+enum { LM_IMAGES_ROW_MAX = 14 }; /* halves, of the 255 bytes that a name can have */
+struct lm_images_row {
+	char s[256];
 };
-struct lm_images_file lm_images_file(struct lm_path_hash path);
-/* *ret: the half. */
-bool lm_images_file_parse(const char *name, int64_t *ret);
+/* count: 1 to LM_IMAGES_ROW_MAX. */
+struct lm_images_row lm_images_row(const int64_t *halves, size_t count);
+/* How many halves; 0: no such name. */
+size_t lm_images_row_parse(const char *name, int64_t ret[LM_IMAGES_ROW_MAX]);
 
 /* "sha256:HEX" */
 struct lm_images_digest {

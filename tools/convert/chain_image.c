@@ -17,6 +17,7 @@ struct building {
 	size_t count;
 	struct lm_chain_content *content;
 	struct lm_buf path; /* of the directory, then of what is in it; inside the tree */
+	struct lm_buf full; /* the same in the repository */
 	struct lm_buf redirect, xattr;
 	uint64_t names;
 };
@@ -25,6 +26,7 @@ static void building_done(struct building *b)
 {
 	lm_erofs_free(b->erofs);
 	lm_buf_done(&b->path);
+	lm_buf_done(&b->full);
 	lm_buf_done(&b->redirect);
 	lm_buf_done(&b->xattr);
 }
@@ -42,25 +44,35 @@ static int encode_xattrs(struct building *b, const struct lm_layer_inode *inode,
 	return count == 0 ? 0 : lm_xattr_encode(attrs, count, &b->xattr, err);
 }
 
-/* The merge counts layers from the uppermost down. By its path where no catalog begins on the way. */
-static int make_redirect(struct building *b, const struct lm_layer_inode *inode, const char **ret, struct lm_err *err)
+/* From the layers' directory on, the path of the outermost catalog that a name can begin at, and that name; the path of
+ * the file where there is none. */
+static int print_redirect(struct building *b, const struct lm_layer_begin *begin)
 {
 	const size_t top = strlen("/" LM_IMAGES_LAYERS);
-	const struct lm_layer_path layer = lm_layer_path(b->digests[b->count - 1 - inode->layer]);
+	const char *path = lm_buf_cstr(&b->full);
+	int64_t halves[LM_IMAGES_ROW_MAX];
+	size_t count = 1;
 	lm_buf_clear(&b->redirect);
-	int r = lm_buf_printf(&b->redirect, "%s/" LM_IMAGES_LAYER_ROOT "%s", layer.s, lm_buf_cstr(&b->path));
-	if (r == 0 && inode->catalog_len >= top) {
-		const struct lm_path_hash path = lm_path_hash(lm_buf_cstr(&b->redirect), b->redirect.len);
-		b->redirect.len = inode->catalog_len;
-		r = lm_buf_printf(&b->redirect, "/%s", lm_images_file(path).s);
-	}
-	if (r == 0 && b->redirect.len - top > LM_EROFS_TARGET_MAX)
-		r = -EMSGSIZE;
-	if (r < 0)
-		return r == -EMSGSIZE ? lm_err_set(err, -ENOTSUP, "a path of %zu bytes is too long", b->path.len)
-				      : lm_err_oom(err);
-	*ret = lm_buf_cstr(&b->redirect) + top;
-	return 0;
+	if (begin->len < top)
+		return lm_buf_str(&b->redirect, path + top);
+	halves[LM_IMAGES_ROW_MAX - 1] = lm_path_hash(path, b->full.len).a;
+	for (; begin->up && begin->up->len >= top && count < LM_IMAGES_ROW_MAX; begin = begin->up)
+		halves[LM_IMAGES_ROW_MAX - ++count] = lm_path_hash(path, begin->len).a;
+	return lm_buf_printf(&b->redirect, "%.*s/%s", (int)(begin->len - top), path + top,
+		lm_images_row(&halves[LM_IMAGES_ROW_MAX - count], count).s);
+}
+
+/* The merge counts layers from the uppermost down. */
+static int make_redirect(struct building *b, const struct lm_layer_inode *inode, struct lm_err *err)
+{
+	const struct lm_layer_path layer = lm_layer_path(b->digests[b->count - 1 - inode->layer]);
+	lm_buf_clear(&b->full);
+	int r = lm_buf_printf(&b->full, "%s/" LM_IMAGES_LAYER_ROOT "%s", layer.s, lm_buf_cstr(&b->path));
+	if (r == 0)
+		r = print_redirect(b, inode->begin);
+	return r == -EMSGSIZE ? lm_err_set(err, -ENOTSUP, "a path of %zu bytes is too long", b->path.len)
+	       : r < 0	      ? lm_err_oom(err)
+			      : 0;
 }
 
 /* Where the content of a file of more than 0 bytes is. */
@@ -71,7 +83,9 @@ static int place_content(
 		attr->content = true;
 		return lm_chain_content_add(b->content, inode, &attr->content_at, err);
 	}
-	return make_redirect(b, inode, &attr->redirect, err);
+	int r = make_redirect(b, inode, err);
+	attr->redirect = lm_buf_cstr(&b->redirect);
+	return r;
 }
 
 /* What is not yet in the image. */
@@ -153,7 +167,8 @@ int lm_chain_image_write(struct lm_layer_tree *tree, const char *const *digests,
 		.count = count,
 		.content = &ret->content,
 		.path = LM_BUF(LM_LAYER_PATH_MAX),
-		.redirect = LM_BUF(LM_REPO_PATH_MAX),
+		.full = LM_BUF(LM_REPO_PATH_MAX),
+		.redirect = LM_BUF(LM_EROFS_TARGET_MAX),
 		.xattr = LM_BUF(LM_XATTR_BLOB_MAX),
 	};
 	char volume[sizeof(FORM) + 16];

@@ -2,9 +2,9 @@
  * The tree that a container sees, as an EROFS image (erofs/erofs.h): a node mounts it as the uppermost lower directory
  * of an overlay whose data-only layer is the repository's /.layers. Large files have their content in the image
  * (chain_content.h), so that the kernel reads them as it reads files of its own disks. All others have a redirect into
- * their layer there, "/xx/HEX/DIR/NAME": DIR is where the catalog of the file begins, and NAME the one that leads to it
- * from there (LM_IMAGES_FILE in repo/images.h), so that a file costs one look-up, however deep it lies; of several
- * names of one file, the first that the tree has.
+ * their layer there: to where a catalog begins, most often "/xx/HEX", and a name that leads to the file from there
+ * (LM_IMAGES_ROW in repo/images.h), so that a file costs one look-up, however deep it lies; of several names of one
+ * file, the first that the tree has.
  */
 #ifndef LM_TOOLS_CHAIN_IMAGE_H
 #define LM_TOOLS_CHAIN_IMAGE_H

@@ -832,6 +832,17 @@ bool lm_layer_tree_leads(struct lm_layer_tree *tree, const char *path)
 	return path_push(&at, path, NULL) == 0 && resolve(tree, &at, &node, &rest, NULL) == 0 && *rest == '\0';
 }
 
+int lm_layer_tree_begin(struct lm_layer_tree *tree, const struct lm_layer_begin *up, size_t len,
+	const struct lm_layer_begin **ret, struct lm_err *err)
+{
+	struct lm_layer_begin *begin = arena_alloc(tree, sizeof(*begin));
+	if (!begin)
+		return no_room(tree, err);
+	*begin = (struct lm_layer_begin){up, len};
+	*ret = begin;
+	return 0;
+}
+
 int lm_layer_tree_add_chunk(struct lm_layer_tree *tree, struct lm_layer_inode *file, uint64_t offset, uint64_t size,
 	struct lm_chunk **ret, struct lm_err *err)
 {

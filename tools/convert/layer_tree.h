@@ -53,6 +53,12 @@ struct lm_layer_chunks {
 	struct lm_chunk chunks[16];
 };
 
+/* Where a catalog begins: at the first len bytes of the repository path of all that it lists. */
+struct lm_layer_begin {
+	const struct lm_layer_begin *up; /* of the catalog that it hangs in; NULL: that of the layer */
+	size_t len;
+};
+
 struct lm_layer_inode {
 	uint32_t mode; /* full st_mode */
 	uint32_t uid, gid;
@@ -65,12 +71,12 @@ struct lm_layer_inode {
 	struct lm_layer_xattr *xattrs;
 	/* regular files */
 	uint64_t size;
-	struct lm_hash hash;		/* of the whole, where it is not cut */
-	uint8_t compression;		/* enum lm_compression of the hash's object, or of the chunks: zlib at first */
-	uint16_t catalog_len;		/* of a merged one, how long the path is where its catalog begins */
-	uint32_t layer;			/* of several that were merged, the one that it comes from (merge.h) */
-	uint32_t links;			/* what overlayfs says of a merged one; 0: as many as it has names */
-	struct lm_layer_chunks *chunks; /* NULL: not cut */
+	struct lm_hash hash; /* of the whole, where it is not cut */
+	uint8_t compression; /* enum lm_compression of the hash's object, or of the chunks: zlib at first */
+	uint32_t layer;	     /* of several that were merged, the one that it comes from (merge.h) */
+	uint32_t links;	     /* what overlayfs says of a merged one; 0: as many as it has names */
+	const struct lm_layer_begin *begin; /* of a merged one: its catalog */
+	struct lm_layer_chunks *chunks;	    /* NULL: not cut */
 	struct lm_layer_chunks *last_chunks;
 };
 
@@ -115,6 +121,9 @@ int lm_layer_tree_add_chunk(struct lm_layer_tree *tree, struct lm_layer_inode *f
  */
 int lm_layer_tree_add(struct lm_layer_tree *tree, struct lm_layer_node *dir, const char *name, uint32_t mode,
 	struct lm_layer_inode **inode, struct lm_err *err) MUST_CHECK;
+/* It stays as long as the tree. */
+int lm_layer_tree_begin(struct lm_layer_tree *tree, const struct lm_layer_begin *up, size_t len,
+	const struct lm_layer_begin **ret, struct lm_err *err) MUST_CHECK;
 /* Mode, owner, time, size, device, hash, attributes but overlayfs's own, and target of a catalog's row; not the chunks.
  */
 int lm_layer_tree_set(struct lm_layer_tree *tree, struct lm_layer_inode *inode, const struct lm_row *row,

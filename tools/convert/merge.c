@@ -4,7 +4,6 @@
 #include "convert/layer_catalog.h"
 #include "repo/xattr.h"
 
-#include <assert.h>
 #include <search.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -19,9 +18,10 @@ struct part {
 	const struct lm_merge_layer *layer;
 	uint32_t place;		    /* of the layer among all */
 	struct lm_catalog *catalog; /* that lists it */
-	unsigned number;	    /* of the catalog: hard-link groups are each catalog's own */
-	bool opened;		    /* for this directory: to be closed after it */
-	bool marks;		    /* it has whiteouts as archives have them */
+	const struct lm_layer_begin *begin;
+	unsigned number; /* of the catalog: hard-link groups are each catalog's own */
+	bool opened;	 /* for this directory: to be closed after it */
+	bool marks;	 /* it has whiteouts as archives have them */
 };
 
 struct link { /* a file with several names */
@@ -30,8 +30,6 @@ struct link { /* a file with several names */
 	uint32_t names; /* in its layer */
 	struct lm_layer_inode *inode;
 };
-
-static_assert(LM_REPO_PATH_MAX <= UINT16_MAX, "struct lm_layer_inode has 16 bits for the length of a path");
 
 struct merging {
 	enum lm_merge_kind kind;
@@ -146,7 +144,7 @@ static int copy_row(struct listing *list, struct lm_row *row, const struct link 
 	int r = lm_layer_tree_set(list->m->tree, inode, row, list->err);
 	if (list->m->kind == LM_MERGE_CONTAINER) {
 		inode->layer = list->part->place;
-		inode->catalog_len = (uint16_t)strlen(lm_catalog_mountpoint(list->part->catalog));
+		inode->begin = list->part->begin;
 		inode->links = link ? link->names : 0;
 	} else {
 		inode->mode |= S_ISDIR(row->mode) ? 0700 : S_ISREG(row->mode) ? 0600 : 0;
@@ -255,13 +253,17 @@ static int open_nested(struct merging *m, struct part *part, struct lm_err *err)
 {
 	struct lm_nested nested = {0};
 	struct lm_catalog *catalog;
+	const struct lm_layer_begin *begin;
 	int r = lm_catalog_nested(part->catalog, lm_buf_cstr(&m->full), &nested, err);
+	if (r == 0)
+		r = lm_layer_tree_begin(m->tree, part->begin, m->full.len, &begin, err);
 	if (r == 0)
 		r = m->open(m->arg, &nested, &catalog, err);
 	free(nested.path);
 	if (r < 0)
 		return r == -ENOENT ? -EPROTO : r;
 	part->catalog = catalog;
+	part->begin = begin;
 	part->number = ++m->catalogs;
 	part->opened = true;
 	return 0;
@@ -305,8 +307,8 @@ static int child_part(struct merging *m, const struct part *part, const char *na
 	*ret_last |= !S_ISDIR(row.mode) || is_opaque(&row);
 	if (!S_ISDIR(row.mode))
 		return 0;
-	*ret = (struct part){
-		.layer = part->layer, .place = part->place, .catalog = part->catalog, .number = part->number};
+	*ret = *part;
+	ret->opened = ret->marks = false;
 	r = row.flags & LM_ROW_MOUNTPOINT ? open_nested(m, ret, err) : 0;
 	return r < 0 ? r : 1;
 }
@@ -409,12 +411,16 @@ int lm_merge(const struct lm_merge_layer *layers, size_t count, enum lm_merge_ki
 	int r = parts ? lm_layer_tree_new(NULL, &m.tree, err) : lm_err_oom(err);
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < count; i++)
+	for (size_t i = 0; i < count && r == 0; i++) {
 		parts[i] = (struct part){.layer = &layers[i],
 			.place = (uint32_t)i,
 			.catalog = layers[i].catalog,
 			.number = ++m.catalogs};
-	r = merge_root(&m, parts, count, err);
+		r = lm_layer_tree_begin(
+			m.tree, NULL, strlen(lm_catalog_mountpoint(layers[i].catalog)), &parts[i].begin, err);
+	}
+	if (r == 0)
+		r = merge_root(&m, parts, count, err);
 	if (r < 0)
 		return lm_err_prefix(err, r, "in %s", m.path.len ? lm_buf_cstr(&m.path) : "/");
 	*ret = STEAL(m.tree);

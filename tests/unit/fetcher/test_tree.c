@@ -710,20 +710,71 @@ static void check_opaque(struct tree_rig *rig, uint64_t node, bool opaque)
 	assert_int_equal(names.len, 0);
 }
 
-#define LAYER "/cb/cb0010e88df5e7f422a78ce1207d7d6d51bb3cd8f3c8d8ac0be77eb69975fbc2/layerfs"
-
-/* Path of the name in dir by which merged trees call the file. */
-static char *by_hash(const char *dir, const char *file)
+/* Path of the name in dir by which merged trees call the last of the paths; the others are the catalogs on the way. */
+static char *row_name(const char *dir, const char *const *paths, size_t count)
 {
-	char *path = lm_str_printf("/.layers" LAYER "%s", file);
-	char *name = lm_str_printf("%s/%s", dir, lm_images_file(lm_path_hash(path, strlen(path))).s);
-	free(path);
-	return name;
+	int64_t halves[LM_IMAGES_ROW_MAX];
+	for (size_t i = 0; i < count; i++)
+		halves[i] = lm_path_hash(paths[i], strlen(paths[i])).a;
+	return lm_str_printf("%s/%s", dir, lm_images_row(halves, count).s);
 }
+
+static void row_leads(struct tree_rig *rig, const char *dir, const char *const *paths, size_t count, int expected)
+{
+	CLEANUP(lm_freep) char *name = row_name(dir, paths, count);
+	struct lm_entry entry, plain;
+	assert_int_equal(walk(rig, name, &entry), expected);
+	if (expected < 0)
+		return;
+	assert_int_equal(walk(rig, paths[count - 1], &plain), 0);
+	assert_memory_equal(&entry, &plain, sizeof(entry));
+}
+
+/* From where a catalog begins to files of those below it, each catalog on the way named. */
+static void test_row_names(void **state)
+{
+	CLEANUP(tree_rig_close) struct tree_rig rig = {0};
+	CLEANUP(lm_buf_done) struct lm_buf names = LM_BUF(1 << 20);
+#define IN_NESTED "/nested", "/nested/a", "/nested/a/b/c"
+	static const char *const all[] = {IN_NESTED, "/nested/a/b/c/leaf"},
+				 *const directory[] = {IN_NESTED, "/nested/a/b/c"},
+				 *const nothing[] = {IN_NESTED, "/nested/a/b/c/nothing"},
+				 *const no_catalog[] = {"/files", "/files/hello.txt"},
+				 *const file[] = {"/files/hello.txt", "/files/hello.txt"},
+				 *const passed_over[] = {"/nested/a", "/nested/a/b/c", "/nested/a/b/c/leaf"};
+	struct lm_entry entry;
+	if (!open_rig(&rig, "fixture.cern.ch", REV(3)))
+		skip();
+	/* The catalogs on the way are fetched one after the other. */
+	CLEANUP(lm_freep) char *name = row_name("", all, 4);
+	assert_int_equal(walk(&rig, name, &entry), 0);
+	assert_int_equal(rig.provided, 4);
+	for (int again = 0; again < 2; again++) {
+		row_leads(&rig, "", all, 4, 0);
+		row_leads(&rig, "/nested", &all[1], 3, 0);
+		row_leads(&rig, "/nested/a", &all[2], 2, 0);
+		row_leads(&rig, "/nested/a/b/c", &all[3], 1, 0);
+		row_leads(&rig, "", &file[1], 1, 0);
+		row_leads(&rig, "", directory, 4, -ENOENT);
+		row_leads(&rig, "", directory, 1, -ENOENT);
+		row_leads(&rig, "", nothing, 4, -ENOENT);
+		row_leads(&rig, "", no_catalog, 2, -ENOENT);
+		row_leads(&rig, "", file, 2, -ENOENT);
+		row_leads(&rig, "", passed_over, 3, -ENOENT);
+		row_leads(&rig, "/nested/a/b", &all[2], 2, -ENOENT);
+		row_leads(&rig, "/files", &file[1], 1, -ENOENT);
+	}
+	assert_int_equal(rig.provided, 4);
+	list_dir(&rig, LM_NODE_ROOT, &names);
+	assert_false(has_line(&names, name + 1));
+}
+
+#define LAYER "/cb/cb0010e88df5e7f422a78ce1207d7d6d51bb3cd8f3c8d8ac0be77eb69975fbc2/layerfs"
 
 static void leads_to(struct tree_rig *rig, const char *dir, const char *file, int expected)
 {
-	CLEANUP(lm_freep) char *name = by_hash(dir, file);
+	CLEANUP(lm_freep) char *own = lm_str_printf("/.layers" LAYER "%s", file);
+	CLEANUP(lm_freep) char *name = row_name(dir, (const char *const *)&own, 1);
 	CLEANUP(lm_freep) char *path = lm_str_printf("/.lamella-layers" LAYER "%s", file);
 	struct lm_entry entry, plain;
 	assert_int_equal(walk(rig, name, &entry), expected);
@@ -734,7 +785,7 @@ static void leads_to(struct tree_rig *rig, const char *dir, const char *file, in
 }
 
 /* Regular files, where their catalog begins. */
-static void check_files_by_hash(struct tree_rig *rig)
+static void check_rows(struct tree_rig *rig)
 {
 #define LAYERS "/.lamella-layers"
 	leads_to(rig, LAYERS LAYER, "/app/main", 0);
@@ -746,7 +797,8 @@ static void check_files_by_hash(struct tree_rig *rig)
 	leads_to(rig, LAYERS LAYER, "/nothing", -ENOENT);
 	leads_to(rig, LAYERS LAYER "/app", "/app/main", -ENOENT);
 	leads_to(rig, LAYERS, "/app/main", -ENOENT);
-	CLEANUP(lm_freep) char *name = by_hash("/.layers" LAYER, "/app/main");
+	static const char *const file = "/.layers" LAYER "/app/main";
+	CLEANUP(lm_freep) char *name = row_name("/.layers" LAYER, &file, 1);
 	assert_int_equal(node_of(rig, name), node_of(rig, "/.layers" LAYER "/app/main"));
 }
 
@@ -802,7 +854,7 @@ static void test_stock_layers(void **state)
 	assert_int_equal(walk(&rig, "/.lamella-layers" LAYER "/.cvmfscatalog", &entry), -ENOENT);
 	assert_int_equal(walk(&rig, "/.layers" LAYER "/.cvmfscatalog", &entry), 0);
 
-	check_files_by_hash(&rig);
+	check_rows(&rig);
 
 	/* Nodes of their own, the same in the next process; content is the same. */
 	uint64_t shown = node_of(&rig, "/.lamella-layers" LAYER "/app/main");
@@ -940,6 +992,7 @@ int main(void)
 		cmocka_unit_test(test_no_root),
 		cmocka_unit_test(test_lookup),
 		cmocka_unit_test(test_nested),
+		cmocka_unit_test(test_row_names),
 		cmocka_unit_test(test_hard_links),
 		cmocka_unit_test(test_numbers_last),
 		cmocka_unit_test(test_root_changes),

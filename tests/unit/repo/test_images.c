@@ -1,3 +1,4 @@
+#include "base/str.h"
 #include "repo/images.h"
 #include "repo_test.h"
 
@@ -66,25 +67,26 @@ static void test_forged_entry(void **state)
 	}
 }
 
-/* md5("") is d41d8cd98f00b204..., a number whose lowest byte comes first. */
-static void test_file(void **state)
+#define ROW ".lamella-row."
+#define H "04b2008fd98c1dd4"
+
+static void test_row(void **state)
 {
-	static const char *const forged[] = {"", ".lamella-file.", ".lamella-file.04b2008fd98c1dd",
-		".lamella-file.04b2008fd98c1dd44", ".lamella-file.04B2008FD98C1DD4", ".lamella-file.04b2008fd98c1dg4",
-		".lamella-file.-4b2008fd98c1dd4", ".lamella-file. 4b2008fd98c1dd4", "lamella-file.04b2008fd98c1dd4",
-		".lamella-files04b2008fd98c1dd4"};
-	const int64_t halves[] = {0, 1, -1, INT64_MAX, INT64_MIN};
-	int64_t half = 77;
-	assert_string_equal(lm_images_file(lm_path_hash("", 0)).s, ".lamella-file.04b2008fd98c1dd4");
-	for (size_t i = 0; i < ARRAY_LEN(halves); i++) {
-		assert_true(lm_images_file_parse(lm_images_file((struct lm_path_hash){halves[i], 5}).s, &half));
-		assert_int_equal(half, halves[i]);
+	static const char *const forged[] = {"", ROW, ROW "04b2008fd98c1dd", ROW H "4", ROW "04B2008FD98C1DD4",
+		ROW H ".", ROW "." H, ROW H "." H ".", ROW H ".." H, ROW H "-" H, ROW "04b2008fd98c1dg4",
+		ROW "-4b2008fd98c1dd4", ROW " 4b2008fd98c1dd4", "lamella-row." H, ".lamella-rows" H};
+	const int64_t halves[LM_IMAGES_ROW_MAX] = {0, 1, -1, INT64_MAX, INT64_MIN, 0x04b2008fd98c1dd4};
+	int64_t parsed[LM_IMAGES_ROW_MAX];
+	assert_string_equal(lm_images_row(&halves[5], 1).s, ROW H);
+	assert_string_equal(lm_images_row(&halves[1], 2).s, ROW "0000000000000001.ffffffffffffffff");
+	for (size_t count = 1; count <= LM_IMAGES_ROW_MAX; count++) {
+		assert_int_equal(lm_images_row_parse(lm_images_row(halves, count).s, parsed), count);
+		assert_memory_equal(parsed, halves, count * sizeof(*halves));
 	}
-	for (size_t i = 0; i < ARRAY_LEN(forged); i++) {
-		half = 77;
-		assert_false(lm_images_file_parse(forged[i], &half));
-		assert_int_equal(half, 77);
-	}
+	CLEANUP(lm_freep) char *longer = lm_str_printf("%s." H, lm_images_row(halves, LM_IMAGES_ROW_MAX).s);
+	assert_int_equal(lm_images_row_parse(longer, parsed), 0);
+	for (size_t i = 0; i < ARRAY_LEN(forged); i++)
+		assert_int_equal(lm_images_row_parse(forged[i], parsed), 0);
 }
 
 int main(void)
@@ -94,7 +96,7 @@ int main(void)
 		cmocka_unit_test(test_digest),
 		cmocka_unit_test(test_entry),
 		cmocka_unit_test(test_forged_entry),
-		cmocka_unit_test(test_file),
+		cmocka_unit_test(test_row),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -365,8 +365,10 @@ static void test_nested(void **state)
 
 	lm_layer_tree_free(STEAL(f->tree));
 	ok(f, lm_merge(f->layers, f->count, LM_MERGE_CONTAINER, open_nested, f, &f->tree, &f->err));
-	assert_int_equal(at(f, "/n/b")->catalog_len, strlen(f->nested_mountpoint));
-	assert_int_equal(at(f, "/n/a")->catalog_len, strlen(f->mountpoints[0]));
+	assert_int_equal(at(f, "/n/b")->begin->len, strlen(f->nested_mountpoint));
+	assert_int_equal(at(f, "/n/b")->begin->up->len, strlen(f->mountpoints[1]));
+	assert_null(at(f, "/n/b")->begin->up->up);
+	assert_int_equal(at(f, "/n/a")->begin->len, strlen(f->mountpoints[0]));
 }
 
 static void test_nothing(void **state)
@@ -478,14 +480,27 @@ static unsigned occurrences(const struct lm_buf *in, const char *what)
 	return count;
 }
 
-/* How many there are that lead to a file of a layer whose catalog begins so far below that of the layer. */
-static unsigned redirects(const struct lm_buf *in, size_t layer, const char *begins, const char *file)
+/* How many there are that lead to a file, by catalogs that begin at so many bytes of its path, the layer's first. */
+static unsigned redirects_by(
+	const struct lm_buf *in, size_t layer, const char *file, const size_t *begins, size_t begin_count)
 {
+	int64_t halves[LM_IMAGES_ROW_MAX];
 	CLEANUP(lm_freep) char *path = lm_str_printf(ROOT "%s", layer, file);
+	const size_t top = strlen("/.layers");
+	for (size_t i = 1; i < begin_count; i++)
+		halves[i - 1] = lm_path_hash(path, begins[i]).a;
+	halves[begin_count - 1] = lm_path_hash(path, strlen(path)).a;
 	CLEANUP(lm_freep)
 	char *redirect =
-		lm_str_printf("/xx/xx%zu%s/%s", layer, begins, lm_images_file(lm_path_hash(path, strlen(path))).s);
+		lm_str_printf("%.*s/%s", (int)(begins[0] - top), path + top, lm_images_row(halves, begin_count).s);
 	return occurrences(in, redirect);
+}
+
+/* The layer's catalog is the only one. */
+static unsigned redirects(const struct lm_buf *in, size_t layer, const char *file)
+{
+	const size_t begin = strlen("/.layers/xx/xx0");
+	return redirects_by(in, layer, file, &begin, 1);
 }
 
 /* The layers of the merge are counted from the uppermost, digests from the lowest. */
@@ -509,9 +524,9 @@ static void test_chain_image(void **state)
 	write_image(f, digests, "second", &second);
 	assert_int_equal(first.len, second.len);
 	assert_memory_equal(first.data, second.data, first.len);
-	assert_int_equal(redirects(&first, 0, "", "/d/upper"), 1);
-	assert_int_equal(occurrences(&first, LM_IMAGES_FILE), 2);
-	assert_int_equal(redirects(&first, 1, "", "/d/one") + redirects(&first, 1, "", "/two"), 1);
+	assert_int_equal(redirects(&first, 0, "/d/upper"), 1);
+	assert_int_equal(occurrences(&first, LM_IMAGES_ROW), 2);
+	assert_int_equal(redirects(&first, 1, "/d/one") + redirects(&first, 1, "/two"), 1);
 }
 
 /* overlayfs shows the link count of the lower file, whatever an upper layer hides, and none of merged directories. */
@@ -564,43 +579,56 @@ static void test_chain_image_path(void **state)
 	add(f, 0, lm_buf_cstr(&path), S_IFREG | 0644, "f");
 	write_contents(f, &image, &bytes);
 	assert_int_equal(image.names, 18);
-	assert_int_equal(redirects(&bytes, 0, "", lm_buf_cstr(&path)), 1);
+	assert_int_equal(redirects(&bytes, 0, lm_buf_cstr(&path)), 1);
 	lm_chain_image_done(&image);
 
+	const struct lm_layer_begin deep = {.len = strlen("/.layers/xx/xx0/layerfs") + path.len - strlen("/file")};
 	CLEANUP(lm_closep) int fd = lm_file_tmp(AT_FDCWD, f->dir, NULL);
 	lm_layer_tree_free(STEAL(f->tree));
 	ok(f, lm_merge(f->layers, f->count, LM_MERGE_CONTAINER, open_nested, f, &f->tree, &f->err));
-	at(f, lm_buf_cstr(&path))->catalog_len =
-		(uint16_t)(strlen("/.layers/xx/xx0/layerfs") + path.len - strlen("/file"));
+	at(f, lm_buf_cstr(&path))->begin = &deep;
 	assert_int_equal(lm_chain_image_write(f->tree, digests, 1, LM_HASH_SHA1, fd, &image, &f->err), -ENOTSUP);
 	assert_non_null(strstr(lm_err_text(&f->err), "too long"));
 	lm_chain_image_done(&image);
 }
 
-/* By where its catalog begins: a nested one, the layer's, or one above all layers, whose directories have no names for
- * files. */
+/* Catalogs in catalogs, more of them than a name can hold, and one above all layers, which begins at no layer. */
 static void test_chain_image_catalogs(void **state)
 {
+	enum { DEEP = LM_IMAGES_ROW_MAX + 2 };
 	struct fixture *f = *state;
 	static const char *const digests[] = {"sha256:xx0"};
-	CLEANUP(lm_buf_done) struct lm_buf bytes = LM_BUF(1 << 20);
+	CLEANUP(lm_buf_done) struct lm_buf path = LM_BUF(LM_LAYER_PATH_MAX), bytes = LM_BUF(1 << 20);
+	const struct lm_layer_begin above = {.len = strlen("/.layer")};
+	struct lm_layer_begin begins[DEEP] = {{.up = &above, .len = strlen("/.layers/xx/xx0")}};
+	size_t lens[DEEP] = {begins[0].len};
 	struct lm_chain_image image;
 	begin_layer(f, 0);
-	add(f, 0, "/d", S_IFDIR | 0755, NULL);
-	add(f, 0, "/d/nested", S_IFREG | 0644, "nested");
+	for (size_t i = 1; i < DEEP; i++) {
+		assert_int_equal(lm_buf_str(&path, "/d"), 0);
+		add(f, 0, lm_buf_cstr(&path), S_IFDIR | 0755, NULL);
+		lens[i] = strlen("/.layers/xx/xx0/layerfs") + path.len;
+		begins[i] = (struct lm_layer_begin){&begins[i - 1], lens[i]};
+	}
 	add(f, 0, "/d/own", S_IFREG | 0644, "own");
+	add(f, 0, "/d/nested", S_IFREG | 0644, "nested");
 	add(f, 0, "/d/root", S_IFREG | 0644, "root");
+	assert_int_equal(lm_buf_str(&path, "/deep"), 0);
+	add(f, 0, lm_buf_cstr(&path), S_IFREG | 0644, "deep");
 	merge_for_container(f);
-	at(f, "/d/nested")->catalog_len = (uint16_t)strlen("/.layers/xx/xx0/layerfs/d");
-	at(f, "/d/root")->catalog_len = 0;
+	at(f, "/d/nested")->begin = &begins[1];
+	at(f, "/d/root")->begin = &above;
+	at(f, lm_buf_cstr(&path))->begin = &begins[DEEP - 1];
 	CLEANUP(lm_closep) int fd = lm_file_tmp(AT_FDCWD, f->dir, NULL);
 	ok(f, lm_chain_image_write(f->tree, digests, 1, LM_HASH_SHA1, fd, &image, &f->err));
 	ok(f, lm_buf_reserve(&bytes, image.bytes));
 	ok(f, lm_pread_all(fd, bytes.data, image.bytes, 0, &f->err));
 	bytes.len = image.bytes;
-	assert_int_equal(redirects(&bytes, 0, "/layerfs/d", "/d/nested"), 1);
-	assert_int_equal(redirects(&bytes, 0, "", "/d/own"), 1);
+	assert_int_equal(redirects(&bytes, 0, "/d/own"), 1);
+	assert_int_equal(redirects_by(&bytes, 0, "/d/nested", lens, 2), 1);
+	assert_int_equal(redirects_by(&bytes, 0, lm_buf_cstr(&path), &lens[2], LM_IMAGES_ROW_MAX), 1);
 	assert_int_equal(occurrences(&bytes, "/xx/xx0/layerfs/d/root"), 1);
+	assert_int_equal(occurrences(&bytes, LM_IMAGES_ROW), 3);
 	lm_chain_image_done(&image);
 }
 
@@ -672,7 +700,7 @@ static void test_chain_content(void **state)
 	next_is(&image, &i, 3, 0);
 	assert_int_equal(i, image.content.count);
 	assert_int_equal(image.content.bytes, 3 * (MIB + 4096) + 18 * 4096);
-	assert_int_equal(occurrences(&bytes, LM_IMAGES_FILE), 1);
+	assert_int_equal(occurrences(&bytes, LM_IMAGES_ROW), 1);
 	assert_int_equal(occurrences(&bytes, "lamella form 3"), 1);
 	assert_ptr_equal(at(f, "/b"), at(f, "/c"));
 	lm_chain_image_done(&image);
@@ -692,7 +720,7 @@ static void test_chain_content_elsewhere(void **state)
 	write_contents(f, &image, &bytes);
 	assert_int_equal(image.content.count, 0);
 	assert_int_equal(image.content.bytes, 0);
-	assert_int_equal(occurrences(&bytes, LM_IMAGES_FILE), 3);
+	assert_int_equal(occurrences(&bytes, LM_IMAGES_ROW), 3);
 	lm_chain_image_done(&image);
 }
 
@@ -715,9 +743,9 @@ static void test_chain_content_small(void **state)
 	write_contents(f, &image, &bytes);
 	assert_int_equal(image.content.small, MAX);
 	assert_int_equal(image.content.count, 1 + 8 + 1 + (MAX - 8) + 1 + 1 + 1);
-	assert_int_equal(redirects(&bytes, 0, "", "/b"), 1);
-	assert_int_equal(redirects(&bytes, 0, "", "/e"), 1);
-	assert_int_equal(occurrences(&bytes, LM_IMAGES_FILE), 2);
+	assert_int_equal(redirects(&bytes, 0, "/b"), 1);
+	assert_int_equal(redirects(&bytes, 0, "/e"), 1);
+	assert_int_equal(occurrences(&bytes, LM_IMAGES_ROW), 2);
 	lm_chain_image_done(&image);
 }
 
