@@ -41,6 +41,11 @@ static int visit_row(void *arg, struct lm_row *row)
 		abort();
 	if (lm_catalog_lookup(visit->catalog, row->path, &again, &err) == 0)
 		lm_row_done(&again);
+	if (lm_catalog_lookup_half(visit->catalog, row->path.a, &again, &err) == 0) {
+		if (again.path.a != row->path.a)
+			abort();
+		lm_row_done(&again);
+	}
 	lm_buf_done(&path);
 	return visit->listed++ < LISTED_MAX ? 0 : 1;
 }

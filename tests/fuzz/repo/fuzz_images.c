@@ -1,4 +1,5 @@
-/* The target of an index's entry: what is read as a link to a layer is the one text that links to it. */
+/* The target of an index's entry: what is read as a link to a layer is the one text that links to it. And names of
+ * rows: what is read as one is the one name of these halves. */
 #include "repo/images.h"
 
 #include <assert.h>
@@ -21,6 +22,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		assert(lm_images_digest_parse(layer.s, NULL));
 		assert(strcmp(lm_images_entry_target(layer.s).s, target) == 0);
 	}
+	int64_t halves[LM_IMAGES_ROW_MAX];
+	size_t count = lm_images_row_parse(target, halves);
+	assert(count <= LM_IMAGES_ROW_MAX);
+	assert(count == 0 || strcmp(lm_images_row(halves, count).s, target) == 0);
 	free(target);
 	return 0;
 }
