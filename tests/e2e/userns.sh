@@ -34,17 +34,26 @@ end_task() { # NAME
 	wait_for 20 "the end of $1" ended_task "$1"
 	ctr_ lamella tasks rm "$1" >/dev/null 2>&1 || true # says how it ended, by its own code
 }
-# Of everything that the image brought: /etc and what is mounted are the runtime's.
+# Of everything that the image brought: /etc and what is mounted are the runtime's. Written to a file of the host: of what a container
+# says at its end, containerd's pipe may lose the last when the machine is busy.
 # shellcheck disable=SC2016
-LISTING='cd / && find . -xdev -mindepth 1 \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run -o -path ./etc \) -prune -o -printf "%p %y %m %U %G %s %l\n" | sort'
+LISTING='cd / && find . -xdev -mindepth 1 \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run -o -path ./etc \) -prune -o -printf "%p %y %m %U %G %s %l\n" | sort >/run/listed/names'
+listed() { # FILE NAME IMAGE MAPPING...
+	local file=$1 folder=$WORK/tmp/listed
+	shift
+	mkdir -m 777 "$folder"
+	container "$@" --mount "type=bind,src=$folder,dst=/run/listed,options=rbind:rw" -- sh -c "$LISTING"
+	mv "$folder/names" "$file"
+	rmdir "$folder"
+}
 # shellcheck disable=SC2016
-USE='set -e
+USE='
 	test "$(id -u)" = 0; test "$(stat -c %u:%g /)" = 0:0
 	chmod 700 /usr/bin/wc; chown 5:6 /usr/bin/tac; test "$(stat -c %u:%g /usr/bin/tac)" = 5:6
 	echo mine >/written; mv /usr/bin/head /usr/bin/head2; rm /usr/bin/tail; ln /usr/bin/sort /usr/bin/sort2
 	test "$(stat -c %u:%g /written /usr/bin/wc /usr/bin/head2 /usr/bin/sort2 | sort -u)" = 0:0
 	mkdir /usr/share/new; rm -r /usr/share/doc; mkdir /usr/share/doc; echo a b c | wc -w | grep -qx 3
-	cat /proc/self/uid_map'
+	read -r inside outside count </proc/self/uid_map; test "$inside $outside $count" = "0 '"$HOST_ID $IDS"'"'
 
 registry_start
 push_pause
@@ -71,12 +80,11 @@ for way in "merged trees" layers; do
 	fi
 	for image in "${images[@]}"; do
 		cri lamella pull "$image" >"$WORK/tmp/pull" || fail "pull of $image"
-		container plain "$image" -- sh -c "$LISTING" >"$WORK/tmp/plain"
-		container inside "$image" "${MAPS[@]}" -- sh -c "$LISTING" >"$WORK/tmp/inside"
+		listed "$WORK/tmp/plain" plain "$image"
+		listed "$WORK/tmp/inside" inside "$image" "${MAPS[@]}"
 		[ "$(wc -l <"$WORK/tmp/plain")" -gt 200 ] || fail "only $(wc -l <"$WORK/tmp/plain") names in $image"
 		diff "$WORK/tmp/plain" "$WORK/tmp/inside" >"$WORK/tmp/diff" || fail "$image in a user namespace: $(head -n 5 "$WORK/tmp/diff")"
-		container writes "$image" "${MAPS[@]}" -- sh -c "$USE" >"$WORK/tmp/use" || fail "$image: can't be used"
-		grep -qE "^ +0 +$HOST_ID +$IDS$" "$WORK/tmp/use" || fail "not in that user namespace: $(cat "$WORK/tmp/use")"
+		container writes "$image" "${MAPS[@]}" -- sh -ex -c "$USE" 2>"$WORK/tmp/use" || fail "$image can't be used: $(tail -n 2 "$WORK/tmp/use")"
 		say "  ${image##*/}: $(wc -l <"$WORK/tmp/inside") names, all with the owners they have without"
 	done
 
