@@ -4,6 +4,7 @@
 #include "base/lock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "fetcher/caller.h"
 #include "fetcher/fuse_internal.h"
 #include "fetcher/mountpoint.h"
 #include "fetcher/read.h"
@@ -201,6 +202,8 @@ struct parked {
 static void on_interrupt(fuse_req_t req, void *arg)
 {
 	struct lm_wait *wait = arg;
+	if (!lm_caller_is_ending(fuse_req_ctx(req)->pid))
+		return; /* the session has the kernel say it again */
 	wait->leave(wait->arg);
 	if (atomic_exchange(&wait->answered, true))
 		return;
@@ -749,6 +752,12 @@ static int start_notifier(struct lm_fuse *fuse, struct lm_err *err)
 	return 0;
 }
 
+static int later(void *user, unsigned delay_ms, lm_work_fn *fn, void *arg)
+{
+	struct lm_fuse *fuse = user;
+	return lm_fetch_later(fuse->config.fetch, delay_ms, fn, arg);
+}
+
 static int mount_and_serve(struct lm_fuse *fuse, struct lm_err *err)
 {
 	const struct lm_session_config config = {
@@ -760,6 +769,7 @@ static int mount_and_serve(struct lm_fuse *fuse, struct lm_err *err)
 		.threads = fuse->config.threads,
 		/* Others have trusted attributes, which are not listed to everybody. */
 		.map_owners = fuse->config.lean,
+		.later = later,
 		.on_end = on_end,
 	};
 	int r = lm_session_open(&config, &fuse->session, err);

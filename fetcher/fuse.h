@@ -40,7 +40,7 @@ struct lm_fuse_stats {
 		uint64_t failed;   /* those with EIO or ENOMEM */
 		uint64_t ns;	   /* from receiving to answering, together */
 	} requests[LM_REQUEST_KINDS];
-	uint64_t interrupted; /* their callers did not want to wait */
+	uint64_t interrupted; /* their callers were ended while they waited */
 	uint64_t parked;      /* that had to wait for a catalog */
 	uint64_t famines;     /* that had to wait for file descriptors */
 	uint64_t waiting;     /* received and not answered yet */

@@ -40,8 +40,8 @@ void lm_op_fail_object(struct lm_op *op, const struct lm_object_ref *object, int
 
 /*
  * Who waits offers the request to an interrupt, and claims it back before answering: false when it was answered
- * meanwhile, with EINTR. After true, no interrupt touches it any more. The wait must live until the claim. leave is
- * called by the interrupt, before it answers, possibly more than once.
+ * meanwhile, with EINTR, since its caller is about to end (caller.h). After true, no interrupt touches it any more. The
+ * wait must live until the claim. leave is called by the interrupt, before it answers, possibly more than once.
  */
 struct lm_wait {
 	void (*leave)(void *arg);

@@ -74,7 +74,7 @@ static const struct metric metrics[] = {
 	{"kernel_requests_waiting", LM_GAUGE, REPOSITORY, "Requests of the kernel that are not answered yet.", NUMBER,
 		AT(RepositoryStatus, kernel_waiting)},
 	{"kernel_interrupted_requests_total", LM_COUNTER, REPOSITORY,
-		"Requests of the kernel whose callers did not want to wait.", NUMBER,
+		"Requests of the kernel whose callers were ended while they waited.", NUMBER,
 		AT(RepositoryStatus, kernel_interrupted)},
 	{"kernel_starved_requests_total", LM_COUNTER, REPOSITORY,
 		"Requests of the kernel that had to wait for file descriptors.", NUMBER,

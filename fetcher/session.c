@@ -8,10 +8,11 @@
 #include <linux/fuse.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
-enum { THREADS_MAX = 64, CACHE_LINE = 64, LEAST_WRITE = 4096, NOT_KEPT = 1, SPARE_DESCRIPTORS = 64 };
+enum { THREADS_MAX = 64, CACHE_LINE = 64, LEAST_WRITE = 4096, NOT_KEPT = 1, SPARE_DESCRIPTORS = 64, REMIND_MS = 1000 };
 #define WAKE_SIGNAL SIGUSR1
 
 /* Newer than Debian 12's headers. */
@@ -198,6 +199,35 @@ static void process(struct lm_session *session, int slot)
 	current.unique = 0;
 }
 
+/*
+ * Interrupts. The kernel says one per request, at the first signal of its caller, who may go on waiting; then a later
+ * signal may be the one that ends it. Answered with EAGAIN, the kernel says an interrupt again.
+ */
+
+struct reminder {
+	struct lm_session *session;
+	uint64_t unique;
+};
+
+/* A job. Nothing comes of it when the request was answered meanwhile. */
+static void remind(void *arg)
+{
+	CLEANUP(lm_freep) struct reminder *reminder = arg;
+	const struct fuse_out_header out = {.len = sizeof(out), .error = -EAGAIN, .unique = reminder->unique};
+	(void)!write(reminder->session->fd, &out, sizeof(out));
+}
+
+/* unique: the interrupt's. Without memory, a caller that is killed has to wait to the end. */
+static void remind_later(struct lm_session *session, uint64_t unique)
+{
+	CLEANUP(lm_freep) struct reminder *reminder = malloc(sizeof(*reminder));
+	if (!reminder)
+		return;
+	*reminder = (struct reminder){.session = session, .unique = unique};
+	if (session->config.later(session->config.user, REMIND_MS, remind, reminder) == 0)
+		(void)STEAL(reminder);
+}
+
 /* A request that was just read. */
 static void handle(struct lm_session *session, int slot)
 {
@@ -208,7 +238,11 @@ static void handle(struct lm_session *session, int slot)
 		lm_journal_taken(session->journal, slot);
 	if (request->opcode == FUSE_INIT)
 		lm_journal_save_init(session->journal, request, request->len);
+	const bool interrupt = request->opcode == FUSE_INTERRUPT;
+	const uint64_t unique = request->unique;
 	process(session, slot);
+	if (interrupt)
+		remind_later(session, unique);
 }
 
 /* Taking over. */
@@ -238,6 +272,7 @@ static void say_interrupt(struct lm_session *session, uint64_t unique)
 	};
 	const struct fuse_buf buf = {.mem = &request, .size = sizeof(request)};
 	fuse_session_process_buf(session->fuse, &buf);
+	remind_later(session, request.head.unique);
 }
 
 static void replay(struct lm_session *session, int slot)

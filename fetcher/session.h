@@ -18,6 +18,7 @@
 #define LM_FETCHER_SESSION_H
 
 #include "base/err.h"
+#include "base/work.h"
 #include "fetcher/fuse_internal.h"
 #include "fetcher/keeper.h"
 
@@ -33,6 +34,9 @@ struct lm_session_config { /* everything pointed to must outlive the session */
 	/* Clones of the mount may show other owners, where the kernel can (Linux 6.12). Then requests name no caller.
 	 */
 	bool map_owners;
+	/* fn(arg) on some thread after that long, or sooner when this process ends, but before the session is freed. 0,
+	 * or a negative errno. */
+	int (*later)(void *user, unsigned delay_ms, lm_work_fn *fn, void *arg);
 	/* The mount is gone though nobody here asked for it; on a thread of the session, which must not stop it itself.
 	 */
 	void (*on_end)(void *user);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Reading files that are not cached: one download for however many readers, an end at once for those that are killed, far
-# ahead where a file is read from one end to the other over a slow link, and nothing but what was asked for where it is not.
+# Reading files that are not cached: one download for however many readers, an end at once for those that are killed and for
+# no other signal, far ahead where a file is read from one end to the other over a slow link, and nothing but what was asked for where it is not.
 # also sanitized
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -32,10 +32,14 @@ make_files() {
 	DIR=$MOUNT_BASE/$FQRN/.layers/${digest:0:2}/$digest/layerfs
 }
 
-fresh() { # [KEY=VALUE...]: a fetcher with nothing but the folders' catalogs
+empty() { # [KEY=VALUE...]: a fetcher with nothing but the root catalog
 	[ ! -e "$WORK/run/fetcher.pid" ] || stop fetcher
 	rm -rf "$WORK/cache"
 	fetcher_start "$@"
+}
+
+fresh() { # [KEY=VALUE...]: a fetcher with nothing but the folders' catalogs
+	empty "$@"
 	ls -l "$DIR" "$DIR/many" >/dev/null
 }
 
@@ -89,6 +93,80 @@ killed() {
 	say "LAMELLA_READ_TIMEOUT=2: an error after $(($(now_ms) - begin)) ms"
 }
 
+# --- other signals end no wait ----------------------------------------------------------------------------------------
+
+# In a process of its own, PID: lstat(2) of what needs catalogs that are not there. $WORK/tmp/stat becomes what came of it.
+stat_begin() { # HOW: default|handled|often
+	: >"$WORK/tmp/stat"
+	python3 - "$1" "$DIR/many/0" >"$WORK/tmp/stat" 2>&1 <<-'END' &
+		import os, signal, sys
+		if sys.argv[1] != "default":
+		    for number in signal.SIGTERM, signal.SIGALRM:
+		        signal.signal(number, lambda *_: None)
+		else:
+		    for number in signal.SIGINT, signal.SIGQUIT:  # the shell ignores them for its jobs, Python handles one
+		        signal.signal(number, signal.SIG_DFL)
+		if sys.argv[1] == "often":
+		    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+		print("begins", flush=True)
+		print(os.lstat(sys.argv[2]).st_size)
+	END
+	PID=$!
+	wait_for 10 "the reader" grep -q begins "$WORK/tmp/stat"
+	sleep 0.1
+}
+
+stat_succeeds() { # WHAT
+	wait "$PID" || fail "$1: $(cat "$WORK/tmp/stat")"
+	[ "$(sed -n 2p "$WORK/tmp/stat")" = 20000 ] || fail "$1: $(cat "$WORK/tmp/stat")"
+	say "$1: the reader has what it waited for"
+}
+
+stat_ends() { # WHAT SIGNAL
+	local begin code=0 ms
+	begin=$(now_ms)
+	kill "-$2" "$PID"
+	{ wait "$PID" || code=$?; } 2>/dev/null
+	ms=$(($(now_ms) - begin))
+	[ $code = $((128 + $(kill -l "$2"))) ] || fail "$1: exit status $code: $(cat "$WORK/tmp/stat")"
+	[ $ms -lt 3000 ] || fail "$1: the reader went $ms ms after SIG$2"
+	say "$1: the reader was gone $ms ms after SIG$2"
+}
+
+empty_and_lied_to() { # MODE
+	serve_start
+	empty CVMFS_TIMEOUT_DIRECT=30
+	stop serve
+	serve_lies "$1" 'C$'
+}
+
+signals() {
+	empty_and_lied_to late
+	stat_begin often
+	stat_succeeds "fifty handled signals a second"
+	stop serve KILL
+	empty_and_lied_to late
+	stat_begin default
+	kill -STOP "$PID"
+	sleep 0.1
+	kill -CONT "$PID"
+	stat_succeeds "stopped for a while"
+	stop serve KILL
+	empty_and_lied_to stall
+	local signal
+	for signal in INT QUIT TERM KILL; do
+		stat_begin default
+		stat_ends "nothing before" $signal
+	done
+	stat_begin handled
+	kill -TERM "$PID"
+	sleep 1.5
+	[ "$(sed -n 2p "$WORK/tmp/stat")" = "" ] || fail "a handled signal: $(cat "$WORK/tmp/stat")"
+	kill -0 "$PID" 2>/dev/null || fail "a handled signal ended the reader"
+	stat_ends "a handled signal before" KILL
+	stop serve KILL
+}
+
 # --- over a long way --------------------------------------------------------------------------------------------------
 
 ahead() {
@@ -129,6 +207,7 @@ here_and_there() { # HOW: read|mmap
 make_files
 one_download
 killed
+signals
 ahead
 here_and_there read
 here_and_there mmap
